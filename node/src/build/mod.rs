@@ -1,0 +1,1 @@
+//! Builds crates in the sandbox.

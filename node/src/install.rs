@@ -1,0 +1,1 @@
+//! Places executables as `cargo install` does.

@@ -1,0 +1,7 @@
+//! What qk carries out: network, store, sandbox and control socket around `qk-protocol`.
+
+pub mod build;
+pub mod install;
+pub mod net;
+pub mod registry;
+pub mod store;

@@ -1,0 +1,1 @@
+//! Reads registries as cargo does.

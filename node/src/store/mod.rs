@@ -1,0 +1,1 @@
+//! Artifacts and statements on disk.
