@@ -4,6 +4,11 @@
 //! bounded before it is read and has a type that says what was checked.
 
 pub mod canonical;
+pub mod decide;
+pub mod dsse;
 pub mod hash;
 pub mod key;
+pub mod manifest;
+pub mod policy;
+pub mod statement;
 pub mod time;
