@@ -19,8 +19,8 @@ use crate::time::UnixTime;
 
 /// A request may be this long.
 pub const REQUEST_BYTES_MAX: usize = 1024 * 1024;
-/// A reply may be this long, except one that carries a manifest.
-pub const REPLY_BYTES_MAX: usize = 5 * 1024 * 1024;
+/// A reply may be this long: room for a page of statements or a whole network file.
+pub const REPLY_BYTES_MAX: usize = 2 * 1024 * 1024;
 /// Statements of one message, in number.
 pub const STATEMENTS_MAX: usize = 256;
 /// Statements of one message, in bytes: leaves room for the rest of the message.
