@@ -1,0 +1,4 @@
+//! Archives from outside: what is written, what is read, what is refused.
+
+mod fixture;
+mod golden;
