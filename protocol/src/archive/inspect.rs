@@ -171,8 +171,8 @@ struct Dynamic {
     needed: Vec<u64>,
 }
 
-fn elf<'a, Elf: FileHeader<Endian = object::Endianness>, R: Read + Seek>(
-    data: &'a Bounded<R>,
+fn elf<Elf: FileHeader<Endian = object::Endianness>, R: Read + Seek>(
+    data: &Bounded<R>,
 ) -> Result<Asks, InspectError> {
     let header = Elf::parse(data)?;
     let endian = header.endian()?;
@@ -341,8 +341,8 @@ fn elf_machine(number: u16, is_64: bool, little: bool) -> Result<&'static str, I
     })
 }
 
-fn macho<'a, Mach: MachHeader<Endian = object::Endianness>, R: Read + Seek>(
-    data: &'a Bounded<R>,
+fn macho<Mach: MachHeader<Endian = object::Endianness>, R: Read + Seek>(
+    data: &Bounded<R>,
 ) -> Result<Asks, InspectError> {
     let header = Mach::parse(data, 0)?;
     let endian = header.endian()?;
@@ -371,7 +371,7 @@ fn macho<'a, Mach: MachHeader<Endian = object::Endianness>, R: Read + Seek>(
     })
 }
 
-fn pe<'a, Pe: ImageNtHeaders, R: Read + Seek>(data: &'a Bounded<R>) -> Result<Asks, InspectError> {
+fn pe<Pe: ImageNtHeaders, R: Read + Seek>(data: &Bounded<R>) -> Result<Asks, InspectError> {
     let file = PeFile::<Pe, _>::parse(data)?;
     let header = file.nt_headers().file_header();
     let is_dll = header.characteristics.get(LE).contains(pe::IMAGE_FILE_DLL);

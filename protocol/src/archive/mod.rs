@@ -162,7 +162,7 @@ impl Contents {
             return Err(ArchiveError::NoExecutables);
         }
         check_count(
-            EXECUTABLES_PREFIX,
+            "executables",
             self.executables.len(),
             limits.executables_max,
         )?;
@@ -199,7 +199,11 @@ impl Executable {
         {
             return refuse("glibc", glibc);
         }
-        check_count(path, self.needed.len(), NEEDED_MAX)?;
+        check_count(
+            &format!("libraries of {path:?}"),
+            self.needed.len(),
+            NEEDED_MAX,
+        )?;
         match self.needed.iter().find(|name| !is_library_name(name)) {
             Some(name) => refuse("needed", name),
             None => Ok(()),
@@ -368,7 +372,7 @@ pub enum ArchiveError {
         bytes_max: u64,
     },
     /// More of something than the limit.
-    #[error("more than {count_max} entries of {what:?}")]
+    #[error("more than {count_max} {what}")]
     TooMany {
         /// Of what there are too many.
         what: String,

@@ -6,9 +6,7 @@ use std::io::{self, ErrorKind, Read, Write};
 use sha2::Digest;
 
 use super::header::{self, BLOCK, Place, ZERO};
-use super::{
-    ArchiveError, Contents, Identity, LICENSES_PREFIX, LOCK_PATH, Limits, check_count, check_size,
-};
+use super::{ArchiveError, Contents, Identity, LOCK_PATH, Limits, check_count, check_size};
 use crate::hash::{Blake3, Root, Sha256};
 
 pub(super) const BUFFER_BYTES: usize = 64 * 1024;
@@ -208,7 +206,7 @@ impl<R: Read> Reader<R> {
             Place::License => {
                 self.progress.licenses += 1;
                 check_count(
-                    LICENSES_PREFIX,
+                    "licence files",
                     self.progress.licenses,
                     self.limits.licenses_max,
                 )?;
@@ -245,7 +243,7 @@ impl<R: Read> Reader<R> {
         if self.input.block()? != ZERO {
             return Err(ArchiveError::EndMark);
         }
-        // All wanted paths are lower case but for ASCII letters: the set holds them lowered.
+        // A path that differs from a listed one by case alone was refused as unlisted.
         let missing = std::iter::once(LOCK_PATH)
             .chain(self.contents.executables.keys().map(String::as_str))
             .find(|path| !self.progress.lowercase.contains(&path.to_ascii_lowercase()));

@@ -60,7 +60,7 @@ fn check_licenses(
     licenses: &BTreeMap<String, Vec<u8>>,
     limits: &Limits,
 ) -> Result<(), ArchiveError> {
-    check_count(LICENSES_PREFIX, licenses.len(), limits.licenses_max)?;
+    check_count("licence files", licenses.len(), limits.licenses_max)?;
     let mut lowercase = BTreeSet::new();
     for (name, text) in licenses {
         let path = format!("{LICENSES_PREFIX}{name}");

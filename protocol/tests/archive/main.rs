@@ -2,3 +2,6 @@
 
 mod fixture;
 mod golden;
+mod hostile;
+mod inspect;
+mod properties;
