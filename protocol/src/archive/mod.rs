@@ -170,15 +170,19 @@ impl Contents {
             if !lowercase.insert(path.to_ascii_lowercase()) {
                 return Err(ArchiveError::Duplicate { path: path.clone() });
             }
-            check_size(path, executable.size, limits.archive_bytes_max)?;
             executable.check(path)?;
+            check_size(path, executable.size, limits.archive_bytes_max)?;
         }
         Ok(())
     }
 }
 
 impl Executable {
-    fn check(&self, path: &str) -> Result<(), ArchiveError> {
+    /// Checks that a `qk.json` may say this of the executable at `path`.
+    ///
+    /// # Errors
+    /// Names the first member that is out of bounds.
+    pub fn check(&self, path: &str) -> Result<(), ArchiveError> {
         let refuse = |member, value: &str| {
             Err(ArchiveError::Member {
                 path: path.to_owned(),
