@@ -4,6 +4,7 @@
 //! bounded before it is read and has a type that says what was checked.
 
 pub mod archive;
+pub mod blocks;
 pub mod canonical;
 pub mod decide;
 pub mod dsse;
