@@ -8,3 +8,4 @@ pub mod canonical;
 pub mod hash;
 pub mod key;
 pub mod time;
+pub mod transfer;
