@@ -3,6 +3,9 @@
 //! Time ([`time::Now`]) and random bytes are arguments; everything that arrives from outside is
 //! bounded before it is read and has a type that says what was checked.
 
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+
 pub mod canonical;
 pub mod hash;
 pub mod key;
