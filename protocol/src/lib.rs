@@ -7,6 +7,14 @@
 #![warn(missing_docs)]
 
 pub mod canonical;
+pub mod decide;
+pub mod dsse;
 pub mod hash;
+pub mod index;
 pub mod key;
+pub mod lookup;
+pub mod manifest;
+pub mod message;
+pub mod policy;
+pub mod statement;
 pub mod time;
