@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
-use xtask::{cargo, deny, setup, test};
+use xtask::{campaign, cargo, deny, setup, test};
 
 /// The project's own commands.
 #[derive(Parser)]
@@ -25,6 +25,9 @@ enum Task {
     /// A whole network on this machine, with real processes
     #[command(after_help = "Example: cargo xtask demo --crate hexyl@0.17.0 --json")]
     Demo(DemoArgs),
+    /// Repeat one thing for long: without a name, list what there is
+    #[command(after_help = "Example: cargo xtask campaign fuzz --seconds 600")]
+    Campaign(CampaignArgs),
     /// Check bans, licences and sources of all dependencies
     Deny,
     /// Ask the advisory database about all dependencies (needs the network)
@@ -51,6 +54,15 @@ struct DemoArgs {
     package: Option<String>,
 }
 
+#[derive(Args)]
+struct CampaignArgs {
+    /// Which campaign
+    name: Option<String>,
+    /// Its arguments; `--help` among them lists them
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    args: Vec<String>,
+}
+
 fn main() -> ExitCode {
     match run(Cli::parse().task) {
         Ok(()) => ExitCode::SUCCESS,
@@ -66,6 +78,7 @@ fn run(task: Task) -> Result<()> {
         Task::Setup => setup::run().map(|_qk| ()),
         Task::Test(TestArgs { quick, args }) => test::run(quick, &args),
         Task::Demo(args) => demo(&args),
+        Task::Campaign(args) => campaign(&args),
         Task::Deny => deny::check(&["bans", "licenses", "sources"]),
         Task::Advisories => deny::check(&["advisories"]),
     }
@@ -84,4 +97,14 @@ fn demo(args: &DemoArgs) -> Result<()> {
     }
     cargo::forget_caller(&mut demo);
     Err(demo.exec()).with_context(|| format!("cannot start {}", qk.display()))
+}
+
+fn campaign(args: &CampaignArgs) -> Result<()> {
+    match &args.name {
+        Some(name) => campaign::run(name, &args.args),
+        None => {
+            println!("{}", campaign::names()?.join("\n"));
+            Ok(())
+        }
+    }
 }
