@@ -58,7 +58,7 @@ struct DemoArgs {
 struct CampaignArgs {
     /// Which campaign
     name: Option<String>,
-    /// Its arguments; `--help` among them lists them
+    /// Its arguments; `-- --help` lists them
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     args: Vec<String>,
 }
