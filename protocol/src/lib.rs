@@ -18,3 +18,6 @@ pub mod policy;
 pub mod statement;
 pub mod time;
 pub mod transfer;
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+
