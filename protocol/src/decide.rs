@@ -428,12 +428,8 @@ impl<'a> Case<'a> {
             return Decision::Trusted(own);
         }
         if !self.question.network.fresh(self.question.now) {
-            let timestamp = self.question.network.timestamp();
             return Decision::Stale {
-                why: format!(
-                    "the network's timestamp ended at {} (it was signed at {}); it is renewed by the node that holds the timestamp key",
-                    timestamp.expires, timestamp.issued
-                ),
+                why: self.why_stale(),
             };
         }
         let all: BTreeSet<Got> = self.observed.values().flatten().copied().collect();
@@ -453,6 +449,20 @@ impl<'a> Case<'a> {
             };
         }
         Decision::Unproven(unproven)
+    }
+
+    fn why_stale(&self) -> String {
+        let (timestamp, now) = (self.question.network.timestamp(), self.question.now);
+        if timestamp.issued > now {
+            return format!(
+                "the network's timestamp was signed at {}, but the clock here says {now}",
+                timestamp.issued
+            );
+        }
+        format!(
+            "the network's timestamp ended at {} (it was signed at {}); it is renewed by the node that holds the timestamp key",
+            timestamp.expires, timestamp.issued
+        )
     }
 
     /// Only what could be trusted is looked at: a stranger must not be able to have a key refused by
@@ -564,3 +574,8 @@ fn trusted(proof: &[&Held]) -> Option<Box<Trusted>> {
         proof: proof.iter().map(|held| held.statement.id()).collect(),
     }))
 }
+
+#[cfg(test)]
+mod properties;
+#[cfg(test)]
+mod tests;

@@ -402,3 +402,6 @@ fn member(member: &'static str, value: &str, why: &'static str) -> KeyError {
         why,
     }
 }
+
+#[cfg(test)]
+mod tests;

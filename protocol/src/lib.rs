@@ -12,3 +12,6 @@ pub mod manifest;
 pub mod policy;
 pub mod statement;
 pub mod time;
+
+#[cfg(test)]
+pub(crate) mod testing;
