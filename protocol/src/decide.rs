@@ -289,18 +289,23 @@ pub fn decide(question: &Question<'_>) -> Verdict {
     }
 }
 
-/// Decides about several candidates in order of preference: the first trusted one wins, and one that
-/// is refused for cause stops the search, so that no veto is evaded by asking for something else.
-/// Of unproven ones the closest to proven is reported. Returns the index of the candidate that the
-/// verdict is about; `None` for no candidates.
+/// Decides about several candidates in order of preference: the first trusted one wins, and a
+/// disputed or blocked one stops the search, so that no veto is evaded by asking for something else.
+/// A stale one does not: the next may be this client's own build, or younger. Where none is trusted,
+/// the first stale one is reported, or else the one closest to proven. Returns the index of the
+/// candidate that the verdict is about; `None` for no candidates.
 pub fn choose(verdicts: impl IntoIterator<Item = Verdict>) -> Option<(usize, Verdict)> {
-    let mut best: Option<(u32, (usize, Verdict))> = None;
+    let mut best: Option<((bool, u32), (usize, Verdict))> = None;
     for (index, verdict) in verdicts.into_iter().enumerate() {
-        let Decision::Unproven(Unproven { have, .. }) = verdict.decision else {
-            return Some((index, verdict));
+        let worth = match &verdict.decision {
+            Decision::Trusted(_) | Decision::Disputed { .. } | Decision::Blocked { .. } => {
+                return Some((index, verdict));
+            }
+            Decision::Stale { .. } => (true, 0),
+            Decision::Unproven(Unproven { have, .. }) => (false, *have),
         };
-        if best.as_ref().is_none_or(|(other, _)| have > *other) {
-            best = Some((have, (index, verdict)));
+        if best.as_ref().is_none_or(|(other, _)| worth > *other) {
+            best = Some((worth, (index, verdict)));
         }
     }
     best.map(|(_, choice)| choice)
@@ -316,6 +321,8 @@ struct Case<'a> {
     statements: BTreeMap<StatementId, (&'a Held, Effect)>,
     /// What each principal observed, retracted observations included.
     observed: BTreeMap<PrincipalId, BTreeSet<Got>>,
+    /// The candidate's committee: the lock, which candidates lack, does not enter it.
+    committee: BTreeSet<PrincipalId>,
 }
 
 impl<'a> Case<'a> {
@@ -336,7 +343,12 @@ impl<'a> Case<'a> {
             question,
             statements: BTreeMap::new(),
             observed: BTreeMap::new(),
+            committee: BTreeSet::new(),
         };
+        if let Some(one) = held.values().next() {
+            let members = question.network.committee(one.statement.key());
+            case.committee = members.into_iter().collect();
+        }
         for one in held.values() {
             if let (Some(principal), Some(got)) = (case.vetoer(one), got(&one.statement)) {
                 case.observed.entry(principal).or_default().insert(got);
@@ -376,6 +388,9 @@ impl<'a> Case<'a> {
             let Body::Retraction(retraction) = held.statement.body() else {
                 return None;
             };
+            if held.statement.network() != self.question.network.id() {
+                return None;
+            }
             let (principal, observer) = authors.get(&retraction.retracts)?;
             let (by_principal, by) = author(held);
             let same = *observer == by || (principal.is_some() && *principal == by_principal);
@@ -391,14 +406,14 @@ impl<'a> Case<'a> {
         counted: &mut BTreeSet<PrincipalId>,
     ) -> Effect {
         let statement = &held.statement;
+        if statement.network() != self.question.network.id() {
+            return Effect::OtherNetwork;
+        }
         let observation = match statement.body() {
             Body::Observation(observation) => observation,
             Body::Failure(_) => return Effect::Failure,
             Body::Retraction(_) => return Effect::Retraction,
         };
-        if statement.network() != self.question.network.id() {
-            return Effect::OtherNetwork;
-        }
         let known = self.question.network.principal(statement.observer());
         if retracted.contains(&statement.id()) {
             return Effect::Retracted;
@@ -425,8 +440,7 @@ impl<'a> Case<'a> {
         {
             return Effect::Contradicts;
         }
-        let named = &self.question.policy.principals;
-        if !named.is_empty() && !named.contains(&principal.id) {
+        if !self.counts_somewhere(principal.id) {
             return Effect::NotCounted;
         }
         if self.too_old(observation) {
@@ -436,6 +450,21 @@ impl<'a> Case<'a> {
             return Effect::Repeats;
         }
         Effect::Counts
+    }
+
+    /// Whether the policy lets this principal count towards any of its demands.
+    fn counts_somewhere(&self, id: PrincipalId) -> bool {
+        let policy = self.question.policy;
+        (policy.principals.is_empty() || policy.principals.contains(&id))
+            && (self.counts_for(id, &BTreeSet::new(), policy.count)
+                || policy
+                    .groups
+                    .iter()
+                    .any(|group| self.counts_for(id, &group.of, group.count)))
+    }
+
+    fn counts_for(&self, id: PrincipalId, of: &BTreeSet<PrincipalId>, count: Count) -> bool {
+        (of.is_empty() || of.contains(&id)) && (count == Count::Any || self.committee.contains(&id))
     }
 
     fn too_old(&self, observation: &Observation) -> bool {
@@ -448,19 +477,16 @@ impl<'a> Case<'a> {
     }
 
     fn decide(&self) -> Decision {
-        if let Some(reason) = self.blocked() {
+        let own = self.own();
+        if let Some(reason) = self.blocked(own.as_deref()) {
             return Decision::Blocked { reason };
         }
-        if let Some(own) = self.own() {
+        if let Some(own) = own {
             return Decision::Trusted(own);
         }
         if !self.question.network.fresh(self.question.now) {
-            let timestamp = self.question.network.timestamp();
             return Decision::Stale {
-                why: format!(
-                    "the network's timestamp ended at {} (it was signed at {}); it is renewed by the node that holds the timestamp key",
-                    timestamp.expires, timestamp.issued
-                ),
+                why: self.why_stale(),
             };
         }
         let all: BTreeSet<Got> = self.observed.values().flatten().copied().collect();
@@ -482,14 +508,29 @@ impl<'a> Case<'a> {
         Decision::Unproven(unproven)
     }
 
+    fn why_stale(&self) -> String {
+        let (timestamp, now) = (self.question.network.timestamp(), self.question.now);
+        if timestamp.issued > now {
+            return format!(
+                "the network's timestamp was signed at {}, but the clock here says {now}",
+                timestamp.issued
+            );
+        }
+        format!(
+            "the network's timestamp ended at {} (it was signed at {}); it is renewed by the node that holds the timestamp key",
+            timestamp.expires, timestamp.issued
+        )
+    }
+
     /// Only what could be trusted is looked at: a stranger must not be able to have a key refused by
-    /// stating a blocked root for it.
-    fn blocked(&self) -> Option<String> {
-        let own = self
-            .with(&[Effect::Own])
-            .filter_map(|held| got(&held.statement));
-        let mut gots = self.observed.values().flatten().copied().chain(own);
-        gots.find_map(|(key, subject)| self.question.network.blocked(key, Some(subject.root)))
+    /// stating a blocked root for it, nor a principal what this client built itself.
+    fn blocked(&self, own: Option<&Trusted>) -> Option<String> {
+        let gots: Vec<Got> = match own {
+            Some(own) => vec![(own.key_id, own.subject)],
+            None => self.observed.values().flatten().copied().collect(),
+        };
+        gots.iter()
+            .find_map(|(key, subject)| self.question.network.blocked(*key, Some(subject.root)))
             .map(str::to_owned)
     }
 
@@ -514,20 +555,10 @@ impl<'a> Case<'a> {
             }
         }
         let proof: Vec<&Held> = by_principal.values().copied().collect();
-        let committee: Option<BTreeSet<PrincipalId>> = proof.first().map(|held| {
-            self.question
-                .network
-                .committee(held.statement.key())
-                .into_iter()
-                .collect()
-        });
         let count = |of: &BTreeSet<PrincipalId>, count: Count| -> u32 {
-            let counted = by_principal.keys().filter(|id| {
-                let assigned = committee
-                    .as_ref()
-                    .is_some_and(|members| members.contains(id));
-                (of.is_empty() || of.contains(id)) && (count == Count::Any || assigned)
-            });
+            let counted = by_principal
+                .keys()
+                .filter(|id| self.counts_for(**id, of, count));
             u32::try_from(counted.count()).unwrap_or(u32::MAX)
         };
         let need = policy.threshold_of(&self.question.candidate.release.name);
@@ -546,12 +577,9 @@ impl<'a> Case<'a> {
         }
         for group in &policy.groups {
             let have = count(&group.of, group.count);
-            if have < group.threshold {
-                return Err(unproven(
-                    have,
-                    group.threshold,
-                    &format!("of group {:?}", group.name),
-                ));
+            let need = group.threshold.max(1);
+            if have < need {
+                return Err(unproven(have, need, &format!("of group {:?}", group.name)));
             }
         }
         trusted(&proof).ok_or_else(|| unproven(0, need, "principals"))
@@ -603,3 +631,8 @@ fn trusted(proof: &[&Held]) -> Option<Box<Trusted>> {
         proof: proof.iter().map(|held| held.statement.id()).collect(),
     }))
 }
+
+#[cfg(test)]
+mod properties;
+#[cfg(test)]
+mod tests;

@@ -45,6 +45,9 @@ pub enum DsseError {
     /// Two signatures by one key.
     #[error("envelope: two signatures by key {0}")]
     DuplicateSigner(PublicKey),
+    /// Signatures in another order than that of their keys.
+    #[error("envelope: the signature by key {0} is out of order")]
+    Order(PublicKey),
     /// A signature does not verify with the key that it names.
     #[error("envelope: the signature by key {0} is wrong")]
     Signature(PublicKey),
@@ -96,7 +99,7 @@ pub fn sign(payload_type: &str, payload: &[u8], keys: &[&SigningKey]) -> Vec<u8>
 /// Adds the signatures of `keys` to an envelope; those of keys that signed already are made anew.
 ///
 /// # Errors
-/// When `envelope` does not verify as it is.
+/// When `envelope` does not verify as it is, or would not with the new signatures.
 pub fn cosign(
     envelope: &[u8],
     payload_type: &'static str,
@@ -113,14 +116,16 @@ pub fn cosign(
         .retain(|signature| !added.contains(&signature.keyid));
     whole.signatures.extend(more.signatures);
     whole.signatures.sort_by_key(|signature| signature.keyid);
-    Ok(canonical::to_bytes(&whole)?)
+    let bytes = canonical::to_bytes(&whole)?;
+    verify(&bytes, payload_type, bytes_max)?;
+    Ok(bytes)
 }
 
 /// Reads an envelope of at most `bytes_max` bytes and verifies every signature in it.
 ///
 /// # Errors
 /// For any envelope that is not canonical, has another payload type, no signature or too many, two
-/// by one key, or one that does not verify.
+/// by one key, or one that does not verify. Signatures stand in the order of their keys.
 pub fn verify(
     envelope: &[u8],
     payload_type: &'static str,
@@ -146,10 +151,15 @@ pub fn verify(
     let pae = pae(payload_type, &payload);
     let mut signers = BTreeSet::new();
     for signature in &envelope.signatures {
-        verify_one(signature, &pae)?;
-        if !signers.insert(signature.keyid) {
+        // Before the costly part. One order only, so that an envelope has one form.
+        if signers.contains(&signature.keyid) {
             return Err(DsseError::DuplicateSigner(signature.keyid));
         }
+        if signers.last().is_some_and(|last| *last > signature.keyid) {
+            return Err(DsseError::Order(signature.keyid));
+        }
+        verify_one(signature, &pae)?;
+        signers.insert(signature.keyid);
     }
     Ok(Signed { payload, signers })
 }

@@ -16,8 +16,11 @@ pub mod manifest;
 pub mod message;
 pub mod policy;
 pub mod statement;
+pub(crate) mod testing;
 pub mod time;
 pub mod transfer;
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+
+#[cfg(test)]

@@ -17,7 +17,7 @@ use crate::hash::{
     Blake3, Fields, KeyId, NetworkId, NetworkKey, PrincipalId, PublicKey, Root, Sha256,
 };
 use crate::key::{ArtifactKey, KeyError, Linker, Release, Rustc};
-use crate::policy::Policy;
+use crate::policy::{NOBODY, Policy};
 use crate::time::UnixTime;
 
 /// A manifest's TOML may be this long.
@@ -363,6 +363,21 @@ impl Manifest {
         if self.committee.size == 0 {
             return bounds("a committee needs members");
         }
+        if self
+            .blocked
+            .iter()
+            .any(|entry| entry.key.is_none() && entry.root.is_none())
+        {
+            return bounds("a blocked entry names a key or a root");
+        }
+        let mut texts = self
+            .bootstrap
+            .iter()
+            .chain(&self.registries)
+            .chain(self.blocked.iter().map(|entry| &entry.reason));
+        if texts.any(|text| text.chars().any(char::is_control)) {
+            return bounds("a bootstrap address, registry or reason with control characters");
+        }
         self.policy.check().map_err(ManifestError::Bounds)?;
         self.builds.iter().try_for_each(Build::check)?;
         self.check_principals()
@@ -373,6 +388,11 @@ impl Manifest {
         let mut ids = BTreeSet::new();
         for principal in &self.principals {
             let name = &principal.name;
+            if principal.id == NOBODY {
+                return Err(ManifestError::Bounds(format!(
+                    "principal {name:?} has the id that stands for nobody"
+                )));
+            }
             if !ids.insert(principal.id) {
                 return Err(ManifestError::Bounds(format!(
                     "principal {} occurs twice",
@@ -566,7 +586,7 @@ impl Network {
     }
 
     /// Takes what a peer or a file says is newer. The chain so far has to be its beginning, so that
-    /// no second history is taken, and the timestamp may not go back.
+    /// no second history is taken, and the timestamp may not go back while its key stays the same.
     ///
     /// # Errors
     /// When it is of another network, older, or does not verify.
@@ -588,7 +608,11 @@ impl Network {
                 have: self.manifest.version,
             });
         }
-        if newer.timestamp.issued < self.timestamp.issued {
+        // A stolen timestamp key could otherwise date one so far ahead that no later one is taken,
+        // even after the root keys named another timestamp key.
+        if newer.manifest.timestamp == self.manifest.timestamp
+            && newer.timestamp.issued < self.timestamp.issued
+        {
             return Err(ManifestError::Timestamp(
                 "older than the one that is known already",
             ));

@@ -135,10 +135,16 @@ impl Policy {
         Ok(())
     }
 
-    /// How many distinct principals a crate needs.
+    /// How many distinct principals a crate needs; never none. Names are compared as registries
+    /// do, so that an override for `serde_json` is not lost on `serde-json`.
     pub fn threshold_of(&self, name: &str) -> u32 {
-        let own = self.crates.get(name).map_or(0, |over| over.threshold);
-        self.threshold.max(own)
+        let overrides = self
+            .crates
+            .iter()
+            .filter(|(other, _)| same_crate(other, name))
+            .map(|(_, over)| over.threshold);
+        // A policy that nobody checked must not trust what nobody observed.
+        overrides.fold(self.threshold, u32::max).max(1)
     }
 
     /// What satisfies both: the higher threshold, the shorter age, all groups, and only principals
@@ -166,8 +172,11 @@ impl Policy {
     }
 }
 
+/// Names nobody: no manifest may give it to a principal.
+pub(crate) const NOBODY: PrincipalId = PrincipalId([0; 32]);
+
 /// Two lists where an empty one means everybody. Where they have nobody in common, the result names
-/// a principal that cannot exist, because an empty list would mean everybody again.
+/// [`NOBODY`], because an empty list would mean everybody again.
 fn both(one: &BTreeSet<PrincipalId>, two: &BTreeSet<PrincipalId>) -> BTreeSet<PrincipalId> {
     match (one.is_empty(), two.is_empty()) {
         (true, _) => two.clone(),
@@ -175,11 +184,20 @@ fn both(one: &BTreeSet<PrincipalId>, two: &BTreeSet<PrincipalId>) -> BTreeSet<Pr
         (false, false) => {
             let common: BTreeSet<_> = one.intersection(two).copied().collect();
             if common.is_empty() {
-                return [PrincipalId([0; 32])].into();
+                return [NOBODY].into();
             }
             common
         }
     }
+}
+
+/// Whether a registry would refuse one name because the other one is taken.
+fn same_crate(one: &str, other: &str) -> bool {
+    let fold = |c: u8| match c {
+        b'-' => b'_',
+        _ => c.to_ascii_lowercase(),
+    };
+    one.bytes().map(fold).eq(other.bytes().map(fold))
 }
 
 fn any() -> Count {

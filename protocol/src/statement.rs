@@ -622,3 +622,6 @@ fn unknown(member: &'static str, got: &str) -> StatementError {
         got: got.chars().take(80).collect(),
     }
 }
+
+#[cfg(test)]
+mod tests;
