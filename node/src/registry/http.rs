@@ -120,10 +120,7 @@ impl Client {
     ) -> Result<T, HttpError> {
         let mut tries = 0;
         loop {
-            let error = match self
-                .get_once(url, headers, expected)
-                .and_then(&mut read)
-            {
+            let error = match self.get_once(url, headers, expected).and_then(&mut read) {
                 Ok(value) => return Ok(value),
                 Err(error) => error,
             };

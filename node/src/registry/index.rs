@@ -82,7 +82,9 @@ impl Entry {
         // parse.
         let mut bytes = Vec::new();
         let open = std::fs::File::open(file).ok()?;
-        open.take(ENTRY_BYTES_MAX + 1).read_to_end(&mut bytes).ok()?;
+        open.take(ENTRY_BYTES_MAX + 1)
+            .read_to_end(&mut bytes)
+            .ok()?;
         if bytes.len() as u64 > ENTRY_BYTES_MAX {
             return None;
         }

@@ -446,7 +446,11 @@ impl Registry {
             .get(&url, &headers(condition), ABSENT, |response| {
                 let revision = revision_of(response.headers());
                 let status = response.status();
-                Ok((status, revision, http::body(response, index::ENTRY_BYTES_MAX)?))
+                Ok((
+                    status,
+                    revision,
+                    http::body(response, index::ENTRY_BYTES_MAX)?,
+                ))
             })
             .map_err(network)?;
         if ABSENT.contains(&status) {

@@ -13,7 +13,7 @@ use super::http::{Client, HttpError};
 /// A `.crate` file may be this long.
 pub const CRATE_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// What a `.crate` file unpacks to may be this long; cargo's own limit.
-pub const UNPACKED_BYTES_MAX: u64 = 512 * 1024 * 1024;
+pub(super) const UNPACKED_BYTES_MAX: u64 = 512 * 1024 * 1024;
 /// A `Cargo.lock` may be this long.
 pub const LOCK_BYTES_MAX: u64 = 8 * 1024 * 1024;
 /// Most entries of a `.crate` file.
@@ -170,9 +170,7 @@ impl Download {
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
                 Err(error) => return Err(CopyError::Read(error)),
             };
-            left = left
-                .checked_sub(read as u64)
-                .ok_or(CopyError::TooLong)?;
+            left = left.checked_sub(read as u64).ok_or(CopyError::TooLong)?;
             self.hasher.update(&buffer[..read]);
             self.temp
                 .write_all(&buffer[..read])
@@ -243,7 +241,9 @@ fn lock_in(packed: impl Read, release: &Release) -> Result<Option<(Sha256, Vec<u
             .read_to_end(&mut bytes)
             .map_err(|error| format!("cannot be read: {error}"))?;
         if bytes.len() as u64 > LOCK_BYTES_MAX {
-            return Err(format!("has a Cargo.lock of more than {LOCK_BYTES_MAX} bytes"));
+            return Err(format!(
+                "has a Cargo.lock of more than {LOCK_BYTES_MAX} bytes"
+            ));
         }
         lock = Some((Sha256::of(&bytes), bytes));
     }
