@@ -42,14 +42,16 @@ pub enum CanonicalError {
 /// When `value` holds what canonical documents may not hold.
 pub fn to_bytes(value: &impl Serialize) -> Result<Vec<u8>, CanonicalError> {
     let value = serde_json::to_value(value)?;
-    write(&value)
+    check(&value, 0)?;
+    Ok(serde_json_canonicalizer::to_vec(&value)?)
 }
 
 /// Reads a `T` from exactly its canonical bytes, of which there may be `bytes_max`.
 ///
 /// # Errors
-/// For any other bytes. Unknown members are for `T` to refuse (`deny_unknown_fields`).
-pub fn from_bytes<T: DeserializeOwned>(
+/// For any other bytes: what `T` does not write again in the same way is refused, unknown members,
+/// unsorted sets and spelled-out defaults included.
+pub fn from_bytes<T: DeserializeOwned + Serialize>(
     bytes: &[u8],
     bytes_max: usize,
 ) -> Result<T, CanonicalError> {
@@ -59,16 +61,11 @@ pub fn from_bytes<T: DeserializeOwned>(
             bytes_max,
         });
     }
-    let value: Value = serde_json::from_slice(bytes)?;
-    if write(&value)? != bytes {
+    let value: T = serde_json::from_slice(bytes)?;
+    if to_bytes(&value)? != bytes {
         return Err(CanonicalError::NotCanonical);
     }
-    Ok(serde_json::from_value(value)?)
-}
-
-fn write(value: &Value) -> Result<Vec<u8>, CanonicalError> {
-    check(value, 0)?;
-    Ok(serde_json_canonicalizer::to_vec(value)?)
+    Ok(value)
 }
 
 fn check(value: &Value, depth: usize) -> Result<(), CanonicalError> {
