@@ -19,7 +19,8 @@ use super::limits::{Limits, REQUEST_BYTES_MAX};
 #[derive(Debug)]
 pub(super) struct Ask {
     pub(super) contact: Contact,
-    pub(super) request: Vec<u8>,
+    /// None if only the connection is wanted.
+    pub(super) request: Option<Vec<u8>>,
     pub(super) reply: oneshot::Sender<Result<Vec<u8>, AskError>>,
 }
 
@@ -72,10 +73,9 @@ impl Asks {
 
     fn check(&self, swarm: &Swarm<Behaviour>, ask: &Ask) -> Result<(), AskError> {
         let peer = ask.contact.peer;
-        if ask.request.len() > REQUEST_BYTES_MAX {
-            return Err(AskError::TooLong {
-                bytes: ask.request.len(),
-            });
+        let bytes = ask.request.as_ref().map_or(0, Vec::len);
+        if bytes > REQUEST_BYTES_MAX {
+            return Err(AskError::TooLong { bytes });
         }
         if peer == *swarm.local_peer_id() {
             return Err(AskError::Oneself);
@@ -117,10 +117,14 @@ impl Asks {
     }
 
     fn send(&mut self, swarm: &mut Swarm<Behaviour>, ask: Ask, maybe_closing: bool) {
+        let Some(request) = ask.request else {
+            drop(ask.reply.send(Ok(Vec::new())));
+            return;
+        };
         let peer = ask.contact.peer;
-        let again = maybe_closing.then(|| (ask.contact, ask.request.clone()));
+        let again = maybe_closing.then(|| (ask.contact, request.clone()));
         let index = &mut swarm.behaviour_mut().index;
-        let id = index.send_request(&peer, Carried::from(ask.request));
+        let id = index.send_request(&peer, Carried::from(request));
         self.sent.insert(
             id,
             Sent {
@@ -171,15 +175,13 @@ impl Asks {
         };
         match (error, sent.again) {
             (OutboundFailure::ConnectionClosed, Some((contact, request))) => {
-                let reply = sent.reply;
-                self.start(
-                    swarm,
-                    Ask {
-                        contact,
-                        request,
-                        reply,
-                    },
-                );
+                let (request, reply) = (Some(request), sent.reply);
+                let ask = Ask {
+                    contact,
+                    request,
+                    reply,
+                };
+                self.start(swarm, ask);
             }
             (error, _) => drop(sent.reply.send(Err(AskError::from_failure(error)))),
         }

@@ -23,15 +23,15 @@ pub(super) struct Protocols {
 impl Protocols {
     pub(super) fn of(network: &NetworkId) -> Self {
         Self {
-            index: named(network, "index/1"),
-            kad: named(network, "kad/1"),
+            index: protocol_name(network, "index/1"),
+            kad: protocol_name(network, "kad/1"),
             family: format!("qk/{}", short(network)),
         }
     }
 }
 
 /// `/qk/<network>/<protocol>`, where `protocol` has its version, such as `blocks/1`.
-pub(super) fn named(network: &NetworkId, protocol: &str) -> StreamProtocol {
+pub fn protocol_name(network: &NetworkId, protocol: &str) -> StreamProtocol {
     let name = format!("/qk/{}/{protocol}", short(network));
     StreamProtocol::try_from_owned(name).expect("the name begins with a slash")
 }

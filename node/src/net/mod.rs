@@ -12,6 +12,7 @@ mod asks;
 mod behaviour;
 mod codec;
 mod gate;
+mod lan;
 pub mod limits;
 mod rate;
 mod swarm;
@@ -23,10 +24,12 @@ mod transport;
 use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 pub use libp2p::identity::Keypair;
+use libp2p::multiaddr::Protocol;
 use libp2p::swarm::Swarm;
 pub use libp2p::{Multiaddr, PeerId};
 use qk_protocol::hash::{NetworkId, Point};
@@ -35,8 +38,11 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 pub use self::address::{AddressRules, Contact, ContactError, point_of};
 use self::answers::{Answers, Handler};
 use self::asks::{Ask, Asks};
+pub use self::behaviour::protocol_name;
 use self::behaviour::{Behaviour, Protocols};
 pub use self::gate::{Ban, Refused};
+use self::lan::Lan;
+pub use self::lan::{LanNode, LanRole};
 use self::limits::{COMMANDS_PENDING_MAX, EXCHANGE_TIME_MAX};
 pub use self::limits::{Limits, REPLY_BYTES_MAX, REQUEST_BYTES_MAX};
 use self::swarm::{Command, Task};
@@ -61,6 +67,9 @@ pub struct NetConfig {
     pub bootstrap: Vec<Multiaddr>,
     /// Whether others may put this node into their routing tables.
     pub server: bool,
+    /// What this node announces itself as on the LAN by multicast DNS, while it looks for others
+    /// there; none keeps it silent and deaf.
+    pub lan: Option<LanRole>,
     /// Whether QUIC is spoken beside TCP.
     pub quic: bool,
     /// Whether addresses of private networks and loopback that strangers name are dialled.
@@ -149,6 +158,8 @@ pub enum AskError {
 pub enum Event {
     /// A node entered the routing table.
     Routed(Contact),
+    /// A node of this network was found on the LAN, or announces itself anew.
+    OnLan(LanNode),
     /// A node left the routing table since it cannot be reached or is banned.
     Forgotten(PeerId),
 }
@@ -225,24 +236,7 @@ impl Net {
         request: Vec<u8>,
         time: Duration,
     ) -> Result<Vec<u8>, AskError> {
-        let (reply, answer) = oneshot::channel();
-        let exchange = async {
-            self.send(Command::Ask(Ask {
-                contact,
-                request,
-                reply,
-            }))
-            .await?;
-            answer.await.map_err(|_| AskError::Ended)?
-        };
-        match tokio::time::timeout(time.min(EXCHANGE_TIME_MAX), exchange).await {
-            Ok(result) => result,
-            Err(_) => {
-                // If the queue is full, the dial ends by its own time-out instead.
-                let _ = self.commands.try_send(Command::Prune);
-                Err(AskError::TimedOut)
-            }
-        }
+        self.errand(contact, Some(request), time).await
     }
 
     /// The `n` nodes of the routing table nearest to `point`, nearest first; without this node.
@@ -286,9 +280,14 @@ impl Net {
         Ok(contact)
     }
 
-    /// Dials a node in the background unless there is a connection.
-    pub async fn connect(&self, contact: Contact) -> Result<(), AskError> {
-        self.send(Command::Connect(contact)).await
+    /// The nodes of this network on the LAN, as they announce themselves.
+    pub async fn lan(&self) -> Result<Vec<LanNode>, AskError> {
+        self.query(Command::Lan).await
+    }
+
+    /// Sees to it that there is a connection with a node, as [`Self::ask`] does before it sends.
+    pub async fn connect(&self, contact: Contact, time: Duration) -> Result<(), AskError> {
+        self.errand(contact, None, time).await.map(|_| ())
     }
 
     /// Closes all connections with a peer, and refuses it for [`limits::BAN_TIME`].
@@ -315,6 +314,32 @@ impl Net {
         if self.send(Command::Shutdown(done)).await.is_ok() {
             // The task drops the sender when it has closed its connections.
             let _ = ended.await;
+        }
+    }
+
+    async fn errand(
+        &self,
+        contact: Contact,
+        request: Option<Vec<u8>>,
+        time: Duration,
+    ) -> Result<Vec<u8>, AskError> {
+        let (reply, answer) = oneshot::channel();
+        let exchange = async {
+            self.send(Command::Ask(Ask {
+                contact,
+                request,
+                reply,
+            }))
+            .await?;
+            answer.await.map_err(|_| AskError::Ended)?
+        };
+        match tokio::time::timeout(time.min(EXCHANGE_TIME_MAX), exchange).await {
+            Ok(result) => result,
+            Err(_) => {
+                // If the queue is full, the dial ends by its own time-out instead.
+                let _ = self.commands.try_send(Command::Prune);
+                Err(AskError::TimedOut)
+            }
         }
     }
 
@@ -359,6 +384,9 @@ fn prepare(
     for address in &config.external {
         swarm.add_external_address(address.clone());
     }
+    let lan = config
+        .lan
+        .and_then(|role| start_lan(config, &permits, role));
     let (commands, inbox) = mpsc::channel(COMMANDS_PENDING_MAX);
     let events = broadcast::Sender::new(EVENTS_PENDING_MAX);
     let (report, started) = oneshot::channel();
@@ -377,12 +405,26 @@ fn prepare(
         bootstrap,
         asks: Asks::new(&config.limits),
         answers: Answers::new(&config.limits, handler),
+        lan,
         peers: BTreeMap::new(),
         failed_dials: HashMap::new(),
         starting,
         started: Some(report),
     };
     Ok((net, started, task))
+}
+
+// A machine where multicast does not work has a network all the same.
+fn start_lan(config: &NetConfig, permits: &Permits, role: LanRole) -> Option<Lan> {
+    let local = config.identity.public().to_peer_id();
+    let network = behaviour::short(&config.network);
+    match Lan::start(network, local, role, permits.rules) {
+        Ok(lan) => Some(lan),
+        Err(error) => {
+            tracing::warn!(%error, "no discovery on the LAN");
+            None
+        }
+    }
 }
 
 fn build_swarm(
@@ -409,9 +451,24 @@ fn listen(
         address: address.clone(),
         reason,
     };
+    // libp2p lets several sockets share a port, so that a second node on it would go unnoticed and
+    // get some of the first one's connections.
+    if let Some(socket) = tcp_socket(address) {
+        std::net::TcpListener::bind(socket).map_err(|error| failed(error.to_string()))?;
+    }
     swarm
         .listen_on(address.clone())
         .map_err(|error| failed(transport_reason(error)))
+}
+
+/// The socket of a TCP address with a port of its own choice.
+fn tcp_socket(address: &Multiaddr) -> Option<SocketAddr> {
+    let mut parts = address.iter();
+    match (parts.next()?, parts.next()?) {
+        (Protocol::Ip4(ip), Protocol::Tcp(port)) if port != 0 => Some((ip, port).into()),
+        (Protocol::Ip6(ip), Protocol::Tcp(port)) if port != 0 => Some((ip, port).into()),
+        _ => None,
+    }
 }
 
 fn transport_reason(error: libp2p::TransportError<io::Error>) -> String {

@@ -21,6 +21,7 @@ use super::asks::{Ask, Asks};
 use super::behaviour::{Behaviour, BehaviourEvent, Protocols};
 use super::codec::Carried;
 use super::gate::Ban;
+use super::lan::{Lan, LanChange, LanNode};
 use super::table;
 use super::transport::Permits;
 use super::{Connection, Event, PeerInfo};
@@ -45,7 +46,7 @@ pub(super) enum Command {
     Contacts(oneshot::Sender<Vec<Contact>>),
     Peers(oneshot::Sender<Vec<PeerInfo>>),
     Listening(oneshot::Sender<Vec<Multiaddr>>),
-    Connect(Contact),
+    Lan(oneshot::Sender<Vec<LanNode>>),
     Ban(PeerId, String),
     Bans(oneshot::Sender<Vec<Ban>>),
     Shutdown(oneshot::Sender<()>),
@@ -61,6 +62,7 @@ pub(super) struct Task {
     pub(super) bootstrap: Vec<Contact>,
     pub(super) asks: Asks,
     pub(super) answers: Answers,
+    pub(super) lan: Option<Lan>,
     pub(super) peers: BTreeMap<PeerId, Peer>,
     /// Dials of nodes of the table that failed in a row.
     pub(super) failed_dials: HashMap<PeerId, u32>,
@@ -95,6 +97,7 @@ impl Task {
                 },
                 event = self.swarm.select_next_some() => self.on_event(event),
                 answer = self.answers.next() => self.on_answer(answer),
+                change = next_on_lan(&mut self.lan) => self.on_lan(change),
                 _ = refill.tick() => self.refill(),
             }
         };
@@ -118,7 +121,9 @@ impl Task {
             Command::Listening(reply) => {
                 drop(reply.send(self.swarm.listeners().cloned().collect()));
             }
-            Command::Connect(contact) => self.connect(&contact),
+            Command::Lan(reply) => {
+                drop(reply.send(self.lan.as_ref().map_or_else(Vec::new, Lan::nodes)));
+            }
             Command::Ban(peer, why) => self.ban(peer, why),
             Command::Bans(reply) => drop(reply.send(self.swarm.behaviour().gate.bans())),
             // `run` takes it before.
@@ -155,7 +160,9 @@ impl Task {
                 tracing::info!(%address, "listening");
                 self.starting.remove(&listener_id);
                 self.report_started();
+                self.announce();
             }
+            SwarmEvent::ExpiredListenAddr { .. } => self.announce(),
             SwarmEvent::ListenerClosed {
                 listener_id,
                 reason,
@@ -397,6 +404,34 @@ impl Task {
         }
     }
 
+    /// A node on the LAN is dialled at its private address once somebody asks it. Where private
+    /// addresses are normal, it is a neighbour like any other and is dialled now.
+    fn on_lan(&mut self, change: LanChange) {
+        match change {
+            LanChange::Found(node) => {
+                tracing::info!(peer = %node.contact.peer, role = ?node.role, "found on the LAN");
+                for address in &node.contact.addrs {
+                    self.permits.name(address);
+                }
+                if self.permits.rules.allow_private {
+                    self.connect(&node.contact);
+                }
+                self.publish(Event::OnLan(node));
+            }
+            LanChange::Lost(node) => {
+                for address in &node.contact.addrs {
+                    self.permits.forget(address);
+                }
+            }
+        }
+    }
+
+    fn announce(&self) {
+        if let Some(lan) = &self.lan {
+            lan.announce(&self.swarm.listeners().cloned().collect::<Vec<_>>());
+        }
+    }
+
     fn remote_address(&self, peer: &PeerId, id: ConnectionId) -> Option<Multiaddr> {
         let endpoint = self.peers.get(peer)?.connections.get(&id)?;
         Some(bare(endpoint.get_remote_address()))
@@ -441,6 +476,13 @@ impl Task {
         };
         // Those that take longer are cut off.
         let _ = timeout(FAREWELL_TIME_MAX, all_closed).await;
+    }
+}
+
+async fn next_on_lan(lan: &mut Option<Lan>) -> LanChange {
+    match lan {
+        Some(lan) => lan.next().await,
+        None => std::future::pending().await,
     }
 }
 

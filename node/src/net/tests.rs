@@ -23,6 +23,7 @@ fn config(listen: &[&str]) -> NetConfig {
         external: Vec::new(),
         bootstrap: Vec::new(),
         server: true,
+        lan: None,
         quic: true,
         allow_private: true,
         limits: Limits::server(),
@@ -83,7 +84,7 @@ async fn asks_over_tcp_and_quic() {
 async fn identify_names_the_program() {
     let server = node(config(&[TCP])).await;
     let client = node(config(&[])).await;
-    client.connect(contact(&server).await).await.unwrap();
+    client.connect(contact(&server).await, LONG).await.unwrap();
     until(|| async {
         let peers = client.peers().await.unwrap();
         peers
@@ -378,7 +379,7 @@ async fn a_node_that_is_gone_leaves_the_table() {
     let client = node(config(&[TCP])).await;
     let there = contact(&server).await;
     let mut events = client.events();
-    client.connect(there.clone()).await.unwrap();
+    client.connect(there.clone(), LONG).await.unwrap();
     until(|| async { !client.contacts().await.unwrap().is_empty() }).await;
     assert!(
         matches!(events.recv().await, Ok(Event::Routed(contact)) if contact.peer == there.peer)
@@ -400,7 +401,7 @@ async fn clients_do_not_enter_the_table() {
     let mut client = config(&[TCP]);
     client.server = false;
     let client = node(client).await;
-    client.connect(contact(&server).await).await.unwrap();
+    client.connect(contact(&server).await, LONG).await.unwrap();
     until(|| async { !client.contacts().await.unwrap().is_empty() }).await;
     until(|| async {
         server
@@ -413,6 +414,30 @@ async fn clients_do_not_enter_the_table() {
     .await;
     assert_eq!(client.contacts().await.unwrap().len(), 1);
     assert!(server.contacts().await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn nodes_find_each_other_on_the_lan() {
+    let on_lan = |role| NetConfig {
+        lan: Some(role),
+        ..config(&[TCP, QUIC])
+    };
+    let cache = node(on_lan(LanRole::Cache)).await;
+    let other = node(on_lan(LanRole::Node)).await;
+    let mut foreign = on_lan(LanRole::Node);
+    foreign.network = NetworkId([8; 32]);
+    let foreign = node(foreign).await;
+    let found = |net: &Net| {
+        let net = net.clone();
+        async move { net.lan().await.unwrap() }
+    };
+    until(|| async { !found(&other).await.is_empty() && !found(&cache).await.is_empty() }).await;
+    let there = &found(&other).await[0];
+    assert_eq!(there.role, LanRole::Cache);
+    assert_eq!(there.contact.peer, cache.local_peer());
+    let reply = other.ask(there.contact.clone(), b"x".to_vec(), LONG).await;
+    assert_eq!(reply, Ok(b"echo x".to_vec()));
+    assert!(found(&foreign).await.is_empty());
 }
 
 #[tokio::test]
