@@ -4,6 +4,7 @@
 //! Everything that xtask has to say goes to standard error; standard output belongs to the command
 //! that was asked for.
 
+pub mod bench;
 pub mod campaign;
 pub mod cargo;
 pub mod deny;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
-use xtask::{campaign, cargo, deny, setup, test};
+use xtask::{bench, campaign, cargo, deny, setup, test};
 
 /// The project's own commands.
 #[derive(Parser)]
@@ -28,6 +28,9 @@ enum Task {
     /// Repeat one thing for long: without a name, list what there is
     #[command(after_help = "Example: cargo xtask campaign fuzz --seconds 600")]
     Campaign(CampaignArgs),
+    /// Measure
+    #[command(subcommand)]
+    Bench(Bench),
     /// Check bans, licences and sources of all dependencies
     Deny,
     /// Ask the advisory database about all dependencies (needs the network)
@@ -63,6 +66,30 @@ struct CampaignArgs {
     args: Vec<String>,
 }
 
+#[derive(Subcommand)]
+enum Bench {
+    /// What a fetch is measured against: `cargo install`, and `curl | tar` from a local web server
+    #[command(after_help = "Example: cargo xtask bench baseline --crate hexyl@0.17.0 --json")]
+    Baseline(BenchArgs),
+}
+
+#[derive(Args)]
+struct BenchArgs {
+    /// The crate to measure with
+    #[arg(
+        long = "crate",
+        value_name = "NAME@VER",
+        default_value = "hexyl@0.17.0"
+    )]
+    package: String,
+    /// Runs of which the median is taken; what compiles runs once
+    #[arg(long, default_value_t = 11)]
+    runs: usize,
+    /// A JSON array instead of a table
+    #[arg(long)]
+    json: bool,
+}
+
 fn main() -> ExitCode {
     match run(Cli::parse().task) {
         Ok(()) => ExitCode::SUCCESS,
@@ -79,6 +106,11 @@ fn run(task: Task) -> Result<()> {
         Task::Test(TestArgs { quick, args }) => test::run(quick, &args),
         Task::Demo(args) => demo(&args),
         Task::Campaign(args) => campaign(&args),
+        Task::Bench(Bench::Baseline(args)) => {
+            let rows = bench::baseline::rows(&args.package, args.runs)?;
+            bench::write(&rows, args.json, &mut std::io::stdout().lock())?;
+            Ok(())
+        }
         Task::Deny => deny::check(&["bans", "licenses", "sources"]),
         Task::Advisories => deny::check(&["advisories"]),
     }
