@@ -1,5 +1,6 @@
 //! What qk carries out: network, store, sandbox and control socket around `qk-protocol`.
 
+pub mod blocks;
 pub mod build;
 pub mod install;
 pub mod net;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::hash::{KeyId, PrincipalId, PublicKey, Root, Sha256, StatementId};
-use crate::key::{ArtifactKey, Output, Release};
+use crate::key::{ArtifactKey, Flags, Output, Release};
 use crate::manifest::{Build, CLOCK_SKEW_SECONDS_MAX, KeyState, Network};
 use crate::policy::{Count, OnDissent, Policy};
 use crate::statement::{Body, Observation, Statement, Subject};
@@ -38,21 +38,78 @@ pub struct Candidate {
     pub build: Build,
 }
 
+/// What somebody asks for, before a network says with what it is built.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted {
+    /// Release of the crate.
+    pub release: Release,
+    /// Checksum of the `.crate` file in the client's own copy of the registry's index.
+    pub source: Sha256,
+    /// Target triples, most wanted first.
+    pub targets: Vec<String>,
+    /// Features asked for, without `default`.
+    pub features: BTreeSet<String>,
+    /// Whether the default features are wanted.
+    pub default_features: bool,
+    /// Code generation options.
+    pub rustflags: BTreeSet<String>,
+}
+
+impl Wanted {
+    /// Everything that would do: each target with each of these builds for it, which are given
+    /// newest first. What is accepted is derived here, before anybody is asked, so that an old
+    /// compiler or odd flags are never slipped in.
+    pub fn candidates(&self, builds: &[Build]) -> Vec<Candidate> {
+        let of_target = |target: &String| {
+            let target = target.clone();
+            builds.iter().filter(move |build| build.target == target)
+        };
+        self.targets
+            .iter()
+            .flat_map(of_target)
+            .map(|build| self.with(build))
+            .collect()
+    }
+
+    fn with(&self, build: &Build) -> Candidate {
+        Candidate {
+            release: self.release.clone(),
+            source: self.source,
+            features: self.features.clone(),
+            default_features: self.default_features,
+            profile: "release".to_owned(),
+            rustflags: self.rustflags.clone(),
+            build: build.clone(),
+        }
+    }
+}
+
 impl Candidate {
+    /// The artifact key, once the digest of the lock is known.
+    pub fn key(&self, lock: Sha256) -> ArtifactKey {
+        ArtifactKey {
+            registry: self.release.registry.clone(),
+            name: self.release.name.clone(),
+            version: self.release.version.clone(),
+            target: self.build.target.clone(),
+            flags: Flags {
+                source: self.source,
+                lock,
+                features: self.features.clone(),
+                default_features: self.default_features,
+                profile: self.profile.clone(),
+                rustflags: self.rustflags.clone(),
+                rustc: self.build.rustc.clone(),
+                linker: self.build.linker.clone(),
+                recipe: self.build.recipe,
+                output: Output::Bins,
+            },
+        }
+    }
+
     /// Whether `key` is this candidate, whatever its lock.
     pub fn matches(&self, key: &ArtifactKey) -> bool {
-        let flags = &key.flags;
-        key.release() == self.release
-            && key.target == self.build.target
-            && flags.source == self.source
-            && flags.features == self.features
-            && flags.default_features == self.default_features
-            && flags.profile == self.profile
-            && flags.rustflags == self.rustflags
-            && flags.rustc == self.build.rustc
-            && flags.linker == self.build.linker
-            && flags.recipe == self.build.recipe
-            && flags.output == Output::Bins
+        *key == self.key(key.flags.lock)
     }
 
     /// The candidate that a key belongs to, with the key's own `source`: for looking at what others

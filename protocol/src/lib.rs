@@ -3,12 +3,17 @@
 //! Time ([`time::Now`]) and random bytes are arguments; everything that arrives from outside is
 //! bounded before it is read and has a type that says what was checked.
 
+pub mod archive;
+pub mod blocks;
 pub mod canonical;
 pub mod decide;
 pub mod dsse;
 pub mod hash;
+pub mod index;
 pub mod key;
+pub mod lookup;
 pub mod manifest;
+pub mod message;
 pub mod policy;
 pub mod statement;
 pub mod time;

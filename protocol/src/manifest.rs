@@ -11,9 +11,12 @@ use ed25519_dalek::SigningKey;
 use serde::{Deserialize, Serialize};
 
 use crate::canonical::{self, CanonicalError};
+use crate::decide::Wanted;
 use crate::dsse::{self, DsseError};
-use crate::hash::{Blake3, Fields, KeyId, NetworkId, NetworkKey, PrincipalId, PublicKey, Root};
-use crate::key::{ArtifactKey, KeyError, Linker, Rustc};
+use crate::hash::{
+    Blake3, Fields, KeyId, NetworkId, NetworkKey, PrincipalId, PublicKey, Root, Sha256,
+};
+use crate::key::{ArtifactKey, KeyError, Linker, Release, Rustc};
 use crate::policy::{NOBODY, Policy};
 use crate::time::UnixTime;
 
@@ -23,8 +26,8 @@ pub const MANIFEST_BYTES_MAX: usize = 256 * 1024;
 pub const MANIFEST_ENVELOPE_BYTES_MAX: usize = 400 * 1024;
 /// A chain may have this many versions.
 pub const MANIFEST_VERSIONS_MAX: usize = 1024;
-/// A whole network file may be this long.
-pub const NETWORK_FILE_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// A whole network file may be this long; it has to fit into one message.
+pub const NETWORK_FILE_BYTES_MAX: usize = 3 * 512 * 1024;
 /// Most principals, builds, bootstrap addresses and so on, each.
 pub const MANIFEST_LIST_MAX: usize = 1024;
 /// Longest time that one timestamp may cover.
@@ -424,26 +427,22 @@ impl Manifest {
 impl Build {
     /// Goes through the same checks as a key that is built with it.
     fn check(&self) -> Result<(), KeyError> {
-        use crate::hash::Sha256;
-        ArtifactKey {
-            registry: "registry".to_owned(),
-            name: "name".to_owned(),
-            version: "0.0.0".to_owned(),
-            target: self.target.clone(),
-            flags: crate::key::Flags {
-                source: Sha256([0; 32]),
-                lock: Sha256([0; 32]),
-                features: BTreeSet::new(),
-                default_features: true,
-                profile: "release".to_owned(),
-                rustflags: BTreeSet::new(),
-                rustc: self.rustc.clone(),
-                linker: self.linker.clone(),
-                recipe: self.recipe,
-                output: crate::key::Output::Bins,
+        let wanted = Wanted {
+            release: Release {
+                registry: "registry".to_owned(),
+                name: "name".to_owned(),
+                version: "0.0.0".to_owned(),
             },
-        }
-        .check()
+            source: Sha256([0; 32]),
+            targets: vec![self.target.clone()],
+            features: BTreeSet::new(),
+            default_features: true,
+            rustflags: BTreeSet::new(),
+        };
+        let candidates = wanted.candidates(std::slice::from_ref(self));
+        candidates
+            .iter()
+            .try_for_each(|candidate| candidate.key(Sha256([0; 32])).check())
     }
 }
 
@@ -835,3 +834,6 @@ fn read_timestamp(
     }
     Ok(timestamp)
 }
+
+#[cfg(test)]
+mod tests;
