@@ -265,14 +265,14 @@ fn what_a_manifest_may_hold() {
     assert_snapshot!(checked(|manifest| manifest.builds[0].recipe = 9), @r#"network manifest: builds: artifact key: recipe "9" is not allowed: only recipe 1 is known here"#);
     assert_snapshot!(checked(|manifest| manifest.builds[0].target = "x86_64-unknown-linux-musl".to_owned()), @r#"network manifest: builds: artifact key: glibc "2.17" is not allowed: only for linux-gnu targets"#);
     assert_snapshot!(checked(|manifest| manifest.principals.push(some("twin"))), @"network manifest: principal 7fe16c151a72d4adbc527599f5f5aa592d0ea24ff111fa839f98e7eb9f9df990 occurs twice");
-    assert_snapshot!(checked(|manifest| manifest.principals[1].keys = manifest.principals[0].keys.clone()), @"");
-    assert_snapshot!(checked(|manifest| manifest.principals[0].id = NOBODY), @"");
-    assert_snapshot!(checked(|manifest| manifest.principals[0].keys[0].retired = Some(NOW)), @"");
-    assert_snapshot!(checked(|manifest| manifest.principals[0].keys[2].retired = None), @"");
-    assert_snapshot!(checked(|manifest| manifest.blocked.push(block("nothing"))), @"");
-    assert_snapshot!(checked(|manifest| manifest.bootstrap = (0..1025).map(|n| n.to_string()).collect()), @"");
-    assert_snapshot!(why(Manifest::parse(&vec![b'#'; MANIFEST_BYTES_MAX + 1])), @"");
-    assert_snapshot!(why(NetworkFile::parse(&vec![b' '; NETWORK_FILE_BYTES_MAX + 1])), @"");
+    assert_snapshot!(checked(|manifest| manifest.principals[1].keys = manifest.principals[0].keys.clone()), @"network manifest: key b02b42aa335240eda5757cc7eb1557e0c3cdb5aced77df50afdbe21f3238b17f occurs twice");
+    assert_snapshot!(checked(|manifest| manifest.principals[0].id = NOBODY), @r#"network manifest: principal "ann" has the id that stands for nobody"#);
+    assert_snapshot!(checked(|manifest| manifest.principals[0].keys[0].retired = Some(NOW)), @"network manifest: key b02b42aa335240eda5757cc7eb1557e0c3cdb5aced77df50afdbe21f3238b17f of ann: `retired` is given exactly when the state is retired");
+    assert_snapshot!(checked(|manifest| manifest.principals[0].keys[2].retired = None), @"network manifest: key eca5c88d6ae421572555f13f67ec5ab990464b37c469e4a9dcf8de4caba7cc09 of ann: `retired` is given exactly when the state is retired");
+    assert_snapshot!(checked(|manifest| manifest.blocked.push(block("nothing"))), @"network manifest: a blocked entry names a key or a root");
+    assert_snapshot!(checked(|manifest| manifest.bootstrap = (0..1025).map(|n| n.to_string()).collect()), @"network manifest: a list of more than 1024 entries");
+    assert_snapshot!(why(Manifest::parse(&vec![b'#'; MANIFEST_BYTES_MAX + 1])), @"network manifest: more than 262144 bytes");
+    assert_snapshot!(why(NetworkFile::parse(&vec![b' '; NETWORK_FILE_BYTES_MAX + 1])), @"network manifest: more than 1572864 bytes");
     let toml = manifest().to_toml().unwrap();
     assert!(
         Manifest::parse(format!("zone = 1\n{toml}").as_bytes()).is_err(),
