@@ -834,3 +834,6 @@ fn read_timestamp(
     }
     Ok(timestamp)
 }
+
+#[cfg(test)]
+mod tests;

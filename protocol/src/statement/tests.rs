@@ -138,7 +138,8 @@ fn json_that_is_not_canonical() {
 fn duplicate_and_unknown_members() {
     assert_snapshot!(respelled(r#""role":"verifier""#, r#""role":"verifier","role":"verifier""#), @"statement: payload: not the expected JSON: duplicate field `role` at line 1 column 1392");
     assert_snapshot!(respelled(r#""cpus":2"#, r#""cpus":2,"cpus":2"#), @"statement: payload: not the expected JSON: duplicate field `cpus` at line 1 column 261");
-    assert_snapshot!(respelled(r#""key_id":""#, r#""key_id":"","key_id":""#), @r#"statement: payload: not the expected JSON: expected 64 lower-case hex digits, got "" at line 1 column 1419"#);
+    let id = format!(r#""key_id":"{}""#, testing::key().id());
+    assert_snapshot!(respelled(&id, &format!("{id},{id}")), @"statement: payload: not the expected JSON: duplicate field `key_id` at line 1 column 1483");
     assert_snapshot!(respelled(r#""predicateType":"#, r#""predicateType":"x","predicateType":"#), @"statement: payload: not the expected JSON: duplicate field `predicateType` at line 1 column 1443");
     assert_snapshot!(respelled(r#""cpus":2"#, r#""cpus":2,"gpus":2"#), @"statement: payload: not the expected JSON: unknown field `gpus`, expected one of `os`, `kernel`, `tools`, `sandbox`, `cpus` at line 1 column 261");
     assert_snapshot!(changed(&observed(), |value| value["predicate"]["zone"] = 1.into()), @"statement: payload: not in canonical form (RFC 8785)");
