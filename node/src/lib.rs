@@ -5,5 +5,6 @@ pub mod build;
 pub mod home;
 pub mod install;
 pub mod net;
+pub mod node;
 pub mod registry;
 pub mod store;

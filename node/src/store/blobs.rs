@@ -514,6 +514,11 @@ impl Store {
         Ok(removed)
     }
 
+    /// Where the archive of a root lies, if it is here.
+    pub fn blob_path(&self, root: &Root) -> PathBuf {
+        self.blob_paths(root).0
+    }
+
     fn blob_paths(&self, root: &Root) -> (PathBuf, PathBuf) {
         let name = root.to_string();
         let dir = self.shared.layout.blobs.join(&name[..2]);

@@ -1,0 +1,326 @@
+//! What can be typed.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Fetch prebuilt Rust artifacts that independent rebuilders agree on, or build them yourself.
+#[derive(Debug, Parser)]
+#[command(name = "qk", version, propagate_version = true, max_term_width = 100)]
+pub(crate) struct Cli {
+    /// Print one JSON document instead of text
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Print less: no progress, only results and errors
+    #[arg(long, short, global = true)]
+    pub quiet: bool,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Fetch(FetchArgs),
+    Build(BuildArgs),
+    Verify(VerifyArgs),
+    Proofs(ProofsArgs),
+    Node(NodeArgs),
+    /// Show what this node is doing
+    #[command(after_help = "Example:\n  qk status --json")]
+    Status,
+    #[command(subcommand)]
+    Network(NetworkCommand),
+    Join(JoinArgs),
+    #[command(subcommand)]
+    Store(StoreCommand),
+    /// Install what building needs: the pinned zig and cargo-zigbuild, and bubblewrap
+    #[command(after_help = "Example:\n  qk setup")]
+    Setup,
+    /// Say what is missing on this machine, and how to get it
+    #[command(after_help = "Example:\n  qk doctor")]
+    Doctor,
+    Demo(DemoArgs),
+    /// Print completions for a shell
+    #[command(after_help = "Example:\n  qk completions bash > ~/.local/share/bash-completion/completions/qk")]
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Find an artifact, require proof, download it and install its executables as `cargo install` does
+#[derive(Debug, Args)]
+#[command(
+    visible_alias = "install",
+    after_help = "Examples:\n  qk fetch hexyl\n  qk fetch hexyl@0.17.0 --fallback none --timings\n\n\
+Exit codes: 0 done, 2 usage, 10 not found, 11 unproven, 12 disputed or blocked, 13 build failed,\n\
+14 network, 15 corrupt or tampered, 16 incompatible with this host, 17 stale, 1 anything else"
+)]
+pub(crate) struct FetchArgs {
+    /// Crates, each as NAME or NAME@VERSION
+    #[arg(required = true, value_name = "CRATE[@VER]")]
+    pub crates: Vec<CrateSpec>,
+    #[command(flatten)]
+    pub flags: FlagArgs,
+    /// Target triples, in order of preference [default: this machine's]
+    #[arg(long)]
+    pub target: Vec<String>,
+    /// What to do where nothing is trusted
+    #[arg(long, value_enum, default_value_t = Fallback::Build)]
+    pub fallback: Fallback,
+    /// Install below this directory [default: cargo's]
+    #[arg(long, value_name = "DIR")]
+    pub root: Option<PathBuf>,
+    /// Replace executables of other packages
+    #[arg(long, short)]
+    pub force: bool,
+    /// Use only what is on this machine
+    #[arg(long)]
+    pub offline: bool,
+    /// Ask the network even if this machine has a proven artifact
+    #[arg(long)]
+    pub refresh: bool,
+    /// Show where the time went
+    #[arg(long)]
+    pub timings: bool,
+}
+
+/// What changes the bytes, beside crate and version
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct FlagArgs {
+    /// Features to turn on, separated by commas or spaces
+    #[arg(long, short = 'F', value_delimiter = ',', value_name = "FEATURES")]
+    pub features: Vec<String>,
+    /// Turn all features on
+    #[arg(long)]
+    pub all_features: bool,
+    /// Turn the default features off
+    #[arg(long)]
+    pub no_default_features: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Fallback {
+    /// Build from source in the sandbox
+    Build,
+    /// Stop
+    None,
+}
+
+/// Build a crate in the sandbox; with a network, publish the artifact and what was observed
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  qk build hexyl\n  qk build hexyl@0.17.0 --output hexyl.tar\n  qk build hexyl --no-publish")]
+pub(crate) struct BuildArgs {
+    /// NAME or NAME@VERSION
+    #[arg(value_name = "CRATE[@VER]")]
+    pub krate: CrateSpec,
+    #[command(flatten)]
+    pub flags: FlagArgs,
+    /// Target triple [default: this machine's]
+    #[arg(long)]
+    pub target: Option<String>,
+    /// Also write the archive here
+    #[arg(long, short, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Keep the result to oneself: nothing is signed, nothing is told to the network
+    #[arg(long)]
+    pub no_publish: bool,
+    /// Parallel jobs [default: all processors]
+    #[arg(long, short)]
+    pub jobs: Option<u32>,
+}
+
+/// Rebuild what others published, and publish what came out
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  qk verify hexyl@0.17.0\n  qk verify --once")]
+#[group(required = true, multiple = false)]
+pub(crate) struct VerifyArgs {
+    /// NAME or NAME@VERSION
+    #[arg(value_name = "CRATE[@VER]")]
+    pub krate: Option<CrateSpec>,
+    /// Draw one entry of the index at random
+    #[arg(long)]
+    pub once: bool,
+}
+
+/// Show what was observed of a crate, and what the policy makes of it
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  qk proofs hexyl@0.17.0")]
+pub(crate) struct ProofsArgs {
+    /// NAME or NAME@VERSION
+    #[arg(value_name = "CRATE[@VER]")]
+    pub krate: CrateSpec,
+    #[command(flatten)]
+    pub flags: FlagArgs,
+    /// Target triple [default: this machine's]
+    #[arg(long)]
+    pub target: Option<String>,
+    /// Use only what is on this machine
+    #[arg(long)]
+    pub offline: bool,
+}
+
+/// Run a node in the foreground until Ctrl-C
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  qk node\n  qk node --listen /ip4/0.0.0.0/tcp/4433")]
+pub(crate) struct NodeArgs {
+    /// Addresses to listen on, as multiaddresses [default: the configuration's]
+    #[arg(long, value_name = "ADDR")]
+    pub listen: Vec<String>,
+    /// Nodes to ask first, as multiaddresses that end in a peer id
+    #[arg(long, value_name = "ADDR")]
+    pub parent: Vec<String>,
+}
+
+/// Define a network, or look at one
+#[derive(Debug, Subcommand)]
+pub(crate) enum NetworkCommand {
+    /// Define a network with this machine as its first principal, and join it
+    #[command(after_help = "Example:\n  qk network new lab --bootstrap /ip4/192.0.2.1/tcp/4433 --output lab.qknet")]
+    New(NetworkNewArgs),
+    /// Add a principal, or one more key of one, and sign the next version
+    #[command(after_help = "Example:\n  qk network add alice 5f21… --role verifier --output lab.qknet")]
+    Add(NetworkAddArgs),
+    /// Show a joined network: who belongs to it, what it builds with, what it asks for
+    #[command(after_help = "Example:\n  qk network show --output lab.qknet")]
+    Show(NetworkShowArgs),
+    /// Print this machine's own key, for whoever runs the network
+    #[command(after_help = "Example:\n  qk network key")]
+    Key,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct NetworkNewArgs {
+    /// A name for people
+    pub name: String,
+    /// Where this node can be reached: a multiaddress; its peer id is added
+    #[arg(long, value_name = "ADDR")]
+    pub bootstrap: Vec<String>,
+    /// Distinct principals that have to agree
+    #[arg(long, default_value_t = 2)]
+    pub threshold: u32,
+    /// Write the network file here, for others to join
+    #[arg(long, short, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct NetworkAddArgs {
+    /// A name for people; the same name adds a key to the principal
+    pub name: String,
+    /// The public key that `qk network key` prints there
+    pub key: String,
+    /// What the principal does
+    #[arg(long, value_enum, default_values_t = [Role::Publisher, Role::Verifier])]
+    pub role: Vec<Role>,
+    /// Which network, by name or fingerprint [default: the only one]
+    #[arg(long)]
+    pub network: Option<String>,
+    /// Write the network file here
+    #[arg(long, short, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Role {
+    Publisher,
+    Verifier,
+    Mirror,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct NetworkShowArgs {
+    /// Which network, by name or fingerprint [default: all]
+    pub network: Option<String>,
+    /// Write the network file here
+    #[arg(long, short, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+}
+
+/// Join a network, or take a newer version of one
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  qk join lab.qknet\n  qk join https://example.org/lab.qknet --fingerprint 5f21…")]
+pub(crate) struct JoinArgs {
+    /// The network file, or where it is
+    #[arg(value_name = "FILE|URL")]
+    pub from: String,
+    /// Refuse any other network than this one
+    #[arg(long, value_name = "HEX")]
+    pub fingerprint: Option<String>,
+}
+
+/// Look at and look after the store
+#[derive(Debug, Subcommand)]
+pub(crate) enum StoreCommand {
+    /// List artifacts
+    #[command(after_help = "Example:\n  qk store ls --json")]
+    Ls,
+    /// Remove artifacts that were not used for long, down to the quota
+    #[command(after_help = "Example:\n  qk store gc")]
+    Gc,
+    /// Read everything and name what is damaged
+    #[command(after_help = "Example:\n  qk store fsck")]
+    Fsck,
+    /// Keep an artifact whatever the quota
+    #[command(after_help = "Example:\n  qk store pin 5f21…")]
+    Pin {
+        /// Root of the artifact
+        root: String,
+    },
+    /// Take a pin back
+    #[command(after_help = "Example:\n  qk store unpin 5f21…")]
+    Unpin {
+        /// Root of the artifact
+        root: String,
+    },
+}
+
+/// A whole network on this machine: build, publish, refuse, rebuild, prove, fetch
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  qk demo\n  qk demo --crate b3sum@1.8.7 --json")]
+pub(crate) struct DemoArgs {
+    /// Which crate
+    #[arg(long = "crate", value_name = "CRATE[@VER]", default_value = "hexyl")]
+    pub krate: CrateSpec,
+    /// Keep the directories, and print where they are
+    #[arg(long)]
+    pub keep: bool,
+}
+
+/// A crate, with or without an exact version.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct CrateSpec {
+    pub name: String,
+    pub version: Option<semver::Version>,
+}
+
+impl std::str::FromStr for CrateSpec {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (name, version) = match text.split_once('@') {
+            Some((name, version)) => (name, Some(version)),
+            None => (text, None),
+        };
+        qk_protocol::key::check_crate_name(name).map_err(|error| error.to_string())?;
+        let version = version
+            .map(|version| {
+                semver::Version::parse(version)
+                    .map_err(|error| format!("{version:?} is not an exact version such as 1.2.3: {error}"))
+            })
+            .transpose()?;
+        Ok(Self {
+            name: name.to_owned(),
+            version,
+        })
+    }
+}
+
+impl std::fmt::Display for CrateSpec {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.version {
+            Some(version) => write!(f, "{}@{version}", self.name),
+            None => self.name.fmt(f),
+        }
+    }
+}

@@ -1,0 +1,319 @@
+//! `qk demo`: a whole network on this machine, with processes, keys and stores of their own.
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Instant;
+
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::args::{CrateSpec, DemoArgs};
+use crate::failure::{Failure, Kind, Outcome};
+use crate::output::Output;
+
+/// What the demo shows, and prints as one object with `--json`.
+#[derive(Debug, Serialize)]
+struct Report {
+    #[serde(rename = "crate")]
+    krate: String,
+    root: String,
+    key_id: String,
+    source: String,
+    lock: String,
+    archive: PathBuf,
+    b3sum: String,
+    refused: Refused,
+    observations: Vec<Value>,
+    installed: Installed,
+    blocks_verified: u64,
+    bytes: u64,
+    stages: Vec<Stage>,
+}
+
+#[derive(Debug, Serialize)]
+struct Refused {
+    exit_code: i32,
+    error: String,
+}
+
+#[derive(Debug, Serialize)]
+struct Installed {
+    path: PathBuf,
+    version: String,
+}
+
+#[derive(Debug, Serialize)]
+struct Stage {
+    name: String,
+    seconds: f64,
+}
+
+/// The verifiers of the demo, beside the publisher.
+const VERIFIERS: [&str; 2] = ["bob", "carol"];
+
+pub(crate) fn run(args: &DemoArgs, output: &Output) -> Outcome {
+    let mut demo = Demo::new(args, output)?;
+    let report = demo.play(&args.krate)?;
+    demo.stop();
+    if args.keep {
+        let dir = demo.dir.keep();
+        output.line(format!("kept: {}", dir.display()));
+    }
+    output.result(&report, |report| summary(report));
+    Ok(())
+}
+
+struct Demo<'a> {
+    output: &'a Output,
+    dir: tempfile::TempDir,
+    program: PathBuf,
+    toolchains: PathBuf,
+    nodes: Vec<(String, Child)>,
+    stages: Vec<Stage>,
+    started: Instant,
+}
+
+impl<'a> Demo<'a> {
+    fn new(_args: &DemoArgs, output: &'a Output) -> Outcome<Self> {
+        let other = |error: std::io::Error| Failure::new(Kind::Other, format!("demo: {error}"));
+        let home = qk_node::home::Home::from_env().map_err(|error| Failure::new(Kind::Other, error))?;
+        Ok(Self {
+            output,
+            dir: tempfile::Builder::new().prefix("qk-demo-").tempdir().map_err(other)?,
+            program: std::env::current_exe().map_err(other)?,
+            toolchains: home.toolchains().to_owned(),
+            nodes: Vec::new(),
+            stages: Vec::new(),
+            started: Instant::now(),
+        })
+    }
+
+    fn play(&mut self, krate: &CrateSpec) -> Outcome<Report> {
+        self.stage("a network: alice defines it, bob and carol are added, everybody joins", Self::found)?;
+        self.stage("three nodes start", Self::start)?;
+        let spec = krate.to_string();
+        let built = self.stage(&format!("alice builds {spec} in the sandbox and publishes it"), |demo| {
+            demo.json("alice", &["build", &spec])
+        })?;
+        let spec = format!("{}@{}", krate.name, text(&built, "version"));
+        let refused = self.stage("a client asks: one principal is not enough", |demo| demo.refused(&spec))?;
+        self.stage("bob and carol rebuild it, each in a sandbox of their own, and publish", |demo| {
+            demo.rebuild(&spec)
+        })?;
+        let fetched = self.stage("the client asks again", |demo| demo.fetch(&spec, &[]))?;
+        let one = &fetched["crates"][0];
+        let installed = self.stage("the installed program runs", |demo| demo.run_installed(one))?;
+        let root = text(one, "root");
+        let archive = PathBuf::from(text(one, "archive"));
+        let b3sum = b3sum(&archive)?;
+        if b3sum != root || root != text(&built, "root") {
+            let message = format!("alice built {}, the client got {root}, its archive hashes to {b3sum}", text(&built, "root"));
+            return Err(Failure::new(Kind::Corrupt, message));
+        }
+        Ok(Report {
+            krate: spec,
+            key_id: text(one, "key_id"),
+            source: text(one, "source"),
+            lock: text(one, "lock"),
+            root,
+            archive,
+            b3sum,
+            refused,
+            observations: one["observations"].as_array().cloned().unwrap_or_default(),
+            installed,
+            blocks_verified: one["blocks_verified"].as_u64().unwrap_or_default(),
+            bytes: one["bytes"].as_u64().unwrap_or_default(),
+            stages: std::mem::take(&mut self.stages),
+        })
+    }
+
+    /// Runs one step of the timeline and prints how long it took.
+    fn stage<T>(&mut self, name: &str, step: impl FnOnce(&mut Self) -> Outcome<T>) -> Outcome<T> {
+        let begin = Instant::now();
+        let result = step(self);
+        let seconds = begin.elapsed().as_secs_f64();
+        let mark = if result.is_ok() { "✓" } else { "✗" };
+        let at = self.started.elapsed().as_secs_f64();
+        self.output.line(format!("{at:7.1} s  {mark} {name} ({seconds:.1} s)"));
+        self.stages.push(Stage {
+            name: name.to_owned(),
+            seconds,
+        });
+        result
+    }
+
+    fn found(&mut self) -> Outcome {
+        let port = free_port()?;
+        let address = format!("/ip4/127.0.0.1/tcp/{port}");
+        let file = self.dir.path().join("demo.qknet");
+        let file = file.to_string_lossy().into_owned();
+        self.json("alice", &["network", "new", "demo", "--principal", "alice", "--bootstrap", &address, "--output", &file])?;
+        for name in VERIFIERS {
+            let key = text(&self.json(name, &["network", "key"])?, "key");
+            self.json("alice", &["network", "add", name, &key, "--role", "verifier", "--output", &file])?;
+        }
+        for name in VERIFIERS.into_iter().chain(["client"]) {
+            self.json(name, &["join", &file])?;
+        }
+        self.spawn("alice", &["node", "--listen", &address])
+    }
+
+    fn start(&mut self) -> Outcome {
+        VERIFIERS.into_iter().try_for_each(|name| self.spawn(name, &["node", "--listen", "/ip4/127.0.0.1/tcp/0"]))
+    }
+
+    fn refused(&mut self, spec: &str) -> Outcome<Refused> {
+        match self.fetch(spec, &[]) {
+            Err(failure) if failure.kind == Kind::Unproven => Ok(Refused {
+                exit_code: failure.exit_code.into(),
+                error: failure.error,
+            }),
+            Err(failure) => Err(failure),
+            Ok(_) => Err(Failure::new(Kind::Other, "the client took an artifact that only one principal observed")),
+        }
+    }
+
+    fn fetch(&mut self, spec: &str, more: &[&str]) -> Outcome<Value> {
+        let root = self.dir.path().join("installed").to_string_lossy().into_owned();
+        let args = [&["fetch", spec, "--fallback", "none", "--root", &root], more].concat();
+        self.json("client", &args)
+    }
+
+    /// Both at the same time, as two operators would.
+    fn rebuild(&mut self, spec: &str) -> Outcome {
+        let running: Vec<_> = VERIFIERS
+            .into_iter()
+            .map(|name| self.command(name, &["verify", spec, "--json"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn())
+            .collect();
+        for (name, child) in VERIFIERS.into_iter().zip(running) {
+            let finished = child.and_then(Child::wait_with_output);
+            result_of(name, finished)?;
+        }
+        Ok(())
+    }
+
+    fn run_installed(&mut self, fetched: &Value) -> Outcome<Installed> {
+        let path = PathBuf::from(fetched["installed"][0].as_str().unwrap_or_default());
+        let run = Command::new(&path).arg("--version").stdin(Stdio::null()).output();
+        let printed = run.map_err(|error| Failure::new(Kind::Incompatible, format!("{}: {error}", path.display())))?;
+        if !printed.status.success() {
+            let message = format!("{} --version: {}", path.display(), printed.status);
+            return Err(Failure::new(Kind::Incompatible, message));
+        }
+        let version = String::from_utf8_lossy(&printed.stdout).lines().next().unwrap_or_default().to_owned();
+        Ok(Installed { path, version })
+    }
+
+    /// Starts a node that runs until the demo ends, and waits until it listens.
+    fn spawn(&mut self, name: &str, args: &[&str]) -> Outcome {
+        let failed = |error: std::io::Error| Failure::new(Kind::Other, format!("{name}: {error}"));
+        let log = std::fs::File::create(self.dir.path().join(format!("{name}.log"))).map_err(failed)?;
+        let mut child = self
+            .command(name, args)
+            .arg("--json")
+            .stdout(Stdio::piped())
+            .stderr(log)
+            .spawn()
+            .map_err(failed)?;
+        let mut line = String::new();
+        if let Some(stdout) = child.stdout.take() {
+            BufReader::new(stdout).read_line(&mut line).map_err(failed)?;
+        }
+        self.nodes.push((name.to_owned(), child));
+        if line.trim().is_empty() {
+            let log = std::fs::read_to_string(self.dir.path().join(format!("{name}.log"))).unwrap_or_default();
+            return Err(Failure::new(Kind::Other, format!("{name}'s node did not start: {}", log.trim())));
+        }
+        Ok(())
+    }
+
+    fn json(&mut self, name: &str, args: &[&str]) -> Outcome<Value> {
+        result_of(name, self.command(name, args).arg("--json").output())
+    }
+
+    fn command(&self, name: &str, args: &[&str]) -> Command {
+        let mut command = Command::new(&self.program);
+        command
+            .args(args)
+            .env("QK_HOME", self.dir.path().join(name))
+            .env("QK_TOOLCHAINS", &self.toolchains)
+            .stdin(Stdio::null());
+        command
+    }
+
+    fn stop(&mut self) {
+        for (_, child) in &self.nodes {
+            terminate(child);
+        }
+        for (_, child) in &mut self.nodes {
+            let _ = child.wait();
+        }
+        self.nodes.clear();
+    }
+}
+
+impl Drop for Demo<'_> {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn terminate(child: &Child) {
+    if let Some(pid) = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw) {
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+    }
+}
+
+/// The JSON that a command printed, or the failure that it printed instead.
+fn result_of(name: &str, finished: std::io::Result<std::process::Output>) -> Outcome<Value> {
+    let finished = finished.map_err(|error| Failure::new(Kind::Other, format!("{name}: {error}")))?;
+    let printed: Value = serde_json::from_slice(&finished.stdout).unwrap_or_default();
+    if finished.status.success() {
+        return Ok(printed);
+    }
+    let kind = Kind::from_exit_code(finished.status.code());
+    let error = printed["error"].as_str().map_or_else(
+        || String::from_utf8_lossy(&finished.stderr).trim().to_owned(),
+        str::to_owned,
+    );
+    Err(Failure::new(kind, format!("{name}: {error}")))
+}
+
+fn text(value: &Value, member: &str) -> String {
+    value[member].as_str().unwrap_or_default().to_owned()
+}
+
+/// The plain BLAKE3 of a file: what `b3sum` prints.
+fn b3sum(path: &Path) -> Outcome<String> {
+    let bytes = std::fs::read(path);
+    let bytes = bytes.map_err(|error| Failure::new(Kind::Other, format!("{}: {error}", path.display())))?;
+    Ok(qk_protocol::hash::Root::of(&bytes).to_string())
+}
+
+fn free_port() -> Outcome<u16> {
+    let listener = std::net::TcpListener::bind(("127.0.0.1", 0));
+    let address = listener.and_then(|listener| listener.local_addr());
+    Ok(address.map_err(|error| Failure::new(Kind::Network, error))?.port())
+}
+
+fn summary(report: &Report) -> String {
+    let mut lines = vec![
+        String::new(),
+        format!("{} printed {:?}", report.installed.path.display(), report.installed.version),
+        "The client checked:".to_owned(),
+        format!("  source   sha256 {}  (the registry's index)", report.source),
+        format!("  lock     sha256 {}", report.lock),
+        format!("  key      {}", report.key_id),
+        format!("  root     blake3 {}  (what b3sum prints)", report.root),
+        format!("  blocks   {} of 16 KiB, {} bytes", report.blocks_verified, report.bytes),
+    ];
+    for observation in &report.observations {
+        lines.push(format!(
+            "  observed by {:<6} root {}",
+            text(observation, "principal"),
+            text(observation, "root")
+        ));
+    }
+    lines.join("\n")
+}

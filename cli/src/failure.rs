@@ -1,0 +1,76 @@
+//! How a command ends when it does not end well: a kind, a message, a hint, an exit code.
+
+use std::fmt;
+
+use serde::Serialize;
+
+/// Why a command failed. Each kind has one exit code, which scripts may rely on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Kind {
+    Other,
+    Usage,
+    NotFound,
+    Unproven,
+    Disputed,
+    BuildFailed,
+    Network,
+    Corrupt,
+    Incompatible,
+    Stale,
+}
+
+impl Kind {
+    pub(crate) fn exit_code(self) -> u8 {
+        match self {
+            Self::Other => 1,
+            Self::Usage => 2,
+            Self::NotFound => 10,
+            Self::Unproven => 11,
+            Self::Disputed => 12,
+            Self::BuildFailed => 13,
+            Self::Network => 14,
+            Self::Corrupt => 15,
+            Self::Incompatible => 16,
+            Self::Stale => 17,
+        }
+    }
+}
+
+/// A failure as a person sees it.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Failure {
+    pub kind: Kind,
+    pub exit_code: u8,
+    pub error: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+}
+
+impl Failure {
+    pub(crate) fn new(kind: Kind, error: impl fmt::Display) -> Self {
+        Self {
+            kind,
+            exit_code: kind.exit_code(),
+            error: error.to_string(),
+            hint: None,
+        }
+    }
+
+    pub(crate) fn hint(mut self, hint: impl fmt::Display) -> Self {
+        self.hint = Some(hint.to_string());
+        self
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "error: {}", self.error)?;
+        if let Some(hint) = &self.hint {
+            write!(f, "\n  hint: {hint}")?;
+        }
+        Ok(())
+    }
+}
+
+pub(crate) type Outcome<T = ()> = Result<T, Failure>;

@@ -1,0 +1,66 @@
+//! How a process reaches the store: a running node holds it open, a command opens it for moments.
+
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::store::{Options, Store, StoreError};
+
+/// How long a command waits for another one that has the store open.
+const WAIT_MAX: Duration = Duration::from_secs(10);
+const WAIT_STEP: Duration = Duration::from_millis(5);
+
+/// The way to the store.
+#[derive(Debug)]
+pub struct Door {
+    dir: PathBuf,
+    options: Options,
+    held: Option<Store>,
+}
+
+impl Door {
+    /// Opens the store and keeps it, as a running node does.
+    ///
+    /// # Errors
+    /// When it cannot be opened; [`StoreError::Locked`] when another node has it.
+    pub fn hold(dir: PathBuf, options: Options) -> Result<Self, StoreError> {
+        let held = Some(Store::open(&dir, options.clone())?);
+        Ok(Self { dir, options, held })
+    }
+
+    /// Opens the store only while it is used, for milliseconds each time, so that several commands
+    /// can run at once.
+    pub fn brief(dir: PathBuf, options: Options) -> Self {
+        Self {
+            dir,
+            options,
+            held: None,
+        }
+    }
+
+    /// The store's directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Does something with the store. It blocks: not for the reactor.
+    ///
+    /// # Errors
+    /// Those of opening, and of `work`.
+    pub fn with<T>(&self, work: impl FnOnce(&Store) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        match &self.held {
+            Some(store) => work(store),
+            None => work(&self.open()?),
+        }
+    }
+
+    fn open(&self) -> Result<Store, StoreError> {
+        let begin = Instant::now();
+        loop {
+            match Store::open(&self.dir, self.options.clone()) {
+                Err(StoreError::Locked { .. }) if begin.elapsed() < WAIT_MAX => thread::sleep(WAIT_STEP),
+                opened => return opened,
+            }
+        }
+    }
+}

@@ -1,0 +1,510 @@
+//! Carries out a fetch: from the store if it is there and proven, otherwise from the network.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use qk_protocol::blocks::{BLOCK_BYTES, Blob, RangeError};
+use qk_protocol::decide::{Candidate, Decision, Held, Question, Trusted, Wanted, choose, decide};
+use qk_protocol::fetch::{Decided, Fetch, FetchIn, FetchOut, Want};
+use qk_protocol::hash::{NetworkId, Root};
+use qk_protocol::lookup::ASK_TIMEOUT;
+use qk_protocol::message::{Contact, Reply, Request};
+use qk_protocol::time::Machine;
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use super::member::{Member, next, now, unix_now};
+use super::{Node, NodeError};
+use crate::blocks::{self, DownloadError, DownloadOptions, Part, PartError, Progress};
+use crate::store::Keep;
+
+/// Providers that wait to be asked.
+const PROVIDERS_PENDING_MAX: usize = 64;
+
+/// What is to be fetched, and how.
+#[derive(Debug, Clone)]
+pub struct FetchSpec {
+    /// The artifact that is wanted.
+    pub wanted: Wanted,
+    /// Ask the network even if the store has a proven artifact.
+    pub refresh: bool,
+    /// Use only what is here.
+    pub offline: bool,
+}
+
+/// A trusted artifact in the store.
+#[derive(Debug, Clone)]
+pub struct Fetched {
+    /// Which network vouches for it.
+    pub network: NetworkId,
+    /// What was decided, and why.
+    pub decided: Decided,
+    /// What is trusted.
+    pub trusted: Trusted,
+    /// The archive.
+    pub archive: PathBuf,
+    /// Where it came from.
+    pub from: From,
+    /// Bytes that were fetched, without those that were here from an earlier attempt.
+    pub fetched_bytes: u64,
+    /// Blocks of 16 KiB that were verified, those from an earlier attempt included.
+    pub blocks_verified: u64,
+    /// How long each stage took.
+    pub stages: Vec<(&'static str, Duration)>,
+}
+
+/// Where an artifact came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum From {
+    /// It was here.
+    Store,
+    /// Nodes gave it.
+    Network,
+}
+
+/// What happens meanwhile.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+pub enum FetchEvent {
+    /// A network is asked.
+    Asking {
+        /// Its name.
+        network: String,
+    },
+    /// The artifact is trusted and its transfer begins; this much of it is here.
+    Begin {
+        /// Bytes that are here.
+        here: u64,
+        /// Bytes in all.
+        size: u64,
+    },
+    /// Blocks were verified and written.
+    Verified {
+        /// Bytes of them.
+        bytes: u64,
+    },
+    /// A provider failed.
+    ProviderFailed {
+        /// Which one.
+        provider: String,
+        /// Why.
+        why: String,
+        /// Whether it is refused from now on.
+        banned: bool,
+    },
+}
+
+/// Why a fetch came to nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum FetchError {
+    /// No network is joined.
+    #[error("no network is joined")]
+    NoNetwork,
+    /// No joined network serves the registry.
+    #[error("no joined network serves {registry}: nothing about it was asked")]
+    Registry {
+        /// The registry's source id.
+        registry: String,
+    },
+    /// No joined network builds for the targets.
+    #[error("no joined network builds for {}", targets.join(", "))]
+    Target {
+        /// The targets asked for.
+        targets: Vec<String>,
+    },
+    /// It is not trusted.
+    #[error("network {network} does not vouch for it")]
+    NotTrusted {
+        /// The network that was asked last.
+        network: String,
+        /// What was decided, and why.
+        decided: Box<Decided>,
+    },
+    /// Nobody answered.
+    #[error("none of the {known} known nodes of network {network} answered")]
+    Silent {
+        /// The network.
+        network: String,
+        /// Nodes that were asked.
+        known: usize,
+    },
+    /// It is trusted, but nobody gives it.
+    #[error("{root} is trusted, but could not be had: {error}")]
+    Download {
+        /// The root.
+        root: Root,
+        /// Why.
+        error: DownloadError,
+    },
+    /// It cannot be written here.
+    #[error(transparent)]
+    Part(#[from] PartError),
+    /// No blob can have that size.
+    #[error(transparent)]
+    Size(#[from] RangeError),
+    /// The node itself.
+    #[error(transparent)]
+    Node(#[from] NodeError),
+}
+
+type OnEvent<'a> = &'a (dyn Fn(FetchEvent) + Send + Sync);
+
+impl Node {
+    /// Fetches an artifact that the policy trusts into the store. Networks are asked in order; the
+    /// next one only if the one before knows too little.
+    ///
+    /// # Errors
+    /// See [`FetchError`]. What was fetched before a failure stays for the next attempt.
+    pub async fn fetch(&self, spec: &FetchSpec, on_event: OnEvent<'_>) -> Result<Fetched, FetchError> {
+        let registry = &spec.wanted.release.registry;
+        let mut last = FetchError::NoNetwork;
+        let mut served = false;
+        for member in self.members() {
+            let joined = member.joined();
+            let manifest = joined.network.manifest();
+            if !manifest.registries.contains(registry) {
+                continue;
+            }
+            served = true;
+            let candidates = spec.wanted.candidates(&manifest.builds);
+            if candidates.is_empty() {
+                last = FetchError::Target {
+                    targets: spec.wanted.targets.clone(),
+                };
+                continue;
+            }
+            match self.fetch_from(member, candidates, spec, on_event).await {
+                Err(error) if is_miss(&error) => last = error,
+                result => return result,
+            }
+        }
+        if !served && self.members().next().is_some() {
+            last = FetchError::Registry {
+                registry: registry.clone(),
+            };
+        }
+        Err(last)
+    }
+
+    async fn fetch_from(
+        &self,
+        member: &Arc<Member>,
+        candidates: Vec<Candidate>,
+        spec: &FetchSpec,
+        on_event: OnEvent<'_>,
+    ) -> Result<Fetched, FetchError> {
+        let mut clock = Stages::new();
+        let held = self.held(member, &spec.wanted.release).await?;
+        let local = self.decide_here(member, &candidates, &held);
+        if !spec.refresh
+            && let Decision::Trusted(trusted) = &local.verdict.decision
+            && let Some(archive) = self.archive(trusted.subject.root).await?
+        {
+            clock.end("store");
+            return Ok(Fetched {
+                network: member.id(),
+                trusted: (**trusted).clone(),
+                blocks_verified: trusted.subject.size.div_ceil(BLOCK_BYTES),
+                archive,
+                decided: local,
+                from: From::Store,
+                fetched_bytes: 0,
+                stages: clock.stages,
+            });
+        }
+        clock.end("store");
+        if spec.offline {
+            return Err(not_trusted(member, local));
+        }
+        on_event(FetchEvent::Asking {
+            network: member.joined().network.manifest().name.clone(),
+        });
+        self.fetch_remote(member, candidates, held, clock, on_event).await
+    }
+
+    async fn fetch_remote(
+        &self,
+        member: &Arc<Member>,
+        candidates: Vec<Candidate>,
+        held: Vec<Held>,
+        mut clock: Stages,
+        on_event: OnEvent<'_>,
+    ) -> Result<Fetched, FetchError> {
+        let point = candidates.first().map(|candidate| candidate.release.location(member.key()).point());
+        let seeds = match point {
+            Some(point) => member.seeds(point).await,
+            None => Vec::new(),
+        };
+        let want = Want {
+            network: Arc::new(member.joined().network.clone()),
+            network_key: *member.key(),
+            policy: self.policy(member),
+            own: Some(self.own()),
+            candidates,
+        };
+        let Some(machine) = Fetch::new(want, seeds) else {
+            return Err(FetchError::NoNetwork);
+        };
+        let mut looking = Looking {
+            member: member.clone(),
+            machine,
+            asking: JoinSet::new(),
+        };
+        let (decided, named) = looking.until_decided(held).await;
+        clock.end("look-up");
+        self.keep(member, decided.statements.clone()).await?;
+        let Decision::Trusted(trusted) = decided.verdict.decision.clone() else {
+            return Err(not_trusted(member, *decided));
+        };
+        let downloaded = self.download(looking, named, &trusted, on_event).await?;
+        clock.end("download");
+        let Some(archive) = self.archive(trusted.subject.root).await? else {
+            return Err(NodeError::Stopping.into());
+        };
+        clock.end("adopt");
+        Ok(Fetched {
+            network: member.id(),
+            blocks_verified: trusted.subject.size.div_ceil(BLOCK_BYTES),
+            trusted: *trusted,
+            archive,
+            decided: *decided,
+            from: From::Network,
+            fetched_bytes: downloaded,
+            stages: clock.stages,
+        })
+    }
+
+    fn decide_here(&self, member: &Arc<Member>, candidates: &[Candidate], held: &[Held]) -> Decided {
+        let (policy, joined) = (self.policy(member), member.joined());
+        let verdicts = candidates.iter().map(|candidate| {
+            decide(&Question {
+                policy: &policy,
+                network: &joined.network,
+                candidate,
+                own: Some(self.own()),
+                statements: held,
+                now: unix_now(),
+            })
+        });
+        let (candidate, verdict) = choose(verdicts).expect("there is at least one candidate");
+        Decided {
+            candidate,
+            verdict,
+            statements: held.iter().map(|held| held.statement.clone()).collect(),
+            answered: 0,
+            known: 0,
+        }
+    }
+
+    /// The archive of a root, if it is here and intact.
+    async fn archive(&self, root: Root) -> Result<Option<PathBuf>, NodeError> {
+        self.blocking(move |store| {
+            let blob = match store.open_blob(&root) {
+                Err(crate::store::StoreError::CorruptBlob { .. }) => None,
+                opened => opened?,
+            };
+            store.touch(&root, unix_now())?;
+            Ok(blob.map(|_| store.blob_path(&root)))
+        })
+        .await
+    }
+
+    async fn download(
+        &self,
+        mut looking: Looking,
+        named: Vec<Contact>,
+        trusted: &Trusted,
+        on_event: OnEvent<'_>,
+    ) -> Result<u64, FetchError> {
+        let root = trusted.subject.root;
+        let blob = Blob::new(root, trusted.subject.size)?;
+        let member = looking.member.clone();
+        let Some(net) = member.net().cloned() else {
+            return Err(NodeError::Stopping.into());
+        };
+        let parts = self.blocking(move |store| store.part_dir(&root)).await?;
+        let part = tokio::task::spawn_blocking(move || Part::open(&parts, blob)).await;
+        let part = part.map_err(|_| NodeError::Stopping)??;
+        let (providers, receiver) = mpsc::channel(PROVIDERS_PENDING_MAX);
+        let naming = async {
+            looking.name_providers(named, &providers).await;
+            drop(providers);
+            std::future::pending::<()>().await;
+        };
+        let mut fetched = 0;
+        let bans = member.clone();
+        let progress = |progress: Progress| match progress {
+            Progress::Resumed { bytes } => on_event(FetchEvent::Begin {
+                here: bytes,
+                size: blob.size(),
+            }),
+            Progress::Verified { bytes, .. } => {
+                fetched += bytes;
+                on_event(FetchEvent::Verified { bytes });
+            }
+            Progress::Failed { from, why } => on_event(FetchEvent::ProviderFailed {
+                provider: from.to_string(),
+                why: why.to_string(),
+                banned: false,
+            }),
+            Progress::Banned { provider, why } => {
+                on_event(FetchEvent::ProviderFailed {
+                    provider: provider.to_string(),
+                    why: why.to_string(),
+                    banned: true,
+                });
+                if let Some(net) = bans.net().cloned() {
+                    tokio::spawn(async move { net.ban(provider, why.to_string()).await });
+                }
+            }
+        };
+        let downloading = blocks::download(net.lanes(), part, receiver, DownloadOptions::default(), progress);
+        let finished = tokio::select! {
+            finished = downloading => finished,
+            () = naming => unreachable!("naming providers never ends by itself"),
+        };
+        let finished = finished.map_err(|error| FetchError::Download { root, error })?;
+        self.blocking(move |store| {
+            store.adopt(&finished.data, root, Keep::Cache, unix_now())?;
+            // The part's directory is of no use any more; one that stays is cleaned up with age.
+            let _ = finished.remove();
+            Ok(())
+        })
+        .await?;
+        Ok(fetched)
+    }
+}
+
+/// A look-up under way.
+struct Looking {
+    member: Arc<Member>,
+    machine: Fetch,
+    asking: JoinSet<FetchIn>,
+}
+
+impl Looking {
+    /// Asks until there is a decision, which comes with the providers named so far.
+    async fn until_decided(&mut self, held: Vec<Held>) -> (Box<Decided>, Vec<Contact>) {
+        let mut input = FetchIn::Start(held);
+        loop {
+            let out = self.step(input);
+            let mut decision = None;
+            let mut named = Vec::new();
+            for one in out {
+                match one {
+                    FetchOut::Decided(decided) => decision = Some(decided),
+                    FetchOut::Provider(contact) => named.push(contact),
+                    FetchOut::Ask(..) | FetchOut::NoMoreProviders => {}
+                }
+            }
+            if let Some(decided) = decision {
+                return (decided, named);
+            }
+            input = self.next().await;
+        }
+    }
+
+    /// Connects with providers and names them, until nobody is left to ask for more.
+    async fn name_providers(&mut self, named: Vec<Contact>, providers: &mpsc::Sender<libp2p::PeerId>) {
+        let mut connecting = JoinSet::new();
+        for contact in named {
+            self.connect(contact, providers, &mut connecting);
+        }
+        while !self.asking.is_empty() {
+            let input = self.next().await;
+            for one in self.step(input) {
+                if let FetchOut::Provider(contact) = one {
+                    self.connect(contact, providers, &mut connecting);
+                }
+            }
+        }
+        connecting.join_all().await;
+    }
+
+    fn connect(&self, contact: Contact, providers: &mpsc::Sender<libp2p::PeerId>, connecting: &mut JoinSet<()>) {
+        let (member, providers) = (self.member.clone(), providers.clone());
+        connecting.spawn(async move {
+            let (Some(net), Some(contact)) = (member.net(), member.to_dial(&contact)) else {
+                return;
+            };
+            let peer = contact.peer;
+            if net.dial(contact).await.is_ok() {
+                let _ = providers.send(peer).await;
+            }
+        });
+    }
+
+    /// Feeds the machine and asks whom it wants asked; the rest is returned.
+    fn step(&mut self, input: FetchIn) -> Vec<FetchOut> {
+        let mut out = Vec::new();
+        self.machine.handle(input, now(), &mut out);
+        for one in &out {
+            if let FetchOut::Ask(contact, request) = one {
+                self.ask(contact.clone(), request.clone());
+            }
+        }
+        out
+    }
+
+    fn ask(&mut self, contact: Contact, request: Request) {
+        let member = self.member.clone();
+        self.asking.spawn(async move {
+            let reply: Option<Reply> = member.ask(&contact, &request, ASK_TIMEOUT).await;
+            match reply {
+                Some(reply) => FetchIn::Reply(contact.node, reply),
+                None => FetchIn::Failed(contact.node),
+            }
+        });
+    }
+
+    async fn next(&mut self) -> FetchIn {
+        next(&mut self.asking, self.machine.deadline()).await.unwrap_or(FetchIn::Tick)
+    }
+}
+
+/// Measures stages one after another.
+struct Stages {
+    begin: Instant,
+    stages: Vec<(&'static str, Duration)>,
+}
+
+impl Stages {
+    fn new() -> Self {
+        Self {
+            begin: Instant::now(),
+            stages: Vec::new(),
+        }
+    }
+
+    fn end(&mut self, name: &'static str) {
+        self.stages.push((name, self.begin.elapsed()));
+        self.begin = Instant::now();
+    }
+}
+
+/// Whether the next network may be asked: this one knows nothing against the artifact.
+fn is_miss(error: &FetchError) -> bool {
+    match error {
+        FetchError::NotTrusted { decided, .. } => matches!(decided.verdict.decision, Decision::Unproven(_)),
+        FetchError::Silent { .. } | FetchError::Target { .. } => true,
+        _ => false,
+    }
+}
+
+fn not_trusted(member: &Member, decided: Decided) -> FetchError {
+    let network = member.joined().network.manifest().name.clone();
+    let unproven = matches!(decided.verdict.decision, Decision::Unproven(_));
+    if unproven && decided.answered == 0 && decided.known > 0 {
+        return FetchError::Silent {
+            network,
+            known: decided.known,
+        };
+    }
+    FetchError::NotTrusted {
+        network,
+        decided: Box::new(decided),
+    }
+}

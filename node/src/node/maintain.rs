@@ -1,0 +1,123 @@
+//! What a running node does by itself: stay connected, stay up to date, stay known.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use qk_protocol::hash::{Point, Root};
+use qk_protocol::manifest::NetworkFile;
+use qk_protocol::statement::Statement;
+
+use super::member::{Member, unix_now};
+use super::shelf::StoreShelf;
+use super::{Node, NodeError};
+
+/// How often newer manifests and timestamps are asked for.
+const REFRESH_EVERY: Duration = Duration::from_secs(600);
+/// How often others are told again what this node has, which they forget after a day.
+const ANNOUNCE_EVERY: Duration = Duration::from_secs(6 * 3600);
+/// How old a timestamp gets before the node beside its key renews it.
+const RENEW_AFTER_SECONDS: u64 = 24 * 3600;
+/// Points of its own that a node looks through for what to announce.
+const OWN_POINTS_MAX: usize = 100_000;
+
+impl Node {
+    /// Runs until it is dropped.
+    pub async fn maintain(&self) {
+        let mut refresh = tokio::time::interval(REFRESH_EVERY);
+        let mut announce = tokio::time::interval(ANNOUNCE_EVERY);
+        loop {
+            let done = tokio::select! {
+                _ = refresh.tick() => self.refresh().await,
+                _ = announce.tick() => self.announce().await,
+            };
+            if let Err(error) = done {
+                tracing::warn!(%error, "maintenance failed and will be tried again");
+            }
+        }
+    }
+
+    /// Renews timestamps whose key is here, and takes newer manifests from others.
+    ///
+    /// # Errors
+    /// When a newer version cannot be kept.
+    pub async fn refresh(&self) -> Result<(), NodeError> {
+        for member in self.members() {
+            self.renew(member)?;
+            if let Some(newer) = member.refresh().await {
+                self.home().keep_network(&newer)?;
+                let manifest = newer.network.manifest();
+                tracing::info!(network = %manifest.name, version = manifest.version, "took a newer manifest or timestamp");
+            }
+            // The owner may have signed a newer version with another command.
+            self.reread(member)?;
+        }
+        Ok(())
+    }
+
+    fn renew(&self, member: &Arc<Member>) -> Result<(), NodeError> {
+        let joined = member.joined();
+        let network = &joined.network;
+        if unix_now().since(network.timestamp().issued) < RENEW_AFTER_SECONDS {
+            return Ok(());
+        }
+        let Some(key) = self.home().existing_key(&format!("timestamp-{}", network.id()))? else {
+            return Ok(());
+        };
+        let renewed: NetworkFile = network.renew(&key, unix_now())?.file().clone();
+        self.advance(member.id(), renewed)
+    }
+
+    fn reread(&self, member: &Arc<Member>) -> Result<(), NodeError> {
+        let on_disk = self.home().networks()?;
+        let newer = on_disk.iter().find(|one| one.network.id() == member.id());
+        if let Some(newer) = newer
+            && newer.network != member.joined().network
+            && member.advance(newer.network.file().clone()).is_ok()
+        {
+            tracing::info!("took a newer manifest from this machine");
+        }
+        Ok(())
+    }
+
+    /// Puts this node's own statements again, and tells who it is that has their artifacts.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn announce(&self) -> Result<(), NodeError> {
+        for member in self.members() {
+            for (point, (statements, roots)) in self.own_statements(member).await? {
+                self.tell(member, point, &statements, &roots).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Own statements by point, and which of their artifacts are here.
+    async fn own_statements(
+        &self,
+        member: &Arc<Member>,
+    ) -> Result<BTreeMap<Point, (Vec<Arc<Statement>>, Vec<Root>)>, NodeError> {
+        let (network, own) = (member.id(), self.own());
+        self.blocking(move |store| {
+            let shelf = StoreShelf { store, network };
+            let mut by_point = BTreeMap::new();
+            for point in store.near(&network, &Point([0; 32]), OWN_POINTS_MAX)? {
+                let statements: Vec<Arc<Statement>> = shelf
+                    .held(point)
+                    .into_iter()
+                    .map(|held| held.statement)
+                    .filter(|statement| statement.observer() == own)
+                    .collect();
+                let observed = statements.iter().filter_map(|statement| statement.observation());
+                let here = observed.map(|one| one.subject.root).filter(|root| store.has_blob(root));
+                let roots: Vec<Root> = here.collect();
+                if !statements.is_empty() {
+                    by_point.insert(point, (statements, roots));
+                }
+            }
+            Ok(by_point)
+        })
+        .await
+    }
+}

@@ -1,0 +1,401 @@
+//! One network that this node takes part in: what it answers to others and asks of them.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use libp2p::multiaddr::Protocol;
+use qk_protocol::hash::{NetworkId, NetworkKey, Point, Root};
+use qk_protocol::index::{self, Hints, Rules, Write};
+use qk_protocol::lookup::{ASK_TIMEOUT, Lookup, LookupIn, LookupOut, WIDTH};
+use qk_protocol::manifest::{ManifestError, NetworkFile};
+use qk_protocol::message::{Answer, Contact, Get, HINTS_MAX, Have, NodeId, Provider, Reply, Request};
+use qk_protocol::statement::Statement;
+use qk_protocol::time::{Machine, Now, UnixTime};
+use serde_bytes::ByteBuf;
+use tokio::task::JoinSet;
+
+use super::door::Door;
+use super::shelf::{StoreShelf, record};
+use crate::home::Joined;
+use crate::net::{Multiaddr, Net, PeerId};
+use crate::store::StoreError;
+
+/// How long a node may take to store what it is told.
+const TELL_TIMEOUT: Duration = Duration::from_secs(10);
+/// Statements of one `Put`: well within a request's bytes.
+const PUT_STATEMENTS_MAX: usize = 32;
+
+/// One network, at work.
+#[derive(Debug)]
+pub struct Member {
+    joined: RwLock<Arc<Joined>>,
+    id: NetworkId,
+    key: NetworkKey,
+    hints: Mutex<Hints>,
+    door: Arc<Door>,
+    net: OnceLock<Net>,
+    named: Vec<crate::net::Contact>,
+}
+
+/// What was found at a point.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// Statements, each once.
+    pub statements: Vec<Arc<Statement>>,
+    /// Who says that it has which root.
+    pub providers: Vec<Provider>,
+    /// Nodes that answered, nearest first.
+    pub answered: Vec<Contact>,
+    /// Nodes that were known.
+    pub known: usize,
+}
+
+/// The time, for state machines.
+pub(super) fn now() -> Now {
+    static START: OnceLock<Instant> = OnceLock::new();
+    Now {
+        mono: START.get_or_init(Instant::now).elapsed(),
+        unix: unix_now(),
+    }
+}
+
+/// The time of the calendar.
+pub fn unix_now() -> UnixTime {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    UnixTime(since.map_or(0, |since| since.as_secs()))
+}
+
+impl Member {
+    /// `named` are nodes to ask first, by the owner's or the manifest's word.
+    pub(super) fn new(joined: Joined, door: Arc<Door>, named: Vec<crate::net::Contact>) -> Arc<Self> {
+        Arc::new(Self {
+            id: joined.network.id(),
+            key: joined.key(),
+            joined: RwLock::new(Arc::new(joined)),
+            hints: Mutex::default(),
+            door,
+            net: OnceLock::new(),
+            named,
+        })
+    }
+
+    pub(super) fn set_net(&self, net: Net) {
+        // The first one stays; there is only one.
+        let _ = self.net.set(net);
+    }
+
+    /// The network side, once it has started.
+    pub fn net(&self) -> Option<&Net> {
+        self.net.get()
+    }
+
+    /// The network's id.
+    pub fn id(&self) -> NetworkId {
+        self.id
+    }
+
+    /// What the network's locations are keyed with.
+    pub fn key(&self) -> &NetworkKey {
+        &self.key
+    }
+
+    /// The network as it is known now.
+    pub fn joined(&self) -> Arc<Joined> {
+        self.joined.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Takes a newer version of the network. The caller keeps it on disk.
+    ///
+    /// # Errors
+    /// When it does not follow what is known.
+    pub fn advance(&self, file: NetworkFile) -> Result<Arc<Joined>, ManifestError> {
+        let before = self.joined();
+        let network = before.network.advance(file)?;
+        let joined = Arc::new(Joined {
+            network,
+            ..(*before).clone()
+        });
+        *self.joined.write().unwrap_or_else(PoisonError::into_inner) = joined.clone();
+        Ok(joined)
+    }
+
+    /// Answers a peer's request; no bytes where it is not a request. Runs as a task of its own.
+    pub(super) async fn answer(self: Arc<Self>, peer: PeerId, observed: Multiaddr, bytes: Vec<u8>) -> Vec<u8> {
+        let Ok(decoded) = Request::decode(&bytes) else {
+            return Vec::new();
+        };
+        let joined = self.joined();
+        let rules = Rules {
+            network: &joined.network,
+            key: &self.key,
+        };
+        let request = decoded.message;
+        let closer = match index::point_of(&request, &rules) {
+            Some(point) => self.closest(point).await,
+            None => Vec::new(),
+        };
+        let answered = tokio::task::spawn_blocking(move || self.answer_from_disk(peer, &observed, request, closer));
+        let reply = answered.await.ok().and_then(Result::ok);
+        reply.map_or_else(Vec::new, |reply| reply.encode())
+    }
+
+    fn answer_from_disk(
+        &self,
+        peer: PeerId,
+        observed: &Multiaddr,
+        request: Request,
+        closer: Vec<Contact>,
+    ) -> Result<Reply, StoreError> {
+        let joined = self.joined();
+        let rules = Rules {
+            network: &joined.network,
+            key: &self.key,
+        };
+        let from = Contact {
+            node: NodeId(peer.to_bytes()),
+            addrs: match &request {
+                Request::Have(have) => claimed(&have.addrs, observed),
+                Request::Put(_) | Request::Get(_) | Request::Near { .. } | Request::Network { .. } => Vec::new(),
+            },
+        };
+        let now = unix_now();
+        self.door.with(|store| {
+            let shelf = StoreShelf {
+                store,
+                network: self.id,
+            };
+            let (reply, writes) = {
+                let hints = self.hints.lock().unwrap_or_else(PoisonError::into_inner);
+                index::answer(&shelf, &hints, &rules, &from, request, closer, now)
+            };
+            let mut records = Vec::new();
+            let mut hints = self.hints.lock().unwrap_or_else(PoisonError::into_inner);
+            for write in writes {
+                match write {
+                    Write::Keep(point, statement) => records.push(record(&statement, point, now)),
+                    Write::Hint(point, provider) => {
+                        hints.add(point, provider, now);
+                    }
+                }
+            }
+            drop(hints);
+            // Answered only when it is durable: what is acknowledged survives a power cut.
+            if !records.is_empty() {
+                store.append(records)?;
+            }
+            Ok(reply)
+        })
+    }
+
+    async fn closest(&self, point: Point) -> Vec<Contact> {
+        let Some(net) = self.net() else {
+            return Vec::new();
+        };
+        let closest = net.closest(point, WIDTH).await.unwrap_or_default();
+        closest.iter().map(to_wire).collect()
+    }
+
+    /// Nodes to begin a look-up with: those that were named, then those of the routing table.
+    pub(super) async fn seeds(&self, point: Point) -> Vec<Contact> {
+        let mut seeds: Vec<Contact> = self.named.iter().map(to_wire).collect();
+        let known: BTreeSet<NodeId> = seeds.iter().map(|contact| contact.node.clone()).collect();
+        let closest = self.closest(point).await;
+        seeds.extend(closest.into_iter().filter(|contact| !known.contains(&contact.node)));
+        seeds
+    }
+
+    /// Asks one node; `None` when it cannot be reached or answers nonsense.
+    pub(super) async fn ask(&self, contact: &Contact, request: &Request, time: Duration) -> Option<Reply> {
+        let net = self.net()?;
+        let dialled = self.to_dial(contact)?;
+        match net.ask(dialled, request.encode(), time).await {
+            Ok(bytes) => match Reply::decode(&bytes) {
+                Ok(decoded) => Some(decoded.message),
+                Err(error) => {
+                    tracing::debug!(?contact, %error, "answered nonsense");
+                    None
+                }
+            },
+            Err(error) => {
+                tracing::debug!(?contact, %error, "did not answer");
+                None
+            }
+        }
+    }
+
+    /// What may be dialled of a contact: the owner's word for nodes that the owner named, otherwise
+    /// what the rules for strangers' addresses leave.
+    pub(super) fn to_dial(&self, contact: &Contact) -> Option<crate::net::Contact> {
+        let named = self.named.iter().find(|named| named.peer.to_bytes() == contact.node.0);
+        if let Some(named) = named {
+            return Some(named.clone());
+        }
+        let rules = self.net()?.address_rules();
+        let addrs: Vec<Vec<u8>> = contact.addrs.iter().map(|addr| addr.to_vec()).collect();
+        crate::net::Contact::learned(&contact.node.0, &addrs, &rules).ok()
+    }
+
+    /// Looks up a point to the end: everything that the nearest nodes hold there.
+    pub async fn find(self: &Arc<Self>, point: Point) -> Found {
+        let get = Get {
+            point,
+            bits: 256,
+            observer: None,
+            after: None,
+        };
+        let mut lookup = Lookup::new(get, self.seeds(point).await);
+        let mut found = Found::default();
+        let mut seen = BTreeSet::new();
+        let mut asking = JoinSet::new();
+        let mut input = LookupIn::Start;
+        loop {
+            if let LookupIn::Reply(_, Reply { answer: Answer::Statements { statements, providers, .. }, .. }) = &input {
+                found.statements.extend(statements.iter().filter(|one| seen.insert(one.id())).cloned());
+                found.providers.extend(providers.iter().cloned());
+            }
+            let mut out = Vec::new();
+            lookup.handle(input, now(), &mut out);
+            for LookupOut::Ask(contact, request) in out {
+                let member = self.clone();
+                asking.spawn(async move {
+                    let reply = member.ask(&contact, &request, ASK_TIMEOUT).await;
+                    match reply {
+                        Some(reply) => LookupIn::Reply(contact.node, reply),
+                        None => LookupIn::Failed(contact.node),
+                    }
+                });
+            }
+            if lookup.is_done() {
+                break;
+            }
+            input = next(&mut asking, lookup.deadline()).await.unwrap_or(LookupIn::Tick);
+        }
+        found.answered = lookup.answered().cloned().collect();
+        found.known = lookup.known();
+        found
+    }
+
+    /// Puts statements where they belong: to the nodes nearest to their point, this one included.
+    /// Returns how many nodes took all of them.
+    pub async fn put(self: &Arc<Self>, point: Point, statements: &[Arc<Statement>], to: &[Contact]) -> usize {
+        self.tell(to, statements.chunks(PUT_STATEMENTS_MAX).map(|some| Request::Put(some.to_vec())), point)
+            .await
+    }
+
+    /// Tells the nodes nearest to a point that this node has roots.
+    pub async fn announce(self: &Arc<Self>, point: Point, roots: &[Root], to: &[Contact]) -> usize {
+        let Some(net) = self.net() else {
+            return 0;
+        };
+        let addrs = net.listen_addrs().await.unwrap_or_default();
+        let addrs: Vec<ByteBuf> = addrs.iter().map(|addr| ByteBuf::from(addr.to_vec())).collect();
+        let haves = roots.chunks(HINTS_MAX).map(|some| {
+            Request::Have(Have {
+                roots: some.iter().map(|root| (point, *root)).collect(),
+                addrs: addrs.iter().take(qk_protocol::message::ADDRESSES_MAX).cloned().collect(),
+            })
+        });
+        self.tell(to, haves, point).await
+    }
+
+    /// Sends requests to nodes at once; how many of them took everything.
+    async fn tell(
+        self: &Arc<Self>,
+        to: &[Contact],
+        requests: impl Iterator<Item = Request>,
+        point: Point,
+    ) -> usize {
+        let requests: Arc<Vec<Request>> = Arc::new(requests.collect());
+        let mut telling = JoinSet::new();
+        for contact in to.iter().take(WIDTH).cloned() {
+            let (member, requests) = (self.clone(), requests.clone());
+            telling.spawn(async move {
+                for request in requests.iter() {
+                    let reply = member.ask(&contact, request, TELL_TIMEOUT).await;
+                    if !matches!(reply, Some(Reply { answer: Answer::Taken { refused: 0, .. }, .. })) {
+                        tracing::debug!(?contact, point = %point.short(), "did not take everything");
+                        return false;
+                    }
+                }
+                true
+            });
+        }
+        telling.join_all().await.into_iter().filter(|taken| *taken).count()
+    }
+
+    /// Asks the named nodes and some others for a newer manifest or timestamp, and takes the newest.
+    /// `None` when what is known is the newest.
+    pub async fn refresh(self: &Arc<Self>) -> Option<Arc<Joined>> {
+        let joined = self.joined();
+        let request = Request::Network {
+            version: joined.network.manifest().version,
+            issued: joined.network.timestamp().issued,
+        };
+        let mut asking = JoinSet::new();
+        for contact in self.seeds(Point(self.id.0)).await.into_iter().take(WIDTH) {
+            let (member, request) = (self.clone(), request.clone());
+            asking.spawn(async move { member.ask(&contact, &request, ASK_TIMEOUT).await });
+        }
+        let mut newest = None;
+        while let Some(reply) = asking.join_next().await {
+            let Ok(Some(Reply { answer: Answer::Network(Some(file)), .. })) = reply else {
+                continue;
+            };
+            match self.advance(file) {
+                Ok(joined) => newest = Some(joined),
+                Err(error) => tracing::debug!(%error, "a node's network file was not taken"),
+            }
+        }
+        newest
+    }
+}
+
+/// What the next finished task says; `None` when the deadline comes first.
+pub(super) async fn next<T: Send + 'static>(tasks: &mut JoinSet<T>, deadline: Option<Duration>) -> Option<T> {
+    let wait = deadline.map_or(ASK_TIMEOUT, |deadline| deadline.saturating_sub(now().mono));
+    let finished = async {
+        match tasks.join_next().await {
+            Some(finished) => finished.ok(),
+            None => std::future::pending().await,
+        }
+    };
+    tokio::time::timeout(wait, finished).await.ok().flatten()
+}
+
+/// A contact as it goes into messages.
+pub(super) fn to_wire(contact: &crate::net::Contact) -> Contact {
+    let (node, addrs) = contact.to_wire();
+    Contact {
+        node: NodeId(node),
+        addrs: addrs.into_iter().map(ByteBuf::from).collect(),
+    }
+}
+
+/// Of the addresses that a peer claims, those at the host it was seen at: it cannot send readers to
+/// a victim. The port it listens on is not the one it was seen with.
+fn claimed(addrs: &[ByteBuf], observed: &Multiaddr) -> Vec<ByteBuf> {
+    let Some(seen) = ip(observed) else {
+        return Vec::new();
+    };
+    let mut kept: Vec<ByteBuf> = Vec::new();
+    for addr in addrs {
+        let Ok(parsed) = Multiaddr::try_from(addr.to_vec()) else {
+            continue;
+        };
+        let unspecified = ip(&parsed).is_some_and(|ip| ip.is_unspecified());
+        if ip(&parsed) == Some(seen) && !unspecified && !kept.contains(addr) {
+            kept.push(addr.clone());
+        }
+    }
+    kept
+}
+
+fn ip(address: &Multiaddr) -> Option<IpAddr> {
+    match address.iter().next()? {
+        Protocol::Ip4(ip) => Some(ip.into()),
+        Protocol::Ip6(ip) => Some(ip.into()),
+        _ => None,
+    }
+}

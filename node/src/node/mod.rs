@@ -1,0 +1,348 @@
+//! The node: store, networks and what goes on between them.
+//!
+//! A running node (`qk node`) holds the store and listens; a command without one embeds a node that
+//! only asks. Both are a [`Node`].
+
+mod door;
+mod fetch;
+mod maintain;
+mod member;
+mod shelf;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use ed25519_dalek::SigningKey;
+use qk_protocol::decide::Held;
+use qk_protocol::dsse;
+use qk_protocol::hash::{NetworkId, PublicKey, Root};
+use qk_protocol::index::Rules;
+use qk_protocol::key::Release;
+use qk_protocol::manifest::{ManifestError, NetworkFile};
+use qk_protocol::policy::Policy;
+use qk_protocol::statement::Statement;
+use serde::{Deserialize, Serialize};
+
+pub use self::door::Door;
+pub use self::fetch::{FetchError, FetchEvent, FetchSpec, Fetched, From};
+pub use self::member::{Found, Member, unix_now};
+use self::shelf::{StoreShelf, record};
+use crate::home::{Config, Home, HomeError, Joined};
+use crate::net::{self, Contact, ContactError, Limits, Multiaddr, Net, NetConfig, StartError};
+use crate::store::{Keep, Options, StoreError};
+
+/// A node at work.
+#[derive(Debug)]
+pub struct Node {
+    home: Home,
+    config: Config,
+    door: Arc<Door>,
+    members: BTreeMap<NetworkId, Arc<Member>>,
+    /// In the order in which they are asked.
+    order: Vec<NetworkId>,
+    observer: SigningKey,
+}
+
+/// How a node takes part.
+#[derive(Debug, Clone, Default)]
+pub struct NodeOptions {
+    /// Addresses to listen on; a node that listens nowhere only asks.
+    pub listen: Vec<String>,
+    /// Nodes to ask first, beside those of the configuration.
+    pub parent: Vec<String>,
+    /// Whether to keep the store open, as a running node does.
+    pub hold: bool,
+    /// Whether to stay off the network.
+    pub offline: bool,
+}
+
+/// What was published, and to how many.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Published {
+    /// Nodes that hold the statement now, this one included.
+    pub holders: usize,
+    /// Nodes that know that this node has the artifact.
+    pub told: usize,
+}
+
+/// What goes wrong with a node.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// Keys, configuration, joined networks.
+    #[error(transparent)]
+    Home(#[from] HomeError),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The network side.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// An address.
+    #[error("address {address:?}: {why}")]
+    Address {
+        /// What was given.
+        address: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A network that is not joined.
+    #[error("network {0} is not joined here: run `qk join`")]
+    NotJoined(NetworkId),
+    /// A network file that is not taken.
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
+    /// A task of this node ended early.
+    #[error("this node is stopping")]
+    Stopping,
+}
+
+impl Node {
+    /// Opens the store and starts the network side of every joined network.
+    ///
+    /// # Errors
+    /// See [`NodeError`].
+    pub async fn start(home: Home, options: NodeOptions) -> Result<Self, NodeError> {
+        let config = home.config()?;
+        let observer = home.key("observer")?;
+        let joined = home.networks()?;
+        let store = store_options(&config);
+        let door = Arc::new(match options.hold {
+            true => Door::hold(home.store(), store)?,
+            false => Door::brief(home.store(), store),
+        });
+        let mut node = Self {
+            order: joined.iter().map(|one| one.network.id()).collect(),
+            home,
+            config,
+            door,
+            members: BTreeMap::new(),
+            observer,
+        };
+        for one in joined {
+            let id = one.network.id();
+            let member = node.start_member(one, &options).await?;
+            node.members.insert(id, member);
+        }
+        Ok(node)
+    }
+
+    async fn start_member(&self, joined: Joined, options: &NodeOptions) -> Result<Arc<Member>, NodeError> {
+        let bootstrap = &joined.network.manifest().bootstrap;
+        let parents = options.parent.iter().chain(&self.config.parent);
+        let named = addresses(parents.chain(bootstrap))?;
+        let private = joined.secret.is_some() || named.iter().any(is_local);
+        let identity = net::identity_of(self.home.key("node")?.to_bytes())?;
+        let own = identity.public().to_peer_id();
+        let contacts = named.iter().map(Contact::named).collect::<Result<Vec<_>, ContactError>>();
+        let contacts = contacts.map_err(|error| NodeError::Address {
+            address: String::new(),
+            why: error.to_string(),
+        })?;
+        let others: Vec<Contact> = contacts.into_iter().filter(|contact| contact.peer != own).collect();
+        let member = Member::new(joined, self.door.clone(), others.clone());
+        if options.offline {
+            return Ok(member);
+        }
+        let listen = addresses(&options.listen)?;
+        let config = NetConfig {
+            identity,
+            network: member.id(),
+            bootstrap: named.into_iter().filter(|address| Contact::named(address).is_ok_and(|one| one.peer != own)).collect(),
+            external: Vec::new(),
+            server: !listen.is_empty(),
+            limits: if listen.is_empty() { Limits::laptop() } else { Limits::server() },
+            listen,
+            quic: self.config.quic.unwrap_or(true),
+            allow_private: private,
+        };
+        let answering = member.clone();
+        let net = Net::start(config, move |peer, observed, bytes| answering.clone().answer(peer, observed, bytes)).await?;
+        member.set_net(net);
+        Ok(member)
+    }
+
+    /// Where this node keeps things.
+    pub fn home(&self) -> &Home {
+        &self.home
+    }
+
+    /// The store.
+    pub fn door(&self) -> &Arc<Door> {
+        &self.door
+    }
+
+    /// The networks that this node takes part in, in the order in which they are asked.
+    pub fn members(&self) -> impl Iterator<Item = &Arc<Member>> {
+        self.order.iter().filter_map(|id| self.members.get(id))
+    }
+
+    /// One network.
+    ///
+    /// # Errors
+    /// When it is not joined.
+    pub fn member(&self, id: NetworkId) -> Result<&Arc<Member>, NodeError> {
+        self.members.get(&id).ok_or(NodeError::NotJoined(id))
+    }
+
+    /// The key that this node's owner signs statements with.
+    pub fn observer(&self) -> &SigningKey {
+        &self.observer
+    }
+
+    /// The verifying half of [`observer`](Self::observer).
+    pub fn own(&self) -> PublicKey {
+        dsse::public_key(&self.observer)
+    }
+
+    /// What this node's owner asks for in a network: the stricter of the user's and the manifest's.
+    pub fn policy(&self, member: &Member) -> Policy {
+        let manifest = member.joined().network.manifest().policy.clone();
+        match &self.config.policy {
+            Some(own) => manifest.stricter(own),
+            None => manifest,
+        }
+    }
+
+    /// What the store holds about a release in a network.
+    ///
+    /// # Errors
+    /// When the store cannot be opened.
+    pub async fn held(&self, member: &Arc<Member>, release: &Release) -> Result<Vec<Held>, NodeError> {
+        let point = release.location(member.key()).point();
+        let network = member.id();
+        self.blocking(move |store| Ok(StoreShelf { store, network }.held(point))).await
+    }
+
+    /// Keeps statements that were seen, so that they need not be asked for again.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    pub async fn keep(&self, member: &Arc<Member>, statements: Vec<Arc<Statement>>) -> Result<(), NodeError> {
+        let member = member.clone();
+        let now = unix_now();
+        self.blocking(move |store| {
+            let joined = member.joined();
+            let rules = Rules {
+                network: &joined.network,
+                key: member.key(),
+            };
+            // Only what a holder would take too: strangers' statements are not worth the disk here.
+            let counted = statements.iter().filter(|one| joined.network.principal(one.observer()).is_some());
+            let own = counted.filter(|one| rules.admit(&[], one, now).is_ok());
+            let records = own.map(|one| record(one, rules.point(one), now)).collect();
+            store.append(records).map(drop)
+        })
+        .await
+    }
+
+    /// Takes a freshly built artifact and one's own statement about it into the store, durably, and
+    /// tells the network. Without a network side only the first happens.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    pub async fn publish(&self, archive: Option<PathBuf>, statement: Statement) -> Result<Published, NodeError> {
+        let member = self.member(statement.network())?.clone();
+        let point = statement.key().release().location(member.key()).point();
+        let root = statement.observation().map(|observation| observation.subject.root);
+        let statement = Arc::new(statement);
+        let kept = statement.clone();
+        let now = unix_now();
+        self.blocking(move |store| {
+            if let (Some(archive), Some(root)) = (&archive, root) {
+                store.import(archive, root, Keep::Durable, now)?;
+            }
+            store.append(vec![record(&kept, point, now)]).map(drop)
+        })
+        .await?;
+        if member.net().is_none() {
+            return Ok(Published { holders: 1, told: 0 });
+        }
+        Ok(self.tell(&member, point, &[statement], root.as_slice()).await)
+    }
+
+    async fn tell(
+        &self,
+        member: &Arc<Member>,
+        point: qk_protocol::hash::Point,
+        statements: &[Arc<Statement>],
+        roots: &[Root],
+    ) -> Published {
+        let nearest = member.find(point).await.answered;
+        let holders = member.put(point, statements, &nearest).await;
+        let listens = match member.net() {
+            Some(net) => net.listen_addrs().await.is_ok_and(|addrs| !addrs.is_empty()),
+            None => false,
+        };
+        let told = match listens && !roots.is_empty() {
+            true => member.announce(point, roots, &nearest).await,
+            false => 0,
+        };
+        Published {
+            holders: holders + 1,
+            told,
+        }
+    }
+
+    /// Takes a newer version of a network, and keeps it.
+    ///
+    /// # Errors
+    /// When it does not follow what is known, or cannot be written.
+    pub fn advance(&self, id: NetworkId, file: NetworkFile) -> Result<(), NodeError> {
+        let joined = self.member(id)?.advance(file)?;
+        Ok(self.home.keep_network(&joined)?)
+    }
+
+    /// Closes all connections.
+    pub async fn shutdown(&self) {
+        for member in self.members() {
+            if let Some(net) = member.net() {
+                net.shutdown().await;
+            }
+        }
+    }
+
+    /// Does something with the store, off the reactor.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&crate::store::Store) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, NodeError> {
+        let door = self.door.clone();
+        let done = tokio::task::spawn_blocking(move || door.with(work)).await;
+        Ok(done.map_err(|_| NodeError::Stopping)??)
+    }
+}
+
+/// The store's options as the user configured them.
+pub fn store_options(config: &Config) -> Options {
+    let defaults = Options::default();
+    Options {
+        quota_bytes: config.quota_bytes.unwrap_or(defaults.quota_bytes),
+        free_floor_bytes: config.free_floor_bytes.unwrap_or(defaults.free_floor_bytes),
+        ..defaults
+    }
+}
+
+fn addresses<'a>(texts: impl IntoIterator<Item = &'a String>) -> Result<Vec<Multiaddr>, NodeError> {
+    let parse = |text: &String| {
+        text.parse().map_err(|error: libp2p::multiaddr::Error| NodeError::Address {
+            address: text.clone(),
+            why: error.to_string(),
+        })
+    };
+    texts.into_iter().map(parse).collect()
+}
+
+/// Whether an address lies on this machine or in a private range: then the network is one of a
+/// laboratory, and its nodes may name such addresses to each other.
+fn is_local(address: &Multiaddr) -> bool {
+    use libp2p::multiaddr::Protocol;
+    match address.iter().next() {
+        Some(Protocol::Ip4(ip)) => ip.is_loopback() || ip.is_private() || ip.is_link_local(),
+        Some(Protocol::Ip6(ip)) => ip.is_loopback() || ip.is_unique_local(),
+        _ => false,
+    }
+}
