@@ -37,6 +37,25 @@ impl Kind {
     }
 }
 
+impl Kind {
+    /// The kind behind the exit code of another `qk`.
+    pub(crate) fn from_exit_code(code: Option<i32>) -> Self {
+        let all = [
+            Self::Usage,
+            Self::NotFound,
+            Self::Unproven,
+            Self::Disputed,
+            Self::BuildFailed,
+            Self::Network,
+            Self::Corrupt,
+            Self::Incompatible,
+            Self::Stale,
+        ];
+        let same = |kind: &Self| code == Some(kind.exit_code().into());
+        all.into_iter().find(same).unwrap_or(Self::Other)
+    }
+}
+
 /// A failure as a person sees it.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Failure {

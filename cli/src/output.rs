@@ -1,0 +1,109 @@
+//! What a command prints: text and progress for a person, or one JSON document.
+
+use std::io::{IsTerminal, Write};
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
+
+use crate::failure::Failure;
+
+/// How this command talks.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Output {
+    pub json: bool,
+    pub quiet: bool,
+}
+
+impl Output {
+    /// A line of a timeline or of a listing; not printed with `--json` or `--quiet`.
+    pub(crate) fn line(&self, text: impl AsRef<str>) {
+        if !self.json && !self.quiet {
+            print(text.as_ref());
+        }
+    }
+
+    /// A remark that is not part of the result, on standard error.
+    pub(crate) fn note(&self, text: impl AsRef<str>) {
+        if !self.json && !self.quiet {
+            eprintln!("{}", text.as_ref());
+        }
+    }
+
+    /// The result: the document with `--json`, what `text` makes of it otherwise.
+    pub(crate) fn result<T: Serialize>(&self, value: &T, text: impl FnOnce(&T) -> String) {
+        if self.json {
+            self.document(value);
+        } else {
+            print(&text(value));
+        }
+    }
+
+    /// One JSON document on one line, whatever the mode: for the events of `qk node`.
+    pub(crate) fn document(&self, value: &impl Serialize) {
+        match serde_json::to_string(value) {
+            Ok(text) => print(&text),
+            Err(error) => eprintln!("error: the result cannot be written as JSON: {error}"),
+        }
+    }
+
+    /// A failure: JSON on standard output where JSON is asked for, text on standard error otherwise.
+    pub(crate) fn failure(&self, failure: &Failure) {
+        if self.json {
+            self.document(failure);
+        } else {
+            eprintln!("{failure}");
+        }
+    }
+
+    /// A bar over bytes; invisible unless a person looks.
+    pub(crate) fn bytes_bar(&self, size: u64, name: &str) -> ProgressBar {
+        let bar = self.bar(ProgressBar::new(size));
+        bar.set_style(style("{prefix:>12} [{bar:32}] {bytes}/{total_bytes} {bytes_per_sec} {eta}"));
+        bar.set_prefix(name.to_owned());
+        bar
+    }
+
+    /// A line that shows what is being done; plain lines where nobody looks at a terminal.
+    pub(crate) fn spinner(&self, name: &str) -> ProgressBar {
+        let bar = self.bar(ProgressBar::new_spinner());
+        bar.set_style(style("{spinner} {prefix} {msg} ({elapsed})"));
+        bar.set_prefix(name.to_owned());
+        if !bar.is_hidden() {
+            bar.enable_steady_tick(Duration::from_millis(120));
+        }
+        bar
+    }
+
+    fn bar(&self, bar: ProgressBar) -> ProgressBar {
+        if self.json || self.quiet || !std::io::stderr().is_terminal() {
+            bar.set_draw_target(indicatif::ProgressDrawTarget::hidden());
+        }
+        bar
+    }
+}
+
+/// Prints a line; that nobody reads it any more (`| head`) is no reason to fail.
+fn print(text: &str) {
+    let _ = writeln!(std::io::stdout().lock(), "{text}");
+}
+
+fn style(template: &str) -> ProgressStyle {
+    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    style.progress_chars("█▉▊▋▌▍▎▏ ")
+}
+
+/// Bytes for a person.
+pub(crate) fn bytes(bytes: u64) -> String {
+    indicatif::HumanBytes(bytes).to_string()
+}
+
+/// How long ago something was, for a person.
+pub(crate) fn ago(seconds: u64) -> String {
+    match seconds {
+        0..90 => format!("{seconds} s ago"),
+        90..5_400 => format!("{} min ago", seconds / 60),
+        5_400..172_800 => format!("{} h ago", seconds / 3600),
+        _ => format!("{} days ago", seconds / 86_400),
+    }
+}
