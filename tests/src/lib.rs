@@ -1,1 +1,3 @@
-//! qk
+//! Whole-system tests of qk with real processes, and what they share.
+
+pub mod store_load;
