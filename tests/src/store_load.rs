@@ -106,9 +106,10 @@ pub fn pin(number: u64) -> Root {
     Root(hash("pin", number))
 }
 
-/// The blob of a number; up to 200 kB.
+/// The blob of a number; 8 bytes to 200 kB, and no two alike.
 pub fn blob(number: u64) -> (Root, Vec<u8>) {
-    let bytes = bytes("blob", number, 200_000);
+    let mut bytes = bytes("blob", number, 200_000);
+    bytes.extend_from_slice(&number.to_le_bytes());
     (Root::of(&bytes), bytes)
 }
 

@@ -158,11 +158,12 @@ impl Run {
             let most = figures.opening.max(Duration::from_millis(1)).as_micros() as u64;
             std::thread::sleep(Duration::from_micros(rng.random_range(0..most)));
         } else {
-            let (_, line) = self
+            let (opened, line) = self
                 .lines
                 .recv_timeout(wait)
                 .expect("the writer opens the store");
             assert_eq!(line, "open", "seen instead of it");
+            figures.opening = opened - began;
             std::thread::sleep(Duration::from_micros(rng.random_range(0..300_000)));
         }
         self.child.kill().unwrap();
