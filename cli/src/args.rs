@@ -193,6 +193,9 @@ pub(crate) enum NetworkCommand {
 pub(crate) struct NetworkNewArgs {
     /// A name for people
     pub name: String,
+    /// Name of this machine's operator [default: the user's name]
+    #[arg(long)]
+    pub principal: Option<String>,
     /// Where this node can be reached: a multiaddress; its peer id is added
     #[arg(long, value_name = "ADDR")]
     pub bootstrap: Vec<String>,

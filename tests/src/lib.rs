@@ -2,6 +2,7 @@
 //! one thing for as long as somebody is willing to wait.
 
 pub mod fuzz;
+pub mod store_load;
 
 use std::path::PathBuf;
 
@@ -23,3 +24,5 @@ pub fn qk() -> PathBuf {
         .find(|candidate| candidate.is_file())
         .expect("qk is not built: run `cargo xtask test`, or `cargo build -p qk` first")
 }
+//! Whole-system tests of qk with real processes, and what they share.
+

@@ -151,7 +151,7 @@ impl Segment {
 #[derive(Debug)]
 pub(super) enum Scanned {
     /// An intact frame.
-    Frame(Position, Frame),
+    Frame(Position, Box<Frame>),
     /// No frame at `from`; the next one begins at `to`, which is the end of the file if there is none.
     Bad { from: u64, to: u64, why: FrameError },
 }
@@ -180,7 +180,7 @@ impl Scanner<'_> {
         let found = match self.decode(from)? {
             Ok((frame, position)) => {
                 self.at = from + u64::from(position.len);
-                Scanned::Frame(position, frame)
+                Scanned::Frame(position, Box::new(frame))
             }
             Err(why) => {
                 self.at = self.next_good(from, why)?;

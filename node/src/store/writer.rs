@@ -262,7 +262,7 @@ impl Writer {
                 .map_err(|e| StoreError::io(&oldest.path, e))?;
             let done = next.is_none();
             match next {
-                Some(Scanned::Frame(position, frame)) => frames.push((position, frame)),
+                Some(Scanned::Frame(position, frame)) => frames.push((position, *frame)),
                 Some(Scanned::Bad { .. }) => damaged = true,
                 None => {}
             }
@@ -323,7 +323,7 @@ impl Writer {
                 match next {
                     Scanned::Frame(_, frame) => {
                         frames += 1;
-                        match frame {
+                        match *frame {
                             Frame::Statement(record) => live.insert(record.id),
                             Frame::Removed(id) => live.remove(&id),
                             Frame::Pin(_) | Frame::Unpin(_) | Frame::Manifest(..) => false,

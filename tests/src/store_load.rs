@@ -1,0 +1,167 @@
+//! A load for the store in which everything follows from numbers, so that whoever saw only the
+//! acknowledgements can say what must be there.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+
+use qk_node::store::{Options, Record, Store};
+use qk_protocol::hash::{KeyId, NetworkId, Point, PublicKey, Root, StatementId};
+use qk_protocol::time::UnixTime;
+
+/// The network of all records and manifests.
+pub const NETWORK: NetworkId = NetworkId([0x71; 32]);
+/// Threads of a writer; each touches only numbers that leave its own number when divided by this.
+pub const THREADS: u64 = 3;
+
+/// Small segments, so that rotation and compaction take part.
+pub fn options() -> Options {
+    Options {
+        free_floor_bytes: 0,
+        segment_bytes_max: 256 << 10,
+        ..Options::default()
+    }
+}
+
+/// What a writer does with the thing of a number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum What {
+    /// A statement.
+    Statement,
+    /// A pin.
+    Pin,
+    /// A blob.
+    Blob,
+}
+
+/// One thing is put or taken away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Op {
+    /// Put or taken away.
+    pub put: bool,
+    /// Which kind of thing.
+    pub what: What,
+    /// Its number.
+    pub number: u64,
+}
+
+impl fmt::Display for Op {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let letter = match self.what {
+            What::Statement => 's',
+            What::Pin => 'p',
+            What::Blob => 'b',
+        };
+        let sign = if self.put { '+' } else { '-' };
+        write!(f, "{sign}{letter}{}", self.number)
+    }
+}
+
+impl FromStr for Op {
+    type Err = anyhow::Error;
+    fn from_str(text: &str) -> anyhow::Result<Self> {
+        let (head, number) = text.split_at_checked(2).unwrap_or(("", text));
+        let (put, what) = match head {
+            "+s" => (true, What::Statement),
+            "-s" => (false, What::Statement),
+            "+p" => (true, What::Pin),
+            "-p" => (false, What::Pin),
+            "+b" => (true, What::Blob),
+            "-b" => (false, What::Blob),
+            _ => anyhow::bail!("not an operation: {text:?}"),
+        };
+        let number = number.parse()?;
+        Ok(Self { put, what, number })
+    }
+}
+
+fn hash(what: &str, number: u64) -> [u8; 32] {
+    *blake3::hash(format!("{what} {number}").as_bytes()).as_bytes()
+}
+
+fn bytes(what: &str, number: u64, len_max: u64) -> Vec<u8> {
+    let mut bytes = vec![0; (u64::from(hash("length", number)[0]) * len_max / 255) as usize];
+    let mut stream = blake3::Hasher::new();
+    stream.update(&hash(what, number));
+    stream.finalize_xof().fill(&mut bytes);
+    bytes
+}
+
+/// The record of a number; 200 to about 3000 bytes.
+pub fn record(number: u64) -> Record {
+    Record {
+        id: StatementId(hash("statement", number)),
+        network: NETWORK,
+        point: Point(hash("point", number / 5)),
+        key: KeyId(hash("key", number / 5)),
+        observer: PublicKey(hash("observer", number % 5)),
+        root: number.is_multiple_of(2).then(|| pin(number / 5)),
+        stored: UnixTime(number),
+        bytes: [vec![b'{'; 200], bytes("envelope", number, 2800)].concat(),
+    }
+}
+
+/// The root that is pinned under a number.
+pub fn pin(number: u64) -> Root {
+    Root(hash("pin", number))
+}
+
+/// The blob of a number; 8 bytes to 200 kB, and no two alike.
+pub fn blob(number: u64) -> (Root, Vec<u8>) {
+    let mut bytes = bytes("blob", number, 200_000);
+    bytes.extend_from_slice(&number.to_le_bytes());
+    (Root::of(&bytes), bytes)
+}
+
+/// What the acknowledgements say must be there: `Some(true)`, must not: `Some(false)`, or may be,
+/// because an operation was under way: `None`.
+pub type Expected = BTreeMap<(What, u64), Option<bool>>;
+
+/// Compares a store with what was acknowledged, settles what was open, and counts the comparisons.
+///
+/// # Errors
+/// What was acknowledged and is not so, or is served and is wrong.
+pub fn check(store: &Store, expected: &mut Expected) -> anyhow::Result<u64> {
+    let pins = store.pins()?;
+    for ((what, number), expected) in expected.iter_mut() {
+        let found = match what {
+            What::Statement => has_record(store, *number)?,
+            What::Pin => pins.contains(&pin(*number)),
+            What::Blob => has_blob(store, *number)?,
+        };
+        let wanted = *expected.get_or_insert(found);
+        anyhow::ensure!(
+            found == wanted,
+            "{what:?} {number}: acknowledged as {}, is {}",
+            if wanted { "there" } else { "gone" },
+            if found { "there" } else { "gone" },
+        );
+    }
+    Ok(expected.len() as u64)
+}
+
+fn has_record(store: &Store, number: u64) -> anyhow::Result<bool> {
+    let wanted = record(number);
+    let found = store.get(&wanted.id)?;
+    let listed = store
+        .statements_at(&NETWORK, &wanted.point)?
+        .contains(&wanted);
+    anyhow::ensure!(
+        found.is_some() == listed,
+        "statement {number}: by id and by point differ"
+    );
+    if let Some(found) = &found {
+        anyhow::ensure!(*found == wanted, "statement {number} was changed");
+    }
+    Ok(found.is_some())
+}
+
+fn has_blob(store: &Store, number: u64) -> anyhow::Result<bool> {
+    let (root, wanted) = blob(number);
+    let Some(blob) = store.open_blob(&root)? else {
+        return Ok(false);
+    };
+    let found = blob.read_all().map_err(anyhow::Error::msg)?;
+    anyhow::ensure!(found == wanted, "blob {number} was changed");
+    Ok(true)
+}

@@ -1,0 +1,231 @@
+//! `kill -9` of a process that works on a store, at random points, again and again: nothing that
+//! was acknowledged is lost, nothing wrong is served.
+//!
+//! `QK_KILL_ROUNDS` sets how often (default 15; the full campaign is 300), `QK_KILL_SEED` where
+//! randomness begins:
+//!
+//! ```text
+//! QK_KILL_ROUNDS=300 cargo test -p qk-tests --test store_kill -- --nocapture
+//! ```
+//!
+//! kill -9 proves nothing about power cuts: the kernel keeps what the process wrote.
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use qk_node::store::{Damage, Store};
+use qk_tests::store_load::{self, Expected, Op, THREADS};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+/// What the campaign did, printed at its end.
+#[derive(Debug, Default)]
+struct Figures {
+    rounds: u64,
+    kills_meant_for_opening: u64,
+    kills_while_opening: u64,
+    groups_acknowledged: u64,
+    operations_acknowledged: u64,
+    groups_cut_off: u64,
+    checks: u64,
+    comparisons: u64,
+    unclean_boots_pretended: u64,
+    indexes_made_again: u64,
+    segments_compacted: u64,
+    /// How long the latest opening that was not disturbed took; kills meant for one fall within it.
+    opening: Duration,
+}
+
+#[test]
+fn nothing_acknowledged_is_lost_to_kill_9() {
+    let rounds = number("QK_KILL_ROUNDS", 15);
+    let seed = number("QK_KILL_SEED", 1);
+    let dir = tempfile::tempdir().unwrap();
+    let mut rng = StdRng::seed_from_u64(seed);
+    let (mut expected, mut figures) = (Expected::new(), Figures::default());
+    let mut next_number = 0;
+    for round in 0..rounds {
+        if rng.random_bool(0.1) && round > 0 {
+            // As if the machine had gone down: the next start makes the index again.
+            std::fs::write(dir.path().join("boot"), "open elsewhere\n").unwrap();
+            figures.unclean_boots_pretended += 1;
+        }
+        let run = Run::start(dir.path(), rng.random(), next_number);
+        next_number = run
+            .until_killed(&mut rng, &mut expected, &mut figures)
+            .max(next_number);
+        figures.rounds += 1;
+        // Not after every kill, so that stores that were killed twice are opened, too.
+        if rng.random_bool(0.5) || round + 1 == rounds {
+            check(dir.path(), &mut expected, &mut figures, round + 1 == rounds)
+                .unwrap_or_else(|error| panic!("seed {seed}, round {round}: {error:#}"));
+        }
+    }
+    eprintln!("{figures:#?}");
+    assert!(
+        figures.operations_acknowledged > rounds,
+        "too little was done: {figures:?}"
+    );
+    assert!(
+        figures.groups_cut_off > 0,
+        "no kill hit a write: {figures:?}"
+    );
+}
+
+fn check(
+    dir: &Path,
+    expected: &mut Expected,
+    figures: &mut Figures,
+    last: bool,
+) -> anyhow::Result<()> {
+    let store = Store::open(dir, store_load::options())?;
+    figures.checks += 1;
+    figures.comparisons += store_load::check(&store, expected)?;
+    figures.segments_compacted = first_segment(dir)?.saturating_sub(1);
+    let mut damage = store.damage();
+    damage.extend(store.scrub()?);
+    if last || figures.checks.is_multiple_of(10) {
+        damage.extend(store.fsck()?.damage);
+    }
+    for one in damage {
+        // kill -9 damages no file; an index may give up, which costs time and nothing else.
+        anyhow::ensure!(matches!(one, Damage::Index { .. }), "{one}");
+        figures.indexes_made_again += 1;
+    }
+    if last {
+        drop(store);
+        std::fs::remove_dir_all(dir.join("index"))?;
+        let store = Store::open(dir, store_load::options())?;
+        figures.comparisons += store_load::check(&store, expected)?;
+    }
+    Ok(())
+}
+
+fn first_segment(dir: &Path) -> anyhow::Result<u64> {
+    let names = std::fs::read_dir(dir.join("journal"))?.filter_map(Result::ok);
+    let first = names
+        .filter_map(|entry| entry.file_name().to_str()?[..8].parse().ok())
+        .min();
+    Ok(first.unwrap_or(1))
+}
+
+/// A writer under way.
+struct Run {
+    child: Child,
+    lines: mpsc::Receiver<(Instant, String)>,
+}
+
+impl Run {
+    fn start(dir: &Path, seed: u64, first: u64) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_store-writer"))
+            .arg(dir)
+            .args([seed.to_string(), first.to_string()])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        let (sender, lines) = mpsc::channel();
+        std::thread::spawn(move || {
+            let mut line = String::new();
+            while stdout.read_line(&mut line).is_ok_and(|len| len > 0) {
+                if line.ends_with('\n') {
+                    sender
+                        .send((Instant::now(), line.trim_end().to_owned()))
+                        .ok();
+                }
+                line.clear();
+            }
+        });
+        Self { child, lines }
+    }
+
+    /// Kills it and takes down what was acknowledged; returns the next number that is not used.
+    fn until_killed(
+        mut self,
+        rng: &mut StdRng,
+        expected: &mut Expected,
+        figures: &mut Figures,
+    ) -> u64 {
+        let meant_for_opening = rng.random_bool(0.15);
+        let wait = Duration::from_secs(60);
+        let (began, line) = self.lines.recv_timeout(wait).expect("the writer starts");
+        assert_eq!(line, "opening");
+        if meant_for_opening {
+            figures.kills_meant_for_opening += 1;
+            let most = figures.opening.max(Duration::from_millis(1)).as_micros() as u64;
+            std::thread::sleep(Duration::from_micros(rng.random_range(0..most)));
+        } else {
+            let (opened, line) = self
+                .lines
+                .recv_timeout(wait)
+                .expect("the writer opens the store");
+            assert_eq!(line, "open", "seen instead of it");
+            figures.opening = opened - began;
+            std::thread::sleep(Duration::from_micros(rng.random_range(0..300_000)));
+        }
+        self.child.kill().unwrap();
+        let status = self.child.wait().unwrap();
+        assert_eq!(status.code(), None, "it ended by itself: {status}");
+        self.take_down(expected, figures, !meant_for_opening)
+    }
+
+    fn take_down(self, expected: &mut Expected, figures: &mut Figures, mut opened: bool) -> u64 {
+        let mut under_way: [Vec<Op>; THREADS as usize] = Default::default();
+        let mut next_number = 0;
+        for (_, line) in self.lines {
+            let mut words = line.split(' ');
+            match words.next() {
+                Some(">") => {
+                    let ops = begun(&mut words, &mut under_way);
+                    for op in ops.iter() {
+                        next_number = next_number.max(op.number + 1);
+                    }
+                }
+                Some("<") => {
+                    let thread: usize = words.next().unwrap().parse().unwrap();
+                    figures.groups_acknowledged += 1;
+                    for op in under_way[thread].drain(..) {
+                        figures.operations_acknowledged += 1;
+                        expected.insert((op.what, op.number), Some(op.put));
+                    }
+                }
+                Some("open") => opened = true,
+                Some(_) | None => panic!("the writer said {line:?}"),
+            }
+        }
+        for op in under_way.iter().flatten() {
+            // Either it is as it was before or as it was to be.
+            let before = expected
+                .get(&(op.what, op.number))
+                .copied()
+                .unwrap_or(Some(false));
+            let open = if before == Some(op.put) { before } else { None };
+            expected.insert((op.what, op.number), open);
+        }
+        figures.groups_cut_off += under_way.iter().filter(|ops| !ops.is_empty()).count() as u64;
+        figures.kills_while_opening += u64::from(!opened);
+        next_number
+    }
+}
+
+fn begun<'a>(
+    words: &mut std::str::Split<'_, char>,
+    under_way: &'a mut [Vec<Op>; THREADS as usize],
+) -> &'a [Op] {
+    let thread: usize = words.next().unwrap().parse().unwrap();
+    assert!(under_way[thread].is_empty(), "one group at a time");
+    under_way[thread] = words.map(|op| op.parse().unwrap()).collect();
+    &under_way[thread]
+}
+
+fn number(name: &str, default: u64) -> u64 {
+    match std::env::var(name) {
+        Ok(text) => text
+            .parse()
+            .unwrap_or_else(|_| panic!("{name} is not a number: {text:?}")),
+        Err(_) => default,
+    }
+}
