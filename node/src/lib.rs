@@ -2,6 +2,7 @@
 
 pub mod blocks;
 pub mod build;
+pub mod home;
 pub mod install;
 pub mod net;
 pub mod registry;

@@ -1,9 +1,10 @@
 //! Which range of a blob to ask of whom: one provider at a time, the next one when it fails.
 //!
-//! The machine does not see bytes. Whoever drives it fetches what a [`Out::Pull`] names, verifies
+//! The machine does not see bytes. Whoever drives it fetches what an [`Out::Pull`] names, verifies
 //! and writes it, and reports how that ended; a range counts only when it was reported as verified.
+//! A lane is the driver's to drop after any end but verified, lacks and busy.
 //! A wrong hash is the provider's fault by construction, so it is never asked again; one that lacks
-//! a range is not asked for that range again; one that is busy or late rests for a while.
+//! a unit is not asked for that unit again; one that is busy or late rests for a while.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -18,7 +19,7 @@ pub const WINDOW_START: usize = 2;
 /// Ranges under way at most: 4 MiB.
 pub const WINDOW_MAX: usize = 4;
 /// A provider that failed so often, less its successes since, is not asked again.
-pub const FAULTS_MAX: u32 = 6;
+pub const FAULTS_MAX: u32 = 5;
 /// A range that has not ended after this long is late, whatever the driver says. The driver itself
 /// is to give up much earlier when no byte arrives at all.
 pub const RANGE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -32,7 +33,8 @@ pub struct Slot(pub u64);
 /// What a transfer is told. `P` names a provider.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum In<P> {
-    /// Somebody says to have the blob, or says so again.
+    /// Somebody says to have the blob. Said again it gives one that was not reachable another
+    /// chance, and nobody else.
     Provider(P),
     /// The look-up is over: nobody else will be named.
     NoMoreProviders,
@@ -60,13 +62,16 @@ pub enum Why {
     /// Bytes that this protocol does not have.
     #[error("does not speak the protocol")]
     Malformed,
-    /// It said that it lacks the range, or the answer ended early.
+    /// It said that it lacks the range; the lane goes on.
     #[error("lacks the range")]
     Lacks,
+    /// The answer ended early, and the lane with it: it lacks the rest.
+    #[error("lacks the rest of the range")]
+    Ended,
     /// It asked to come again later.
     #[error("is busy")]
     Busy,
-    /// No byte came for too long.
+    /// No byte came for too long, or the lane closed before an answer began.
     #[error("is late")]
     Late,
     /// It could not be reached, or the connection broke.
@@ -144,17 +149,31 @@ struct Provider {
     /// In which order they were named.
     order: usize,
     faults: u32,
-    gone: bool,
+    /// Not asked any more.
+    gone: Option<Gone>,
     rests_until: Duration,
+    /// The most blocks to ask for at once.
+    unit_blocks: u32,
     /// First blocks of the units that it was asked for in vain.
     lacks: BTreeSet<u32>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Gone {
+    /// Until it is named again.
+    Unreachable,
+    /// For good.
+    Dropped,
 }
 
 impl<P: Clone + Ord> Transfer<P> {
     /// A transfer of what is missing of `blob` where `valid` is on disk and right.
     /// Nothing is asked before the first input; [`In::Tick`] will do.
     pub fn new(blob: Blob, valid: &[BlockRange]) -> Self {
-        let mut open: BTreeSet<u32> = blob.units(UNIT_BLOCKS_MIN).map(|unit| unit.start().0).collect();
+        let mut open: BTreeSet<u32> = blob
+            .units(UNIT_BLOCKS_MIN)
+            .map(|unit| unit.start().0)
+            .collect();
         // A unit of which only a part is valid is fetched whole.
         for range in valid {
             let whole = cells(*range)
@@ -179,7 +198,10 @@ impl<P: Clone + Ord> Transfer<P> {
     /// Blocks that are not verified yet, those asked for included.
     pub fn missing_blocks(&self) -> u32 {
         let end = self.blob.blocks();
-        let open = self.open.iter().map(|cell| (cell + UNIT_BLOCKS_MIN).min(end) - cell);
+        let open = self
+            .open
+            .iter()
+            .map(|cell| (cell + UNIT_BLOCKS_MIN).min(end) - cell);
         let asked = self.asked.values().map(|asked| asked.range.blocks());
         open.chain(asked).sum()
     }
@@ -191,14 +213,18 @@ impl<P: Clone + Ord> Transfer<P> {
 
     fn on_provider(&mut self, provider: P) {
         let order = self.providers.len();
-        if order < PROVIDERS_MAX {
-            self.providers.entry(provider).or_insert_with(|| Provider {
+        if let Some(known) = self.providers.get_mut(&provider) {
+            known.gone = known.gone.filter(|gone| *gone != Gone::Unreachable);
+        } else if order < PROVIDERS_MAX {
+            let unknown = Provider {
                 order,
                 faults: 0,
-                gone: false,
+                gone: None,
                 rests_until: Duration::ZERO,
+                unit_blocks: UNIT_BLOCKS_MAX,
                 lacks: BTreeSet::new(),
-            });
+            };
+            self.providers.insert(provider, unknown);
         }
     }
 
@@ -226,19 +252,22 @@ impl<P: Clone + Ord> Transfer<P> {
         let from = &asked.from;
         match why {
             Why::Wrong(_) | Why::Malformed => {
-                self.give_up(from);
+                self.give_up(from, Gone::Dropped);
                 self.reset(from, out);
                 out.push(Out::Ban(from.clone(), why));
             }
             Why::Unreachable => {
-                self.give_up(from);
+                self.give_up(from, Gone::Unreachable);
                 self.reset(from, out);
             }
             Why::Lacks => {
-                if let Some(provider) = self.providers.get_mut(from) {
-                    provider.lacks.extend(cells(asked.range));
-                }
+                self.on_lacks(asked);
                 self.fault(from, Duration::ZERO, now);
+            }
+            Why::Ended => {
+                self.on_lacks(asked);
+                self.fault(from, Duration::ZERO, now);
+                self.reset(from, out);
             }
             Why::Busy => self.fault(from, REST, now),
             Why::Late => {
@@ -250,9 +279,19 @@ impl<P: Clone + Ord> Transfer<P> {
         }
     }
 
-    fn give_up(&mut self, from: &P) {
+    fn give_up(&mut self, from: &P, gone: Gone) {
         if let Some(provider) = self.providers.get_mut(from) {
-            provider.gone = true;
+            provider.gone = Some(gone);
+        }
+    }
+
+    /// It may have parts of what it does not have as a whole.
+    fn on_lacks(&mut self, asked: &Asked<P>) {
+        if let Some(provider) = self.providers.get_mut(&asked.from) {
+            provider.unit_blocks = UNIT_BLOCKS_MIN;
+            if asked.range.blocks() <= UNIT_BLOCKS_MIN {
+                provider.lacks.extend(cells(asked.range));
+            }
         }
     }
 
@@ -262,7 +301,9 @@ impl<P: Clone + Ord> Transfer<P> {
             let factor = 1 << provider.faults.min(FAULTS_MAX);
             provider.rests_until = now.mono.saturating_add(rest * factor);
             provider.faults += 1;
-            provider.gone |= provider.faults >= FAULTS_MAX && rest > Duration::ZERO;
+            if provider.faults >= FAULTS_MAX && rest > Duration::ZERO {
+                provider.gone = Some(Gone::Dropped);
+            }
         }
         if self.current.as_ref() == Some(from) {
             self.current = None;
@@ -317,8 +358,20 @@ impl<P: Clone + Ord> Transfer<P> {
             let slot = Slot(self.slots);
             let late_at = now.mono.saturating_add(RANGE_TIMEOUT);
             self.current = Some(from.clone());
-            self.asked.insert(slot, Asked { from: from.clone(), range, late_at });
-            out.push(Out::Pull { slot, from, range, wire_len });
+            self.asked.insert(
+                slot,
+                Asked {
+                    from: from.clone(),
+                    range,
+                    late_at,
+                },
+            );
+            out.push(Out::Pull {
+                slot,
+                from,
+                range,
+                wire_len,
+            });
         }
     }
 
@@ -327,11 +380,12 @@ impl<P: Clone + Ord> Transfer<P> {
     fn next(&self, now: Now) -> Option<(P, BlockRange)> {
         let awake = |name: &P| {
             let provider = self.providers.get(name)?;
-            (!provider.gone && provider.rests_until <= now.mono).then_some(provider)
+            (provider.gone.is_none() && provider.rests_until <= now.mono).then_some(provider)
         };
-        let current = self.current.as_ref().and_then(|name| {
-            Some((name.clone(), self.range_for(awake(name)?)?))
-        });
+        let current = self
+            .current
+            .as_ref()
+            .and_then(|name| Some((name.clone(), self.range_for(awake(name)?)?)));
         current.or_else(|| {
             self.providers
                 .keys()
@@ -345,11 +399,11 @@ impl<P: Clone + Ord> Transfer<P> {
         })
     }
 
-    /// The first open range that `provider` may have, up to the next multiple of 1 MiB.
+    /// The first open range that `provider` may have, up to the next multiple of its unit.
     fn range_for(&self, provider: &Provider) -> Option<BlockRange> {
         let may = |cell: &u32| self.open.contains(cell) && !provider.lacks.contains(cell);
         let start = *self.open.iter().find(|cell| may(cell))?;
-        let stop = (start / UNIT_BLOCKS_MAX + 1) * UNIT_BLOCKS_MAX;
+        let stop = (start / provider.unit_blocks + 1) * provider.unit_blocks;
         let mut end = start;
         while end < stop && may(&end) {
             end += UNIT_BLOCKS_MIN;
@@ -364,12 +418,16 @@ impl<P: Clone + Ord> Transfer<P> {
         if self.open.is_empty() {
             return self.end(Out::Done, out);
         }
-        let hope = self.providers.values().any(|provider| {
-            !provider.gone && !self.open.is_subset(&provider.lacks)
-        });
+        let hope = self
+            .providers
+            .values()
+            .any(|provider| provider.gone.is_none() && !self.open.is_subset(&provider.lacks));
         if !hope && !self.more_providers {
             let (missing, blocks) = (self.missing_blocks(), self.blob.blocks());
-            self.end(Out::Failed(TransferError::NoProviders { missing, blocks }), out);
+            self.end(
+                Out::Failed(TransferError::NoProviders { missing, blocks }),
+                out,
+            );
         }
     }
 
@@ -412,7 +470,7 @@ impl<P: Clone + Ord> Machine for Transfer<P> {
         let rested = || {
             self.providers
                 .values()
-                .filter(|provider| !provider.gone && !self.open.is_subset(&provider.lacks))
+                .filter(|provider| provider.gone.is_none() && !self.open.is_subset(&provider.lacks))
                 .map(|provider| provider.rests_until)
                 .min()
         };

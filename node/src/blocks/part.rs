@@ -13,6 +13,7 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use qk_protocol::blocks::{self, Blob, BlockRange, EncodeError, UNIT_BLOCKS_MIN, Verified};
 use qk_protocol::hash::Root;
@@ -66,7 +67,7 @@ pub struct Part {
     dir: PathBuf,
     data: File,
     outboard: File,
-    lock: File,
+    lock: Arc<File>,
 }
 
 impl Part {
@@ -85,7 +86,7 @@ impl Part {
                     dir,
                     data,
                     outboard,
-                    lock,
+                    lock: Arc::new(lock),
                 });
             }
         }
@@ -127,15 +128,15 @@ impl Part {
     }
 
     /// Checks every block and node against the root. The files are complete then, but not yet
-    /// synced: a fetched blob is a cache.
-    pub fn finish(self) -> Result<Finished, PartError> {
+    /// synced: a fetched blob is a cache. The lock stays until both this and the part are dropped.
+    pub fn finish(&self) -> Result<Finished, PartError> {
         blocks::check_whole(&self.blob, &self.data, &self.outboard)?;
         Ok(Finished {
             blob: self.blob,
             data: self.dir.join(DATA),
             outboard: self.dir.join(OUTBOARD),
-            dir: self.dir,
-            _lock: self.lock,
+            dir: self.dir.clone(),
+            _lock: Arc::clone(&self.lock),
         })
     }
 }
@@ -150,7 +151,7 @@ pub struct Finished {
     /// Its outboard; to be renamed to `blobs/<2 hex>/<root>.obao4`, before the data.
     pub outboard: PathBuf,
     dir: PathBuf,
-    _lock: File,
+    _lock: Arc<File>,
 }
 
 impl Finished {
@@ -287,6 +288,7 @@ mod tests {
         part.write_verified(&fixture.verified(units[2]))
             .expect("writes");
         let error = part.finish().expect_err("has a hole");
+        drop(part);
         let hole = matches!(
             error,
             PartError::Unfinished(EncodeError::Corrupt {

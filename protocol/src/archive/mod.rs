@@ -10,7 +10,7 @@
 //! directory. Names are ASCII letters, digits, `.`, `_`, `+` and `-`, begin with none of `.` and
 //! `-`, and do not end with `.`, so that no two of them mean one file on any system.
 //!
-//! [`write`] and [`Reader`] share the code that makes a header: what is written is read, and what
+//! [`write()`] and [`Reader`] share the code that makes a header: what is written is read, and what
 //! is read could have been written.
 
 mod header;

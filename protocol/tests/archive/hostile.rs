@@ -656,7 +656,7 @@ fn the_writer_refuses_what_the_reader_would() {
 /// An executable far larger than what is held of it passes through writer and reader.
 #[test]
 fn large_executables_stream() {
-    const SIZE: u64 = 300 << 20;
+    const SIZE: u64 = 100 << 20;
     struct Zeros;
     impl Read for Zeros {
         fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
