@@ -11,9 +11,12 @@
 use std::collections::BTreeMap;
 use std::io::Cursor;
 
+use ed25519_dalek::SigningKey;
 use qk_protocol::archive::{self, Contents, EntryKind, Limits, Reader};
-use qk_protocol::canonical;
 use qk_protocol::key::ArtifactKey;
+use qk_protocol::manifest::{Manifest, Network, NetworkFile};
+use qk_protocol::statement::{STATEMENT_BYTES_MAX, Statement};
+use qk_protocol::{canonical, dsse};
 
 /// Takes any bytes and panics if the decoder breaks a promise.
 pub type Target = fn(&[u8]);
@@ -23,8 +26,12 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("archive", archive),
     ("canonical", canonical),
     ("contents", contents),
+    ("dsse", dsse),
     ("inspect", inspect),
     ("key", key),
+    ("manifest", manifest),
+    ("network", network),
+    ("statement", statement),
 ];
 
 /// A whole archive: what is read is written as the same bytes.
@@ -92,3 +99,57 @@ pub fn key(data: &[u8]) {
         assert_eq!(key.to_bytes(), data);
     }
 }
+
+/// An envelope, of the type of a statement's or of a manifest's.
+pub fn dsse(data: &[u8]) {
+    for payload_type in [STATEMENT_TYPE, "application/vnd.qk.network+toml"] {
+        if let Ok(signed) = dsse::verify(data, payload_type, 1 << 20) {
+            assert!(!signed.signers.is_empty());
+            let value: serde_json::Value = canonical::from_bytes(data, 1 << 20).unwrap();
+            assert_eq!(canonical::to_bytes(&value).unwrap(), data);
+            let same = dsse::cosign(data, payload_type, 1 << 20, &[]).unwrap();
+            assert_eq!(same, data);
+        }
+    }
+}
+
+/// The TOML of a network manifest.
+pub fn manifest(data: &[u8]) {
+    if let Ok(manifest) = Manifest::parse(data) {
+        let written = manifest.to_toml().unwrap();
+        assert_eq!(Manifest::parse(written.as_bytes()).unwrap(), manifest);
+    }
+}
+
+/// A network file: what is verified survives its own bytes.
+pub fn network(data: &[u8]) {
+    let Ok(file) = NetworkFile::parse(data) else {
+        return;
+    };
+    assert_eq!(NetworkFile::parse(&file.to_bytes()).unwrap(), file);
+    if let Ok(network) = Network::verify(file) {
+        assert_eq!(Network::verify(network.file().clone()).unwrap(), network);
+        assert_eq!(network.advance(network.file().clone()).unwrap(), network);
+    }
+}
+
+/// A statement: as an envelope, and as a payload that somebody signed, whatever it says.
+pub fn statement(data: &[u8]) {
+    let signer = SigningKey::from_bytes(&[11; 32]);
+    let sealed = dsse::sign(STATEMENT_TYPE, data, &[&signer]);
+    for envelope in [data, &sealed] {
+        if let Ok(statement) = Statement::read(envelope) {
+            assert_eq!(statement.envelope(), envelope);
+            let key = statement.key().clone();
+            let body = statement.body().clone();
+            if statement.observer() == dsse::public_key(&signer) {
+                // There is one way to say it.
+                let again = Statement::sign(statement.network(), key, body, &signer).unwrap();
+                assert_eq!(again, statement);
+            }
+            assert!(envelope.len() <= STATEMENT_BYTES_MAX);
+        }
+    }
+}
+
+const STATEMENT_TYPE: &str = "application/vnd.in-toto+json";

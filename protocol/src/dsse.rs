@@ -251,6 +251,44 @@ mod tests {
     }
 
     #[test]
+    fn a_key_that_signs_everything_signs_nothing() {
+        // The neutral element as key and as R, and S = 0: lax verification takes it for any message.
+        let neutral: [u8; 32] = std::array::from_fn(|i| u8::from(i == 0));
+        let forged: [u8; 64] = std::array::from_fn(|i| u8::from(i == 0));
+        let lax = VerifyingKey::from_bytes(&neutral).unwrap();
+        use ed25519_dalek::Verifier;
+        assert!(
+            lax.verify(&pae(TYPE, b"x"), &Signature::from_bytes(&forged))
+                .is_ok()
+        );
+        let envelope = Envelope {
+            payload: STANDARD.encode(b"x"),
+            payload_type: TYPE.to_owned(),
+            signatures: vec![EnvelopeSignature {
+                keyid: PublicKey(neutral),
+                sig: STANDARD.encode(forged),
+            }],
+        };
+        let bytes = canonical::to_bytes(&envelope).unwrap();
+        assert!(matches!(
+            verify(&bytes, TYPE, 10_000),
+            Err(DsseError::Signature(_))
+        ));
+    }
+
+    #[test]
+    fn signatures_have_one_order() {
+        let bytes = sign(TYPE, b"x", &[&key(1), &key(2)]);
+        let mut envelope: Envelope = canonical::from_bytes(&bytes, 10_000).unwrap();
+        envelope.signatures.reverse();
+        let other = canonical::to_bytes(&envelope).unwrap();
+        assert!(matches!(
+            verify(&other, TYPE, 10_000),
+            Err(DsseError::Order(_))
+        ));
+    }
+
+    #[test]
     fn one_signer_cannot_sign_twice() {
         let envelope: Envelope =
             canonical::from_bytes(&sign(TYPE, b"x", &[&key(1)]), 10_000).unwrap();

@@ -413,6 +413,12 @@ fn ones_own_build_suffices_for_oneself() {
         zoe: Retracted
         zoe: Retraction
         ");
+    // One stranger takes back nothing of another.
+    assert_snapshot!(scenario().own("zoe").says("zoe", "right").retracts("yan", 0).outcome(), @r"
+        trusted: right by zoe
+        zoe: Own
+        yan: Retraction
+        ");
     let network = |draft: &mut Draft| draft.network = NetworkId([7; 32]);
     assert_snapshot!(scenario().own("zoe").says_but("zoe", "right", network).outcome(), @r"
         unproven: 0 of 2 principals
