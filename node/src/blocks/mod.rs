@@ -1,6 +1,13 @@
 //! Transfer of artifacts: downloads under way, answers to others, and the streams between.
 
+pub mod behaviour;
+pub mod download;
+pub mod lane;
 pub mod part;
+pub mod serve;
+
+#[cfg(test)]
+mod tests;
 
 /// Bytes without a pattern that a shifted block could share.
 #[cfg(test)]

@@ -1,0 +1,333 @@
+//! One-directional streams on `/qk/<network>/blocks/1`: whoever opens one asks, the other answers.
+//!
+//! Lanes go over connections that others open and close, never over a relayed one, and no dial
+//! happens here. Whoever composes the swarm adds a [`Behaviour`] and hands out its [`Lanes`].
+
+use std::collections::{BTreeMap, VecDeque};
+use std::convert::Infallible;
+use std::future::{Ready, ready};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use libp2p::core::transport::PortUse;
+use libp2p::core::upgrade::{InboundUpgrade, OutboundUpgrade, UpgradeInfo};
+use libp2p::core::{Endpoint, Multiaddr};
+use libp2p::multiaddr::Protocol;
+use libp2p::swarm::behaviour::{ConnectionClosed, ConnectionEstablished};
+use libp2p::swarm::handler::{
+    ConnectionEvent, DialUpgradeError, FullyNegotiatedInbound, FullyNegotiatedOutbound,
+};
+use libp2p::swarm::{
+    ConnectionDenied, ConnectionHandler, ConnectionHandlerEvent, ConnectionId, FromSwarm,
+    NetworkBehaviour, NotifyHandler, StreamUpgradeError, SubstreamProtocol, THandler,
+    THandlerInEvent, THandlerOutEvent, ToSwarm,
+};
+use libp2p::{PeerId, Stream, StreamProtocol};
+use qk_protocol::hash::NetworkId;
+use tokio::sync::{mpsc, oneshot};
+
+use super::lane::Lane;
+use super::serve::Server;
+
+/// Lanes that wait for the swarm to take note of them.
+const COMMANDS_MAX: usize = 64;
+/// Lanes of one connection that are being opened.
+const OPENING_MAX: usize = 8;
+
+/// The name of the protocol on one network.
+pub fn protocol(network: &NetworkId) -> StreamProtocol {
+    StreamProtocol::try_from_owned(format!("/qk/{network}/blocks/1"))
+        .expect("hex digits between slashes are a protocol name")
+}
+
+/// Why no lane was opened.
+#[derive(Debug, thiserror::Error)]
+pub enum LaneError {
+    /// There is no direct connection to this peer: dial it first.
+    #[error("not connected to {0}")]
+    NotConnected(PeerId),
+    /// The peer serves no blocks on this network.
+    #[error("{0} serves no blocks on this network")]
+    NotSpoken(PeerId),
+    /// The connection broke, or the other side took too long.
+    #[error("connection to {0} broke while a lane was opened")]
+    Broken(PeerId),
+    /// [`OPENING_MAX`] lanes are being opened on that connection.
+    #[error("too many lanes to {0} are being opened")]
+    TooMany(PeerId),
+    /// The swarm is gone.
+    #[error("the network was shut down")]
+    Shutdown,
+}
+
+type Reply = oneshot::Sender<Result<Stream, LaneError>>;
+
+#[derive(Debug)]
+struct Open {
+    peer: PeerId,
+    reply: Reply,
+}
+
+/// Opens lanes from any task. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Lanes {
+    commands: mpsc::Sender<Open>,
+}
+
+impl Lanes {
+    /// Opens a lane to a connected peer; see [`Lane::new`] for `stall_max`.
+    pub async fn open(&self, peer: PeerId, stall_max: Duration) -> Result<Lane, LaneError> {
+        Ok(Lane::new(self.stream(peer).await?, stall_max))
+    }
+
+    pub(crate) async fn stream(&self, peer: PeerId) -> Result<Stream, LaneError> {
+        let (reply, opened) = oneshot::channel();
+        let sent = self.commands.send(Open { peer, reply }).await;
+        sent.map_err(|_| LaneError::Shutdown)?;
+        opened.await.map_err(|_| LaneError::Broken(peer))?
+    }
+}
+
+/// What is done with a lane that a peer opened. Called on the connection's task: spawn and return.
+pub type OnLane = Arc<dyn Fn(PeerId, Stream) + Send + Sync>;
+
+/// Serves every lane in a task of its own, which ends with its connection.
+pub fn serving(server: Arc<Server>) -> OnLane {
+    Arc::new(move |peer, stream| {
+        let server = Arc::clone(&server);
+        tokio::spawn(async move {
+            if let Err(error) = server.serve(peer, stream).await {
+                tracing::debug!(%peer, %error, "lane dropped");
+            }
+        });
+    })
+}
+
+/// The part of a swarm that opens and accepts lanes.
+pub struct Behaviour {
+    protocol: StreamProtocol,
+    on_lane: Option<OnLane>,
+    commands: mpsc::Receiver<Open>,
+    /// Connections without a relay, the oldest first.
+    direct: BTreeMap<PeerId, Vec<ConnectionId>>,
+}
+
+impl Behaviour {
+    /// Lanes of one network. Without `on_lane` this node does not offer the protocol.
+    pub fn new(network: &NetworkId, on_lane: Option<OnLane>) -> (Self, Lanes) {
+        let (sender, commands) = mpsc::channel(COMMANDS_MAX);
+        let behaviour = Self {
+            protocol: protocol(network),
+            on_lane,
+            commands,
+            direct: BTreeMap::new(),
+        };
+        (behaviour, Lanes { commands: sender })
+    }
+
+    fn handler(&self, peer: PeerId, is_relayed: bool) -> Handler {
+        let on_lane = self.on_lane.clone().filter(|_| !is_relayed);
+        Handler {
+            peer,
+            protocol: self.protocol.clone(),
+            on_lane,
+            opening: VecDeque::new(),
+        }
+    }
+}
+
+impl NetworkBehaviour for Behaviour {
+    type ConnectionHandler = Handler;
+    type ToSwarm = Infallible;
+
+    fn handle_established_inbound_connection(
+        &mut self,
+        _: ConnectionId,
+        peer: PeerId,
+        local: &Multiaddr,
+        remote: &Multiaddr,
+    ) -> Result<THandler<Self>, ConnectionDenied> {
+        Ok(self.handler(peer, is_relayed(local) || is_relayed(remote)))
+    }
+
+    fn handle_established_outbound_connection(
+        &mut self,
+        _: ConnectionId,
+        peer: PeerId,
+        remote: &Multiaddr,
+        _: Endpoint,
+        _: PortUse,
+    ) -> Result<THandler<Self>, ConnectionDenied> {
+        Ok(self.handler(peer, is_relayed(remote)))
+    }
+
+    fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
+        match event {
+            FromSwarm::ConnectionEstablished(ConnectionEstablished {
+                peer_id,
+                connection_id,
+                endpoint,
+                ..
+            }) if !endpoint.is_relayed() => {
+                self.direct.entry(peer_id).or_default().push(connection_id);
+            }
+            FromSwarm::ConnectionClosed(ConnectionClosed {
+                peer_id,
+                connection_id,
+                ..
+            }) => {
+                if let Some(connections) = self.direct.get_mut(&peer_id) {
+                    connections.retain(|open| *open != connection_id);
+                    if connections.is_empty() {
+                        self.direct.remove(&peer_id);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn on_connection_handler_event(
+        &mut self,
+        _: PeerId,
+        _: ConnectionId,
+        event: THandlerOutEvent<Self>,
+    ) {
+        match event {}
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<ToSwarm<Infallible, THandlerInEvent<Self>>> {
+        while let Poll::Ready(Some(Open { peer, reply })) = self.commands.poll_recv(cx) {
+            let oldest = self
+                .direct
+                .get(&peer)
+                .and_then(|connections| connections.first());
+            let Some(connection) = oldest else {
+                // Whoever asked may be gone.
+                let _ = reply.send(Err(LaneError::NotConnected(peer)));
+                continue;
+            };
+            return Poll::Ready(ToSwarm::NotifyHandler {
+                peer_id: peer,
+                handler: NotifyHandler::One(*connection),
+                event: OpenLane(reply),
+            });
+        }
+        Poll::Pending
+    }
+}
+
+fn is_relayed(address: &Multiaddr) -> bool {
+    address.iter().any(|part| part == Protocol::P2pCircuit)
+}
+
+/// Asks a connection for a lane.
+#[derive(Debug)]
+pub struct OpenLane(Reply);
+
+/// The protocol on one connection.
+pub struct Handler {
+    peer: PeerId,
+    protocol: StreamProtocol,
+    on_lane: Option<OnLane>,
+    opening: VecDeque<Reply>,
+}
+
+impl ConnectionHandler for Handler {
+    type FromBehaviour = OpenLane;
+    type ToBehaviour = Infallible;
+    type InboundProtocol = Offer;
+    type OutboundProtocol = Offer;
+    type InboundOpenInfo = ();
+    type OutboundOpenInfo = Reply;
+
+    fn listen_protocol(&self) -> SubstreamProtocol<Offer> {
+        let offered = self.on_lane.as_ref().map(|_| self.protocol.clone());
+        SubstreamProtocol::new(Offer(offered), ())
+    }
+
+    fn poll(
+        &mut self,
+        _: &mut Context<'_>,
+    ) -> Poll<ConnectionHandlerEvent<Offer, Reply, Infallible>> {
+        // Whoever does not wait any more needs no stream.
+        self.opening.retain(|reply| !reply.is_closed());
+        let Some(reply) = self.opening.pop_front() else {
+            return Poll::Pending;
+        };
+        let protocol = SubstreamProtocol::new(Offer(Some(self.protocol.clone())), reply);
+        Poll::Ready(ConnectionHandlerEvent::OutboundSubstreamRequest { protocol })
+    }
+
+    fn on_behaviour_event(&mut self, OpenLane(reply): OpenLane) {
+        if self.opening.len() < OPENING_MAX {
+            self.opening.push_back(reply);
+        } else {
+            let _ = reply.send(Err(LaneError::TooMany(self.peer)));
+        }
+    }
+
+    fn on_connection_event(&mut self, event: ConnectionEvent<'_, Offer, Offer, (), Reply>) {
+        match event {
+            ConnectionEvent::FullyNegotiatedInbound(FullyNegotiatedInbound {
+                protocol, ..
+            }) => {
+                if let Some(on_lane) = &self.on_lane {
+                    on_lane(self.peer, protocol);
+                }
+            }
+            ConnectionEvent::FullyNegotiatedOutbound(FullyNegotiatedOutbound {
+                protocol,
+                info,
+            }) => {
+                // Dropping the stream closes it, if nobody waits.
+                let _ = info.send(Ok(protocol));
+            }
+            ConnectionEvent::DialUpgradeError(DialUpgradeError { info, error }) => {
+                let error = match error {
+                    StreamUpgradeError::NegotiationFailed => LaneError::NotSpoken(self.peer),
+                    StreamUpgradeError::Timeout | StreamUpgradeError::Io(_) => {
+                        LaneError::Broken(self.peer)
+                    }
+                    StreamUpgradeError::Apply(never) => match never {},
+                };
+                let _ = info.send(Err(error));
+            }
+            _ => {}
+        }
+    }
+}
+
+/// A protocol, or none, whose stream is used as it is.
+#[derive(Debug)]
+pub struct Offer(Option<StreamProtocol>);
+
+impl UpgradeInfo for Offer {
+    type Info = StreamProtocol;
+    type InfoIter = std::option::IntoIter<StreamProtocol>;
+
+    fn protocol_info(&self) -> Self::InfoIter {
+        self.0.clone().into_iter()
+    }
+}
+
+impl InboundUpgrade<Stream> for Offer {
+    type Output = Stream;
+    type Error = Infallible;
+    type Future = Ready<Result<Stream, Infallible>>;
+
+    fn upgrade_inbound(self, stream: Stream, _: StreamProtocol) -> Self::Future {
+        ready(Ok(stream))
+    }
+}
+
+impl OutboundUpgrade<Stream> for Offer {
+    type Output = Stream;
+    type Error = Infallible;
+    type Future = Ready<Result<Stream, Infallible>>;
+
+    fn upgrade_outbound(self, stream: Stream, _: StreamProtocol) -> Self::Future {
+        ready(Ok(stream))
+    }
+}

@@ -1,0 +1,383 @@
+//! Drives a [`Transfer`]: one lane for each provider that it asks, blocks into a [`Part`].
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use libp2p::PeerId;
+use qk_protocol::blocks::{Blob, BlockRange, Encoding, Ranges, Request, VerifyError, verify};
+use qk_protocol::time::{Machine, Now, UnixTime};
+use qk_protocol::transfer::{In, Out, RangeEnd, Slot, Transfer, TransferError, WINDOW_MAX, Why};
+use tokio::sync::mpsc;
+use tokio::task::{AbortHandle, JoinError};
+use tokio::time::Instant;
+
+use super::behaviour::Lanes;
+use super::lane::{Answers, Asker, PIPELINE_MAX, PullError};
+use super::part::{Finished, Part, PartError};
+
+/// No byte for so long, and the next provider is asked.
+pub const STALL_MAX: Duration = Duration::from_secs(10);
+
+/// Why a blob was not obtained. What was verified is on disk.
+#[derive(Debug, thiserror::Error)]
+pub enum DownloadError {
+    /// Nobody had the rest.
+    #[error(transparent)]
+    Transfer(#[from] TransferError),
+    /// The disk did not take it.
+    #[error(transparent)]
+    Part(#[from] PartError),
+    /// A task that reads or writes files did not end.
+    #[error("a task broke off: {0}")]
+    Task(#[from] JoinError),
+}
+
+/// What a download tells while it goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    /// That much was on disk already.
+    Resumed {
+        /// Bytes of the blob.
+        bytes: u64,
+    },
+    /// A range was verified and written.
+    Verified {
+        /// Who sent it.
+        from: PeerId,
+        /// Which.
+        range: BlockRange,
+        /// Bytes of the blob.
+        bytes: u64,
+    },
+    /// A range was not obtained.
+    Failed {
+        /// Who was asked.
+        from: PeerId,
+        /// Why.
+        why: Why,
+    },
+    /// A provider that the swarm is to refuse from now on.
+    Banned {
+        /// Who.
+        provider: PeerId,
+        /// Why.
+        why: Why,
+    },
+}
+
+/// How a download goes about it.
+#[derive(Debug, Clone)]
+pub struct DownloadOptions {
+    /// See [`STALL_MAX`].
+    pub stall_max: Duration,
+}
+
+impl Default for DownloadOptions {
+    fn default() -> Self {
+        Self {
+            stall_max: STALL_MAX,
+        }
+    }
+}
+
+/// Fetches what is missing of `part` from connected `providers`, until the channel of which is
+/// closed more may come. Dropping the future cancels everything and keeps what is on disk.
+pub async fn download(
+    lanes: Lanes,
+    part: Part,
+    providers: mpsc::Receiver<PeerId>,
+    options: DownloadOptions,
+    mut progress: impl FnMut(Progress) + Send,
+) -> Result<Finished, DownloadError> {
+    let part = Arc::new(part);
+    let valid = blocking(&part, |part| part.valid()).await??;
+    let blob = *part.blob();
+    let bytes = valid.iter().map(|range| bytes_of(&blob, *range)).sum();
+    progress(Progress::Resumed { bytes });
+    let (ends, ended) = mpsc::channel(2 * WINDOW_MAX);
+    let driver = Driver {
+        transfer: Transfer::new(blob, &valid),
+        start: Instant::now(),
+        shared: Shared {
+            lanes,
+            part: Arc::clone(&part),
+            ends,
+            options,
+        },
+        workers: BTreeMap::new(),
+        asked: BTreeMap::new(),
+        failure: None,
+    };
+    driver.run(providers, ended, &mut progress).await?;
+    Ok(blocking(&part, |part| part.finish()).await??)
+}
+
+async fn blocking<T: Send + 'static>(
+    part: &Arc<Part>,
+    work: impl FnOnce(&Part) -> T + Send + 'static,
+) -> Result<T, JoinError> {
+    let part = Arc::clone(part);
+    tokio::task::spawn_blocking(move || work(&part)).await
+}
+
+fn bytes_of(blob: &Blob, range: BlockRange) -> u64 {
+    let bytes = blob.bytes_of(range);
+    bytes.end - bytes.start
+}
+
+/// How a range ended; for one that could not be written, with the reason.
+struct End {
+    slot: Slot,
+    end: RangeEnd,
+    failure: Option<PartError>,
+}
+
+struct Order {
+    slot: Slot,
+    range: BlockRange,
+}
+
+/// What every worker has.
+#[derive(Clone)]
+struct Shared {
+    lanes: Lanes,
+    part: Arc<Part>,
+    ends: mpsc::Sender<End>,
+    options: DownloadOptions,
+}
+
+/// The task that asks one provider; dropping it drops its lane.
+struct Worker {
+    orders: mpsc::UnboundedSender<Order>,
+    task: AbortHandle,
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+struct Driver {
+    transfer: Transfer<PeerId>,
+    start: Instant,
+    shared: Shared,
+    workers: BTreeMap<PeerId, Worker>,
+    asked: BTreeMap<Slot, (PeerId, BlockRange)>,
+    failure: Option<PartError>,
+}
+
+impl Driver {
+    async fn run(
+        mut self,
+        mut providers: mpsc::Receiver<PeerId>,
+        mut ended: mpsc::Receiver<End>,
+        progress: &mut (impl FnMut(Progress) + Send),
+    ) -> Result<(), DownloadError> {
+        let mut out = Vec::new();
+        let mut more = true;
+        let mut input = In::Tick;
+        loop {
+            self.transfer.handle(input, self.now(), &mut out);
+            for out in out.drain(..) {
+                match out {
+                    Out::Pull {
+                        slot, from, range, ..
+                    } => self.pull(slot, from, range),
+                    Out::Reset(slot) => self.drop_lane(slot),
+                    Out::Ban(provider, why) => progress(Progress::Banned { provider, why }),
+                    Out::Done => return Ok(()),
+                    Out::Failed(error) => {
+                        return Err(match self.failure.take() {
+                            Some(failure) => failure.into(),
+                            None => error.into(),
+                        });
+                    }
+                }
+            }
+            let deadline = self.transfer.deadline().map(|mono| self.start + mono);
+            input = tokio::select! {
+                end = ended.recv() => match end {
+                    Some(end) => self.ended(end, progress),
+                    None => In::Tick,
+                },
+                provider = providers.recv(), if more => {
+                    more = provider.is_some();
+                    provider.map_or(In::NoMoreProviders, In::Provider)
+                }
+                () = sleep_until(deadline) => In::Tick,
+            };
+        }
+    }
+
+    fn now(&self) -> Now {
+        let unix = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+        Now {
+            mono: self.start.elapsed(),
+            unix: UnixTime(unix.as_secs()),
+        }
+    }
+
+    fn pull(&mut self, slot: Slot, from: PeerId, range: BlockRange) {
+        self.asked.insert(slot, (from, range));
+        let worker = self
+            .workers
+            .entry(from)
+            .or_insert_with(|| spawn(self.shared.clone(), from));
+        // A worker that is over has reported why: the slot is reset with that.
+        let _ = worker.orders.send(Order { slot, range });
+    }
+
+    fn drop_lane(&mut self, slot: Slot) {
+        if let Some((from, _)) = self.asked.remove(&slot) {
+            self.workers.remove(&from);
+        }
+    }
+
+    fn ended(&mut self, end: End, progress: &mut impl FnMut(Progress)) -> In<PeerId> {
+        let Some((from, range)) = self.asked.remove(&end.slot) else {
+            return In::Tick;
+        };
+        match end.end {
+            RangeEnd::Verified => {
+                let bytes = bytes_of(self.shared.part.blob(), range);
+                progress(Progress::Verified { from, range, bytes });
+            }
+            RangeEnd::Failed(why) => {
+                progress(Progress::Failed { from, why });
+                if ends_lane(why) {
+                    self.workers.remove(&from);
+                }
+            }
+        }
+        self.failure = self.failure.take().or(end.failure);
+        In::Range(end.slot, end.end)
+    }
+}
+
+/// Whether the lane is of no more use afterwards.
+fn ends_lane(why: Why) -> bool {
+    match why {
+        Why::Lacks | Why::Busy => false,
+        Why::Wrong(_) | Why::Malformed | Why::Ended | Why::Late => true,
+        Why::Unreachable | Why::NotWritten => true,
+    }
+}
+
+async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn spawn(shared: Shared, from: PeerId) -> Worker {
+    // Not more orders than the transfer's window.
+    let (orders, ordered) = mpsc::unbounded_channel();
+    let task = tokio::spawn(work(shared, from, ordered)).abort_handle();
+    Worker { orders, task }
+}
+
+/// Carries out orders on one lane until that ends, or the orders do.
+async fn work(shared: Shared, from: PeerId, mut ordered: mpsc::UnboundedReceiver<Order>) {
+    let Some(first) = ordered.recv().await else {
+        return;
+    };
+    let lane = match shared.lanes.open(from, shared.options.stall_max).await {
+        Ok(lane) => lane,
+        Err(error) => {
+            tracing::debug!(%from, %error, "no lane");
+            return shared.fail(first.slot, Why::Unreachable).await;
+        }
+    };
+    let (asker, answers) = lane.split();
+    // One more than the channel holds is being read.
+    let (asked, answering) = mpsc::channel(PIPELINE_MAX - 1);
+    tokio::select! {
+        () = ask(&shared, asker, first, ordered, asked) => {}
+        () = answer(&shared, answers, answering) => {}
+    }
+}
+
+async fn ask(
+    shared: &Shared,
+    mut asker: Asker,
+    first: Order,
+    mut ordered: mpsc::UnboundedReceiver<Order>,
+    asked: mpsc::Sender<(Order, u32)>,
+) {
+    let mut next = Some(first);
+    while let Some(order) = next {
+        let Ok(place) = asked.reserve().await else {
+            return;
+        };
+        let request = Request {
+            blob: *shared.part.blob(),
+            encoding: Encoding::Raw,
+            ranges: Ranges::from(order.range),
+        };
+        match asker.ask(&request).await {
+            Ok(bytes) => place.send((order, bytes)),
+            Err(error) => return shared.fail(order.slot, error.why()).await,
+        }
+        next = ordered.recv().await;
+    }
+    // The driver is gone.
+}
+
+async fn answer(
+    shared: &Shared,
+    mut answers: Answers,
+    mut answering: mpsc::Receiver<(Order, u32)>,
+) {
+    while let Some((order, bytes)) = answering.recv().await {
+        match answers.next(bytes).await {
+            Ok(wire) => shared.take(order, wire),
+            // The lane goes on.
+            Err(error @ PullError::Answered(_)) => shared.fail(order.slot, error.why()).await,
+            Err(error) => return shared.fail(order.slot, error.why()).await,
+        }
+    }
+}
+
+impl Shared {
+    async fn fail(&self, slot: Slot, why: Why) {
+        let end = RangeEnd::Failed(why);
+        // Nobody listens after the end.
+        let _ = self
+            .ends
+            .send(End {
+                slot,
+                end,
+                failure: None,
+            })
+            .await;
+    }
+
+    /// Verifies and writes off the reactor, while the next answer is read.
+    fn take(&self, Order { slot, range }: Order, wire: Vec<u8>) {
+        let (part, ends) = (Arc::clone(&self.part), self.ends.clone());
+        tokio::task::spawn_blocking(move || {
+            let (end, failure) = verify_and_write(&part, range, &wire);
+            let _ = ends.blocking_send(End { slot, end, failure });
+        });
+    }
+}
+
+fn verify_and_write(part: &Part, range: BlockRange, wire: &[u8]) -> (RangeEnd, Option<PartError>) {
+    let verified = match verify(part.blob(), &Ranges::from(range), wire) {
+        Ok(verified) => verified,
+        Err(VerifyError::Wrong { block, .. }) => {
+            return (RangeEnd::Failed(Why::Wrong(block)), None);
+        }
+        Err(VerifyError::Truncated { .. }) => return (RangeEnd::Failed(Why::Ended), None),
+        Err(VerifyError::Excess { .. } | VerifyError::Range(_)) => {
+            return (RangeEnd::Failed(Why::Malformed), None);
+        }
+    };
+    match part.write_verified(&verified) {
+        Ok(()) => (RangeEnd::Verified, None),
+        Err(error) => (RangeEnd::Failed(Why::NotWritten), Some(error)),
+    }
+}

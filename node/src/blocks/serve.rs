@@ -1,0 +1,289 @@
+//! Answers to requests for blocks: bounded in memory, time and lanes, and never a corrupt byte.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use libp2p::PeerId;
+use qk_protocol::blocks::{
+    self, EncodeError, Encoding, REQUEST_HEAD_BYTES, Request, RequestError, Status, wire_len,
+};
+use qk_protocol::hash::Root;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
+
+/// What is written between two looks at the clock.
+const PIECE_BYTES: usize = 64 << 10;
+
+/// A blob that is here, opened. Files that are unlinked meanwhile stay readable.
+#[derive(Debug)]
+pub struct Held {
+    /// The blob.
+    pub data: File,
+    /// Its pre-order outboard.
+    pub outboard: File,
+    /// Bytes of the blob.
+    pub size: u64,
+}
+
+/// Where blobs come from: the store.
+pub trait Blobs: Send + Sync + 'static {
+    /// Opens a complete blob; none when it is not here. Called off the reactor.
+    fn open(&self, root: Root) -> io::Result<Option<Held>>;
+
+    /// Told when the copy of `root` turned out not to be what its root says. It was not sent.
+    fn is_corrupt(&self, root: Root, error: &EncodeError);
+}
+
+/// How much serving may cost.
+#[derive(Debug, Clone)]
+pub struct ServeLimits {
+    /// Encoded bytes in memory, over all peers. At least 2 MiB, one answer.
+    pub encoded_bytes_max: u32,
+    /// Lanes of one peer.
+    pub lanes_per_peer_max: usize,
+    /// Lanes of all peers.
+    pub lanes_max: usize,
+    /// How long a request waits for memory before the answer is [`Status::Busy`].
+    pub busy_after: Duration,
+    /// How long a lane may be without a request, and a request without its end.
+    pub idle_max: Duration,
+    /// How long 64 KiB may take to leave: slower readers are dropped.
+    pub piece_timeout: Duration,
+}
+
+impl Default for ServeLimits {
+    /// 16 MiB, 4 lanes a peer, 64 in all; slower than 8 KiB/s is dropped.
+    fn default() -> Self {
+        Self {
+            encoded_bytes_max: 16 << 20,
+            lanes_per_peer_max: 4,
+            lanes_max: 64,
+            busy_after: Duration::from_secs(2),
+            idle_max: Duration::from_secs(30),
+            piece_timeout: Duration::from_secs(8),
+        }
+    }
+}
+
+/// Why a lane ended that its reader did not close.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// It has as many lanes as it may, or all peers together have.
+    #[error("too many lanes")]
+    TooManyLanes,
+    /// It does not speak the protocol.
+    #[error("malformed request: {0}")]
+    Malformed(#[from] RequestError),
+    /// No request, or the rest of one, came.
+    #[error("no request in time")]
+    Idle,
+    /// The answer was not read fast enough.
+    #[error("reads too slowly")]
+    Slow,
+    /// The connection broke.
+    #[error("lane broke: {0}")]
+    Io(#[from] io::Error),
+}
+
+/// Serves the blobs of one store to all peers.
+pub struct Server {
+    blobs: Arc<dyn Blobs>,
+    limits: ServeLimits,
+    memory: Arc<Semaphore>,
+    lanes: Mutex<BTreeMap<PeerId, usize>>,
+    sent_bytes: AtomicU64,
+}
+
+impl Server {
+    /// A server of `blobs` within `limits`.
+    pub fn new(blobs: Arc<dyn Blobs>, limits: ServeLimits) -> Arc<Self> {
+        Arc::new(Self {
+            blobs,
+            memory: Arc::new(Semaphore::new(limits.encoded_bytes_max as usize)),
+            limits,
+            lanes: Mutex::default(),
+            sent_bytes: AtomicU64::new(0),
+        })
+    }
+
+    /// Lanes open now, over all peers.
+    pub fn lanes(&self) -> usize {
+        self.lanes_by_peer().values().sum()
+    }
+
+    /// Bytes of answers that were sent whole, since the start.
+    pub fn sent_bytes(&self) -> u64 {
+        self.sent_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Answers the requests of one lane until its reader closes it, or does what it may not.
+    pub async fn serve<S>(self: Arc<Self>, peer: PeerId, mut stream: S) -> Result<(), ServeError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let _counted = self.count(peer).ok_or(ServeError::TooManyLanes)?;
+        while let Some(request) = self.read(&mut stream).await? {
+            let answer = self.answer(request).await;
+            self.write(&mut stream, &answer).await?;
+        }
+        Ok(())
+    }
+
+    async fn read(
+        &self,
+        stream: &mut (impl AsyncRead + Unpin),
+    ) -> Result<Option<Request>, ServeError> {
+        let read = timeout(self.limits.idle_max, read_request(stream)).await;
+        read.map_err(|_| ServeError::Idle)?
+    }
+
+    async fn answer(&self, request: Request) -> Answer {
+        if request.encoding != Encoding::Raw {
+            return Status::NotSpoken.into();
+        }
+        let Ok(bytes) = wire_len(&request.blob, &request.ranges) else {
+            return Status::BadRange.into();
+        };
+        let wait = Arc::clone(&self.memory).acquire_many_owned(bytes);
+        let Ok(Ok(memory)) = timeout(self.limits.busy_after, wait).await else {
+            return Status::Busy.into();
+        };
+        let blobs = Arc::clone(&self.blobs);
+        let encoded = tokio::task::spawn_blocking(move || encode(&*blobs, &request)).await;
+        match encoded {
+            Ok(Ok(wire)) => Answer {
+                status: Status::Ok,
+                wire,
+                _memory: Some(memory),
+            },
+            Ok(Err(status)) => status.into(),
+            // The task panicked or the runtime ends.
+            Err(_) => Status::Lacks.into(),
+        }
+    }
+
+    async fn write(
+        &self,
+        stream: &mut (impl AsyncWrite + Unpin),
+        answer: &Answer,
+    ) -> Result<(), ServeError> {
+        self.in_time(stream.write_all(&[answer.status.byte()]))
+            .await?;
+        for piece in answer.wire.chunks(PIECE_BYTES) {
+            self.in_time(stream.write_all(piece)).await?;
+        }
+        self.in_time(stream.flush()).await?;
+        self.sent_bytes
+            .fetch_add(answer.wire.len() as u64, Ordering::Relaxed);
+        Ok(())
+    }
+
+    async fn in_time(&self, write: impl Future<Output = io::Result<()>>) -> Result<(), ServeError> {
+        let written = timeout(self.limits.piece_timeout, write).await;
+        Ok(written.map_err(|_| ServeError::Slow)??)
+    }
+
+    fn count(self: &Arc<Self>, peer: PeerId) -> Option<Counted> {
+        let mut lanes = self.lanes_by_peer();
+        if lanes.values().sum::<usize>() >= self.limits.lanes_max {
+            return None;
+        }
+        let of_peer = lanes.entry(peer).or_default();
+        if *of_peer >= self.limits.lanes_per_peer_max {
+            return None;
+        }
+        *of_peer += 1;
+        Some(Counted {
+            server: Arc::clone(self),
+            peer,
+        })
+    }
+
+    fn lanes_by_peer(&self) -> MutexGuard<'_, BTreeMap<PeerId, usize>> {
+        // Counts are whole after every step under the lock.
+        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl std::fmt::Debug for Server {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Server")
+            .field("limits", &self.limits)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A lane that counts while this lives.
+struct Counted {
+    server: Arc<Server>,
+    peer: PeerId,
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        let mut lanes = self.server.lanes_by_peer();
+        if let Some(of_peer) = lanes.get_mut(&self.peer) {
+            *of_peer -= 1;
+            if *of_peer == 0 {
+                lanes.remove(&self.peer);
+            }
+        }
+    }
+}
+
+struct Answer {
+    status: Status,
+    wire: Vec<u8>,
+    _memory: Option<OwnedSemaphorePermit>,
+}
+
+impl From<Status> for Answer {
+    fn from(status: Status) -> Self {
+        Self {
+            status,
+            wire: Vec::new(),
+            _memory: None,
+        }
+    }
+}
+
+/// None where the reader closed the lane between two requests.
+pub(crate) async fn read_request(
+    stream: &mut (impl AsyncRead + Unpin),
+) -> Result<Option<Request>, ServeError> {
+    let mut bytes = vec![0; REQUEST_HEAD_BYTES];
+    if stream.read(&mut bytes[..1]).await? == 0 {
+        return Ok(None);
+    }
+    stream.read_exact(&mut bytes[1..]).await?;
+    let mut head = [0; REQUEST_HEAD_BYTES];
+    head.copy_from_slice(&bytes);
+    bytes.resize(REQUEST_HEAD_BYTES + Request::rest_bytes(&head)?, 0);
+    stream.read_exact(&mut bytes[REQUEST_HEAD_BYTES..]).await?;
+    Ok(Some(Request::decode(&bytes)?))
+}
+
+/// Reads and checks the files: off the reactor.
+fn encode(blobs: &dyn Blobs, request: &Request) -> Result<Vec<u8>, Status> {
+    let root = request.blob.root();
+    let held = blobs.open(root).ok().flatten().ok_or(Status::Lacks)?;
+    if held.size != request.blob.size() {
+        return Err(Status::BadRange);
+    }
+    let encoded = blocks::encode(&request.blob, &request.ranges, &held.data, &held.outboard);
+    encoded.map_err(|error| {
+        match &error {
+            EncodeError::Corrupt { .. } | EncodeError::Short { .. } => {
+                blobs.is_corrupt(root, &error);
+            }
+            EncodeError::Read { .. } => tracing::warn!(%error, "cannot serve"),
+            EncodeError::Range(_) => return Status::BadRange,
+        }
+        Status::Lacks
+    })
+}
