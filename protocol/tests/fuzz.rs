@@ -1,5 +1,10 @@
 //! The fuzz targets as ordinary tests: over their seeds and over mutations of them.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "tests read the seeds; the library does no I/O"
+)]
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};

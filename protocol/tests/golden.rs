@@ -4,6 +4,11 @@
 //! format: everybody's keys, statements or networks become other ones. Where another way to the same
 //! bytes exists, the vector is checked by that as well, and not only by the code that wrote it.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "tests read and write the vectors; the library does not"
+)]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 

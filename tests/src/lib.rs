@@ -24,5 +24,3 @@ pub fn qk() -> PathBuf {
         .find(|candidate| candidate.is_file())
         .expect("qk is not built: run `cargo xtask test`, or `cargo build -p qk` first")
 }
-//! Whole-system tests of qk with real processes, and what they share.
-

@@ -1,5 +1,10 @@
 //! Transfer of artifacts: downloads under way, answers to others, and the streams between.
 
+use std::fs::File;
+use std::io::{self, Seek};
+
+use qk_protocol::blocks::Blob;
+
 pub mod behaviour;
 pub mod download;
 pub mod lane;
@@ -8,6 +13,13 @@ pub mod serve;
 
 #[cfg(test)]
 mod tests;
+
+/// The blob that a freshly built artifact is, and its pre-order outboard (0.4 % of its size).
+/// Reads the whole file from its beginning: call it off the reactor.
+pub fn outboard(mut data: &File) -> io::Result<(Blob, Vec<u8>)> {
+    data.rewind()?;
+    qk_protocol::blocks::outboard(data, data.metadata()?.len())
+}
 
 /// Bytes without a pattern that a shifted block could share.
 #[cfg(test)]

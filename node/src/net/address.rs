@@ -9,13 +9,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use libp2p::multiaddr::Protocol;
 use libp2p::{Multiaddr, PeerId};
 use qk_protocol::hash::{Point, Sha256};
+use qk_protocol::message::{self, ADDRESS_BYTES_MAX, ADDRESSES_MAX, NODE_ID_BYTES_MAX, NodeId};
 
-/// Addresses kept of one contact.
-pub const ADDRESSES_PER_CONTACT_MAX: usize = 8;
-/// Longest address accepted from a peer; `/ip6/…/udp/…/quic-v1/p2p/…` is shorter than this.
-pub const ADDRESS_BYTES_MAX: usize = 128;
-/// Longest node identity accepted; an ed25519 one has 38 bytes.
-pub const NODE_BYTES_MAX: usize = 64;
 /// Addresses dialled of one contact.
 pub const ADDRESSES_DIALLED_MAX: usize = 2;
 
@@ -24,7 +19,7 @@ pub const ADDRESSES_DIALLED_MAX: usize = 2;
 pub struct Contact {
     /// The node, which its key proves when it is dialled.
     pub peer: PeerId,
-    /// At most [`ADDRESSES_PER_CONTACT_MAX`] addresses, best known first.
+    /// At most [`ADDRESSES_MAX`] addresses, best known first.
     pub addrs: Vec<Multiaddr>,
 }
 
@@ -46,23 +41,21 @@ pub enum ContactError {
 }
 
 impl Contact {
-    /// A contact as a peer told it: identity and addresses as bytes. Addresses that `rules` refuse
-    /// are left out, so that the result may have none.
-    pub fn learned(
-        node: &[u8],
-        addrs: &[Vec<u8>],
-        rules: &AddressRules,
-    ) -> Result<Self, ContactError> {
+    /// A contact as a peer told it. Addresses that `rules` refuse are left out, so that the result
+    /// may have none.
+    pub fn learned(contact: &message::Contact, rules: &AddressRules) -> Result<Self, ContactError> {
+        let node = &contact.node.0;
         let error = || ContactError::Node { length: node.len() };
-        if node.len() > NODE_BYTES_MAX {
+        if node.len() > NODE_ID_BYTES_MAX {
             return Err(error());
         }
         let peer = PeerId::from_bytes(node).map_err(|_| error())?;
-        let parsed = addrs
+        let parsed = contact
+            .addrs
             .iter()
-            .take(4 * ADDRESSES_PER_CONTACT_MAX)
+            .take(4 * ADDRESSES_MAX)
             .filter(|bytes| bytes.len() <= ADDRESS_BYTES_MAX)
-            .filter_map(|bytes| Multiaddr::try_from(bytes.clone()).ok());
+            .filter_map(|bytes| Multiaddr::try_from(bytes.to_vec()).ok());
         Ok(Self {
             peer,
             addrs: rules.keep(peer, parsed),
@@ -84,10 +77,12 @@ impl Contact {
         }
     }
 
-    /// Identity and addresses as bytes, as they go into a message.
-    pub fn to_wire(&self) -> (Vec<u8>, Vec<Vec<u8>>) {
-        let addrs = self.addrs.iter().map(Multiaddr::to_vec).collect();
-        (self.peer.to_bytes(), addrs)
+    /// The contact as it goes into a message.
+    pub fn to_message(&self) -> message::Contact {
+        message::Contact {
+            node: NodeId(self.peer.to_bytes()),
+            addrs: self.addrs.iter().map(|addr| addr.to_vec().into()).collect(),
+        }
     }
 
     /// Where the node lies in the key space.
@@ -145,7 +140,7 @@ impl AddressRules {
             if self.permit(&address) && !kept.contains(&address) {
                 kept.push(address);
             }
-            if kept.len() == ADDRESSES_PER_CONTACT_MAX {
+            if kept.len() == ADDRESSES_MAX {
                 break;
             }
         }
@@ -327,24 +322,34 @@ mod tests {
         assert!(!no_quic.permit(&addr("/ip4/8.8.8.8/udp/4001/quic-v1")));
     }
 
+    fn told(node: &[u8], addrs: &[Vec<u8>]) -> message::Contact {
+        message::Contact {
+            node: NodeId(node.to_vec()),
+            addrs: addrs.iter().map(|addr| addr.clone().into()).collect(),
+        }
+    }
+
     #[test]
     fn contacts_from_the_wire_are_bounded() {
         let peer = PeerId::random();
         let many: Vec<Vec<u8>> = (1..1000)
             .map(|port| addr(&format!("/ip4/8.8.8.8/tcp/{port}")).to_vec())
             .collect();
-        let contact = Contact::learned(&peer.to_bytes(), &many, &PUBLIC).unwrap();
-        assert_eq!(contact.addrs.len(), ADDRESSES_PER_CONTACT_MAX);
+        let contact = Contact::learned(&told(&peer.to_bytes(), &many), &PUBLIC).unwrap();
+        assert_eq!(contact.addrs.len(), ADDRESSES_MAX);
         assert_eq!(contact.dialled().len(), ADDRESSES_DIALLED_MAX);
-        let (node, addrs) = contact.to_wire();
-        assert_eq!(Contact::learned(&node, &addrs, &PUBLIC), Ok(contact));
+        assert_eq!(contact.to_message().node.point(), contact.point());
+        assert_eq!(
+            Contact::learned(&contact.to_message(), &PUBLIC),
+            Ok(contact)
+        );
 
-        let long = addr(&format!("/ip4/8.8.8.8/tcp/1/ws/unix/{}", "a".repeat(200))).to_vec();
-        let junk = vec![long, vec![0xff; 40], vec![]];
-        let contact = Contact::learned(&peer.to_bytes(), &junk, &PUBLIC).unwrap();
+        let long = addr(&format!("/ip4/8.8.8.8/tcp/1/unix/{}", "a".repeat(300))).to_vec();
+        let junk = [long, vec![0xff; 40], vec![]];
+        let contact = Contact::learned(&told(&peer.to_bytes(), &junk), &PUBLIC).unwrap();
         assert!(contact.addrs.is_empty());
-        assert!(Contact::learned(&[0; 65], &[], &PUBLIC).is_err());
-        assert!(Contact::learned(b"nobody", &[], &PUBLIC).is_err());
+        assert!(Contact::learned(&told(&[0; 65], &[]), &PUBLIC).is_err());
+        assert!(Contact::learned(&told(b"nobody", &[]), &PUBLIC).is_err());
     }
 
     #[test]

@@ -135,6 +135,17 @@ impl Asks {
         );
     }
 
+    /// How many peers are being dialled.
+    pub(super) fn dialling(&self) -> usize {
+        self.dials.len()
+    }
+
+    /// Whether a reply of `peer` is awaited by somebody.
+    pub(super) fn is_asked(&self, peer: &PeerId) -> bool {
+        let waits = |sent: &Sent| sent.peer == *peer && !sent.reply.is_closed();
+        self.sent.values().any(waits)
+    }
+
     /// A connection to `peer` is there: what waited for it is sent.
     pub(super) fn connected(&mut self, swarm: &mut Swarm<Behaviour>, peer: PeerId) {
         let waiting = self.dials.remove(&peer).map(|dial| dial.waiting);

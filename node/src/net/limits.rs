@@ -2,10 +2,8 @@
 
 use std::time::Duration;
 
-/// Longest request of the index protocol, in bytes.
-pub const REQUEST_BYTES_MAX: usize = 1 << 20;
-/// Longest reply of the index protocol, in bytes.
-pub const REPLY_BYTES_MAX: usize = 2 << 20;
+pub use qk_protocol::message::{REPLY_BYTES_MAX, REQUEST_BYTES_MAX};
+
 /// Longest time an index exchange may take on the wire, whatever the asker's own deadline.
 pub const EXCHANGE_TIME_MAX: Duration = Duration::from_secs(30);
 /// Time to dial, authenticate and multiplex a connection.
@@ -26,7 +24,7 @@ pub const BANS_MAX: usize = 4096;
 pub const BAN_TIME: Duration = Duration::from_secs(24 * 60 * 60);
 /// Callers whose rate is remembered.
 pub const RATES_MAX: usize = 8192;
-/// Nodes of one prefix in the routing table, and in one of its buckets.
+/// Nodes of one prefix in the routing table.
 pub const TABLE_PER_PREFIX_MAX: usize = 3;
 /// Nodes of one prefix in one bucket of the routing table.
 pub const BUCKET_PER_PREFIX_MAX: usize = 2;

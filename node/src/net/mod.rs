@@ -12,6 +12,7 @@ mod asks;
 mod behaviour;
 mod codec;
 mod gate;
+mod keep;
 mod lan;
 pub mod limits;
 mod rate;
@@ -30,6 +31,7 @@ use std::time::Duration;
 
 pub use libp2p::identity::Keypair;
 use libp2p::multiaddr::Protocol;
+pub use libp2p::pnet::PreSharedKey;
 use libp2p::swarm::Swarm;
 pub use libp2p::{Multiaddr, PeerId};
 use qk_protocol::hash::{NetworkId, Point};
@@ -41,6 +43,8 @@ use self::asks::{Ask, Asks};
 pub use self::behaviour::protocol_name;
 use self::behaviour::{Behaviour, Protocols};
 pub use self::gate::{Ban, Refused};
+use self::keep::Keeps;
+pub use self::keep::Kept;
 use self::lan::Lan;
 pub use self::lan::{LanNode, LanRole};
 use self::limits::{COMMANDS_PENDING_MAX, EXCHANGE_TIME_MAX};
@@ -70,6 +74,9 @@ pub struct NetConfig {
     /// What this node announces itself as on the LAN by multicast DNS, while it looks for others
     /// there; none keeps it silent and deaf.
     pub lan: Option<LanRole>,
+    /// The key that all nodes of a private network share. Whoever lacks it cannot even begin to
+    /// talk to this node. It works on TCP alone, so that there is no QUIC then.
+    pub pre_shared: Option<PreSharedKey>,
     /// Whether QUIC is spoken beside TCP.
     pub quic: bool,
     /// Whether addresses of private networks and loopback that strangers name are dialled.
@@ -83,6 +90,7 @@ pub struct NetConfig {
 pub struct Net {
     local: PeerId,
     permits: Arc<Permits>,
+    keeps: Keeps,
     commands: mpsc::Sender<Command>,
     events: broadcast::WeakSender<Event>,
 }
@@ -216,7 +224,7 @@ impl Net {
         });
         let permits = Arc::new(Permits::new(AddressRules {
             allow_private: config.allow_private,
-            quic: config.quic,
+            quic: config.quic && config.pre_shared.is_none(),
         }));
         let (net, started, task) = prepare(&config, handler, permits)?;
         tokio::spawn(task.run());
@@ -288,6 +296,12 @@ impl Net {
     /// Sees to it that there is a connection with a node, as [`Self::ask`] does before it sends.
     pub async fn connect(&self, contact: Contact, time: Duration) -> Result<(), AskError> {
         self.errand(contact, None, time).await.map(|_| ())
+    }
+
+    /// Marks a peer as in use: while the mark lives, its connection is not closed to make room for
+    /// another. What is transferred over a connection beside requests needs this.
+    pub fn keep(&self, peer: PeerId) -> Kept {
+        self.keeps.keep(peer)
     }
 
     /// Closes all connections with a peer, and refuses it for [`limits::BAN_TIME`].
@@ -389,10 +403,12 @@ fn prepare(
         .and_then(|role| start_lan(config, &permits, role));
     let (commands, inbox) = mpsc::channel(COMMANDS_PENDING_MAX);
     let events = broadcast::Sender::new(EVENTS_PENDING_MAX);
+    let keeps = Keeps::default();
     let (report, started) = oneshot::channel();
     let net = Net {
         local: *swarm.local_peer_id(),
         permits: permits.clone(),
+        keeps: keeps.clone(),
         commands,
         events: events.downgrade(),
     };
@@ -407,6 +423,8 @@ fn prepare(
         answers: Answers::new(&config.limits, handler),
         lan,
         peers: BTreeMap::new(),
+        keeps,
+        limits: config.limits.clone(),
         failed_dials: HashMap::new(),
         starting,
         started: Some(report),
@@ -433,7 +451,7 @@ fn build_swarm(
     permits: Arc<Permits>,
 ) -> Result<Swarm<Behaviour>, StartError> {
     let keypair = &config.identity;
-    let transport = transport::build(keypair, permits)
+    let transport = transport::build(keypair, config.pre_shared, permits)
         .map_err(|error| StartError::Identity(error.to_string()))?;
     let behaviour = Behaviour::new(keypair, protocols, &config.limits, config.server);
     let settings = libp2p::swarm::Config::with_tokio_executor()

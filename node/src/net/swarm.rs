@@ -21,7 +21,9 @@ use super::asks::{Ask, Asks};
 use super::behaviour::{Behaviour, BehaviourEvent, Protocols};
 use super::codec::Carried;
 use super::gate::Ban;
+use super::keep::Keeps;
 use super::lan::{Lan, LanChange, LanNode};
+use super::limits::Limits;
 use super::table;
 use super::transport::Permits;
 use super::{Connection, Event, PeerInfo};
@@ -64,6 +66,8 @@ pub(super) struct Task {
     pub(super) answers: Answers,
     pub(super) lan: Option<Lan>,
     pub(super) peers: BTreeMap<PeerId, Peer>,
+    pub(super) keeps: Keeps,
+    pub(super) limits: Limits,
     /// Dials of nodes of the table that failed in a row.
     pub(super) failed_dials: HashMap<PeerId, u32>,
     /// Listeners that have no address yet, and who waits for that.
@@ -75,6 +79,8 @@ pub(super) struct Task {
 #[derive(Debug)]
 pub(super) struct Peer {
     since: Instant,
+    /// When something was last asked of it.
+    used: Instant,
     agent: String,
     server: bool,
     rtt: Option<Duration>,
@@ -107,7 +113,7 @@ impl Task {
 
     fn on_command(&mut self, command: Command) {
         match command {
-            Command::Ask(ask) => self.asks.start(&mut self.swarm, ask),
+            Command::Ask(ask) => self.ask(ask),
             Command::Prune => self.asks.prune(&mut self.swarm),
             Command::Closest(point, n, reply) => {
                 let table = &mut self.swarm.behaviour_mut().table;
@@ -128,6 +134,41 @@ impl Task {
             Command::Bans(reply) => drop(reply.send(self.swarm.behaviour().gate.bans())),
             // `run` takes it before.
             Command::Shutdown(done) => drop(done),
+        }
+    }
+
+    fn ask(&mut self, ask: Ask) {
+        match self.peers.get_mut(&ask.contact.peer) {
+            Some(peer) => peer.used = Instant::now(),
+            None => self.make_room(),
+        }
+        self.asks.start(&mut self.swarm, ask);
+    }
+
+    /// Closes the connection that was not used for longest if there could be no other one: a
+    /// look-up talks to more nodes than a laptop has places.
+    fn make_room(&mut self) {
+        let connections = || {
+            self.peers
+                .values()
+                .flat_map(|peer| peer.connections.values())
+        };
+        let dialled = connections().filter(|c| c.is_dialer()).count() + self.asks.dialling();
+        let all = connections().count() + self.asks.dialling();
+        if dialled < self.limits.established_out_max && all < self.limits.established_max {
+            return;
+        }
+        let idle = self
+            .peers
+            .iter()
+            .filter(|(id, peer)| {
+                peer.connections.values().all(ConnectedPoint::is_dialer)
+                    && !self.asks.is_asked(id)
+                    && !self.keeps.is_kept(id)
+            })
+            .min_by_key(|(_, peer)| peer.used);
+        if let Some((peer, _)) = idle {
+            let _ = self.swarm.disconnect_peer_id(*peer);
         }
     }
 
@@ -326,6 +367,7 @@ impl Task {
         self.failed_dials.remove(&peer);
         let entry = self.peers.entry(peer).or_insert_with(|| Peer {
             since: Instant::now(),
+            used: Instant::now(),
             agent: String::new(),
             server: false,
             rtt: None,

@@ -15,10 +15,9 @@ use libp2p::kad::{
 };
 use libp2p::{Multiaddr, PeerId, StreamProtocol};
 use qk_protocol::hash::Point;
+use qk_protocol::message::ADDRESSES_MAX;
 
-use super::address::{
-    ADDRESSES_PER_CONTACT_MAX, AddressRules, Contact, Prefix, bare, ip_of, is_private,
-};
+use super::address::{AddressRules, Contact, Prefix, bare, ip_of, is_private};
 use super::limits::{BUCKET_PER_PREFIX_MAX, TABLE_PER_PREFIX_MAX};
 
 /// How often kad looks for new neighbours.
@@ -103,7 +102,7 @@ fn contacts_of(bucket: &KBucketRef<'_, KBucketKey<PeerId>, Addresses>) -> Vec<Co
                 .value
                 .iter()
                 .map(bare)
-                .take(ADDRESSES_PER_CONTACT_MAX)
+                .take(ADDRESSES_MAX)
                 .collect(),
         })
         .collect()

@@ -24,6 +24,7 @@ fn config(listen: &[&str]) -> NetConfig {
         bootstrap: Vec::new(),
         server: true,
         lan: None,
+        pre_shared: None,
         quic: true,
         allow_private: true,
         limits: Limits::server(),
@@ -209,10 +210,10 @@ async fn strangers_addresses_are_not_dialled_unless_named() {
     );
 }
 
-#[tokio::test]
-async fn connections_beyond_the_limit_are_refused() {
+/// A server that lets `max` connections in, and four clients that each want one.
+async fn four_clients(max: usize) -> (Net, Vec<Net>, usize) {
     let mut limited = config(&[TCP]);
-    limited.limits.established_in_max = 2;
+    limited.limits.established_in_max = max;
     let server = node(limited).await;
     let there = contact(&server).await;
     let mut clients = Vec::new();
@@ -223,6 +224,15 @@ async fn connections_beyond_the_limit_are_refused() {
         answered += usize::from(reply.is_ok());
         clients.push(client);
     }
+    (server, clients, answered)
+}
+
+#[tokio::test]
+async fn connections_beyond_the_limit_are_refused() {
+    let (_, _, answered) = four_clients(100).await;
+    assert_eq!(answered, 4, "all come in where the limit is high");
+    let (server, clients, answered) = four_clients(2).await;
+    let there = contact(&server).await;
     assert_eq!(answered, 2);
     assert_eq!(server.peers().await.unwrap().len(), 2);
 
@@ -251,11 +261,11 @@ async fn a_banned_peer_is_cut_off_in_both_directions() {
     assert_eq!(server.bans().await.unwrap()[0].peer, client.local_peer());
 }
 
-#[tokio::test]
-async fn requests_over_the_rate_are_refused() {
+/// How many of ten requests in a row are served where `burst` of them may come at once.
+async fn served_of_ten(burst: f64) -> (Contact, usize, Net) {
     let mut limited = config(&[TCP]);
     limited.limits.requests_per_second = 0.001;
-    limited.limits.requests_burst = 5.0;
+    limited.limits.requests_burst = burst;
     let server = node(limited).await;
     let there = contact(&server).await;
     let client = node(config(&[])).await;
@@ -266,6 +276,13 @@ async fn requests_over_the_rate_are_refused() {
             Err(error) => assert_eq!(error, AskError::Refused),
         }
     }
+    (there, served, server)
+}
+
+#[tokio::test]
+async fn requests_over_the_rate_are_refused() {
+    assert_eq!(served_of_ten(100.0).await.1, 10);
+    let (there, served, _server) = served_of_ten(5.0).await;
     assert_eq!(served, 5);
     let other = node(config(&[])).await;
     assert!(other.ask(there, vec![1], LONG).await.is_ok());
@@ -438,6 +455,50 @@ async fn nodes_find_each_other_on_the_lan() {
     let reply = other.ask(there.contact.clone(), b"x".to_vec(), LONG).await;
     assert_eq!(reply, Ok(b"echo x".to_vec()));
     assert!(found(&foreign).await.is_empty());
+}
+
+#[tokio::test]
+async fn a_private_network_is_closed_to_those_without_its_key() {
+    let with_key = |byte| NetConfig {
+        pre_shared: Some(PreSharedKey::new([byte; 32])),
+        ..config(&[TCP])
+    };
+    let server = node(with_key(1)).await;
+    let there = contact(&server).await;
+    let member = node(with_key(1)).await;
+    assert!(member.ask(there.clone(), vec![1], LONG).await.is_ok());
+    for outsider in [with_key(2), config(&[TCP])] {
+        let outsider = node(outsider).await;
+        let reply = outsider.ask(there.clone(), vec![1], 2 * SECOND).await;
+        assert!(reply.is_err());
+    }
+    assert_eq!(server.peers().await.unwrap().len(), 1);
+    // QUIC would go around the key.
+    let quic = NetConfig {
+        listen: vec![QUIC.parse().unwrap()],
+        ..with_key(1)
+    };
+    let started = Net::start(quic, echo).await;
+    assert!(matches!(started, Err(StartError::Listen { .. })));
+}
+
+#[tokio::test]
+async fn a_look_up_reaches_more_nodes_than_there_are_places() {
+    let mut small = config(&[]);
+    small.limits.established_out_max = 3;
+    let client = node(small).await;
+    let servers = join_all((0..8).map(|_| node(config(&[TCP])))).await;
+    let kept = contact(&servers[0]).await;
+    client.connect(kept.clone(), LONG).await.unwrap();
+    let mark = client.keep(kept.peer);
+    for server in &servers[1..] {
+        let there = contact(server).await;
+        assert!(client.ask(there, vec![1], LONG).await.is_ok());
+    }
+    let peers = client.peers().await.unwrap();
+    assert!(peers.len() <= 3);
+    assert!(peers.iter().any(|peer| peer.peer == kept.peer), "in use");
+    drop(mark);
 }
 
 #[tokio::test]

@@ -1,4 +1,5 @@
-//! TCP with noise and yamux, QUIC, and a guard in front of every dial.
+//! TCP with noise and yamux, QUIC, and a guard in front of every dial. On a private network TCP
+//! alone, inside a cipher whose key its members share.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -13,6 +14,7 @@ use libp2p::core::transport::{
 };
 use libp2p::core::upgrade::Version;
 use libp2p::identity::Keypair;
+use libp2p::pnet::{PnetConfig, PreSharedKey};
 use libp2p::{Multiaddr, PeerId, dns, noise, quic, tcp, yamux};
 
 use super::address::{AddressRules, bare};
@@ -68,24 +70,38 @@ impl Permits {
 /// The transport of a node.
 pub(super) fn build(
     keypair: &Keypair,
+    pre_shared: Option<PreSharedKey>,
     permits: Arc<Permits>,
 ) -> Result<Boxed<Connection>, noise::Error> {
     let quic = permits.rules.quic;
-    let inner = match dns::tokio::Transport::system(for_numbers(keypair, quic)?) {
+    let inner = match dns::tokio::Transport::system(for_numbers(keypair, pre_shared, quic)?) {
         Ok(resolving) => resolving.boxed(),
         Err(error) => {
             tracing::warn!(%error, "no name resolution: addresses must be numbers");
-            for_numbers(keypair, quic)?
+            for_numbers(keypair, pre_shared, quic)?
         }
     };
     Ok(Guard { inner, permits }.boxed())
 }
 
 /// TCP and QUIC for addresses that begin with an IP address.
-fn for_numbers(keypair: &Keypair, quic: bool) -> Result<Boxed<Connection>, noise::Error> {
+fn for_numbers(
+    keypair: &Keypair,
+    pre_shared: Option<PreSharedKey>,
+    quic: bool,
+) -> Result<Boxed<Connection>, noise::Error> {
     let mut muxer = yamux::Config::default();
     muxer.set_max_num_streams(STREAMS_PER_CONNECTION_MAX);
     let tcp = tcp::tokio::Transport::new(tcp::Config::default())
+        .and_then(move |socket, _| async move {
+            Ok::<_, io::Error>(match pre_shared {
+                None => Either::Left(socket),
+                Some(key) => {
+                    let handshake = PnetConfig::new(key).handshake(socket).await;
+                    Either::Right(handshake.map_err(io::Error::other)?)
+                }
+            })
+        })
         .upgrade(Version::V1Lazy)
         .authenticate(noise::Config::new(keypair)?)
         .multiplex(muxer)

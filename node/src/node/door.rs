@@ -1,9 +1,14 @@
 //! How a process reaches the store: a running node holds it open, a command opens it for moments.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use qk_protocol::blocks::EncodeError;
+use qk_protocol::hash::Root;
+
+use crate::blocks::serve::{Blobs, Held};
 use crate::store::{Options, Store, StoreError};
 
 /// How long a command waits for another one that has the store open.
@@ -61,6 +66,28 @@ impl Door {
                 Err(StoreError::Locked { .. }) if begin.elapsed() < WAIT_MAX => thread::sleep(WAIT_STEP),
                 opened => return opened,
             }
+        }
+    }
+}
+
+impl Blobs for Door {
+    fn open(&self, root: Root) -> io::Result<Option<Held>> {
+        let opened = self.with(|store| store.open_blob(&root)).map_err(io::Error::other)?;
+        opened
+            .map(|blob| {
+                Ok(Held {
+                    data: blob.data.try_clone()?,
+                    outboard: blob.outboard.try_clone()?,
+                    size: blob.size,
+                })
+            })
+            .transpose()
+    }
+
+    fn is_corrupt(&self, root: Root, error: &EncodeError) {
+        tracing::error!(%root, %error, "a stored artifact is damaged: it is not served, and moved aside");
+        if let Err(error) = self.with(|store| store.report_corrupt(&root)) {
+            tracing::error!(%root, %error, "the damaged artifact could not be moved aside");
         }
     }
 }

@@ -17,11 +17,15 @@ use tokio::task::JoinSet;
 
 use super::member::{Member, next, now, unix_now};
 use super::{Node, NodeError};
-use crate::blocks::{self, DownloadError, DownloadOptions, Part, PartError, Progress};
+use crate::blocks::download::{self, DownloadError, DownloadOptions, Progress};
+use crate::blocks::part::{Part, PartError};
 use crate::store::Keep;
 
 /// Providers that wait to be asked.
 const PROVIDERS_PENDING_MAX: usize = 64;
+
+/// How long a provider may take to accept a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What is to be fetched, and how.
 #[derive(Debug, Clone)]
@@ -361,7 +365,7 @@ impl Node {
                 }
             }
         };
-        let downloading = blocks::download(net.lanes(), part, receiver, DownloadOptions::default(), progress);
+        let downloading = download::download(net.lanes(), part, receiver, DownloadOptions::default(), progress);
         let finished = tokio::select! {
             finished = downloading => finished,
             () = naming => unreachable!("naming providers never ends by itself"),
@@ -431,7 +435,7 @@ impl Looking {
                 return;
             };
             let peer = contact.peer;
-            if net.dial(contact).await.is_ok() {
+            if net.connect(contact, CONNECT_TIMEOUT).await.is_ok() {
                 let _ = providers.send(peer).await;
             }
         });

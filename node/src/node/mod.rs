@@ -29,7 +29,9 @@ pub use self::fetch::{FetchError, FetchEvent, FetchSpec, Fetched, From};
 pub use self::member::{Found, Member, unix_now};
 use self::shelf::{StoreShelf, record};
 use crate::home::{Config, Home, HomeError, Joined};
-use crate::net::{self, Contact, ContactError, Limits, Multiaddr, Net, NetConfig, StartError};
+use crate::blocks::behaviour::serving;
+use crate::blocks::serve::{ServeLimits, Server};
+use crate::net::{self, Contact, ContactError, LanRole, Limits, Multiaddr, Net, NetConfig, StartError};
 use crate::store::{Keep, Options, StoreError};
 
 /// A node at work.
@@ -153,11 +155,16 @@ impl Node {
             server: !listen.is_empty(),
             limits: if listen.is_empty() { Limits::laptop() } else { Limits::server() },
             listen,
+            lan: self.config.mdns.unwrap_or(true).then_some(LanRole::Node),
+            pre_shared: None,
             quic: self.config.quic.unwrap_or(true),
             allow_private: private,
         };
         let answering = member.clone();
-        let net = Net::start(config, move |peer, observed, bytes| answering.clone().answer(peer, observed, bytes)).await?;
+        let answer = move |peer, observed, bytes| answering.clone().answer(peer, observed, bytes);
+        // Only a node that holds the store open serves from it.
+        let serve = options.hold.then(|| serving(Server::new(self.door.clone(), ServeLimits::default())));
+        let net = Net::start(config, answer, serve).await?;
         member.set_net(net);
         Ok(member)
     }

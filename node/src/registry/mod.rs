@@ -631,8 +631,25 @@ const ABSENT: &[StatusCode] = &[
     StatusCode::UNAVAILABLE_FOR_LEGAL_REASONS,
 ];
 
+/// Reads a small document that the user named, within the bounds and with the proxies and
+/// certificates that cargo's configuration gives.
+///
+/// # Errors
+/// When it cannot be had, or is longer than `bytes_max`.
+pub fn get_small(url: &str, bytes_max: usize) -> Result<Vec<u8>, RegistryError> {
+    let failed = |error| RegistryError::Network {
+        registry: redacted(url),
+        what: "a document".to_owned(),
+        error,
+    };
+    let client = Client::new(&CargoConfig::load(None)?);
+    client
+        .get(url, &[], &[], |answer| http::body(answer, bytes_max as u64))
+        .map_err(failed)
+}
+
 /// Cargo's source id of crates.io, which names its git index whatever is read.
-fn crates_io_id() -> String {
+pub fn crates_io_id() -> String {
     format!("registry+{}", tame_index::CRATES_IO_INDEX)
 }
 

@@ -1,9 +1,11 @@
+use bao_tree::io::outboard::PreOrderOutboard;
+use bao_tree::io::sync::encode_ranges_validated;
 use proptest::prelude::*;
 
 use super::*;
 
 /// Bytes without a pattern that a shifted block could share.
-pub(crate) fn bytes_of_length(length: usize, seed: u64) -> Vec<u8> {
+fn bytes_of_length(length: usize, seed: u64) -> Vec<u8> {
     let mut out = vec![0; length];
     let mut hasher = blake3::Hasher::new();
     hasher.update(&seed.to_le_bytes());

@@ -220,7 +220,7 @@ impl World {
             }
             Kind::Always(why) => Some(Failed(*why)),
             Kind::Silent => None,
-            Kind::Mixed(_) if self.turns % 2 == 0 => Some(Verified),
+            Kind::Mixed(_) if self.turns.is_multiple_of(2) => Some(Verified),
             Kind::Mixed(why) => Some(Failed(*why)),
         }
     }

@@ -511,8 +511,8 @@ fn descriptions() {
     white space: qk.json: not in canonical form (RFC 8785)
     a set in another order: qk.json: not in canonical form (RFC 8785)
     a set with a duplicate: qk.json: not in canonical form (RFC 8785)
-    unknown member: qk.json: not the expected JSON: unknown field `x`, expected one of `format`, `size`, `blake3`, `machine`, `glibc`, `needed`
-    other format: qk.json: not the expected JSON: unknown variant `com`, expected one of `elf`, `macho`, `pe`
+    unknown member: qk.json: not the expected JSON: unknown field `x`, expected one of `format`, `size`, `blake3`, `machine`, `glibc`, `needed` at line 1 column 203
+    other format: qk.json: not the expected JSON: unknown variant `com`, expected one of `elf`, `macho`, `pe` at line 1 column 119
     key out of bounds: qk.json: artifact key: profile "" is not allowed: a profile of cargo
     no executables: qk.json lists no executable
     executable outside of bin: qk.json lists "licenses/x" as an executable; those are below bin/

@@ -1,0 +1,140 @@
+//! What every command starts from: where things are, how to talk, who is asked.
+
+use std::collections::BTreeSet;
+
+use qk_node::access::Access;
+use qk_node::build::{RustToolchain, Toolchains};
+use qk_node::home::{Home, Joined};
+use qk_node::node::NodeOptions;
+use qk_node::registry::{Ask, Registry, RegistryError, RegistryOptions, Resolved};
+use qk_protocol::decide::Wanted;
+use qk_protocol::manifest::Build;
+
+use crate::args::{CrateSpec, FlagArgs};
+use crate::failure::{Failure, Kind, Outcome};
+use crate::output::Output;
+
+/// One run of `qk`.
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub home: Home,
+    pub output: Output,
+}
+
+/// An error that has no kind of its own.
+pub(crate) fn failed(error: impl std::fmt::Display) -> Failure {
+    Failure::new(Kind::Other, error)
+}
+
+impl Session {
+    pub(crate) fn new(output: Output) -> Outcome<Self> {
+        let home = Home::from_env().map_err(failed)?;
+        Ok(Self { home, output })
+    }
+
+    /// The node that runs here, or one of this process that only asks.
+    pub(crate) async fn access(&self, options: NodeOptions) -> Outcome<Access> {
+        let access = Access::open(self.home.clone(), options).await;
+        access.map_err(|problem| super::commands::of_problem(&problem))
+    }
+
+    /// A joined network by name or by the beginning of its fingerprint; the only one without either.
+    pub(crate) fn network(&self, wanted: Option<&str>) -> Outcome<Joined> {
+        let mut networks = self.home.networks().map_err(failed)?;
+        if networks.is_empty() {
+            return Err(Self::no_network());
+        }
+        let names: Vec<_> = networks.iter().map(|one| one.network.manifest().name.clone()).collect();
+        let names = names.join(", ");
+        if let Some(wanted) = wanted {
+            networks.retain(|one| {
+                let fingerprint = one.network.id().to_string();
+                one.network.manifest().name == wanted || (wanted.len() >= 8 && fingerprint.starts_with(wanted))
+            });
+        }
+        match networks.len() {
+            1 => Ok(networks.remove(0)),
+            0 => Err(Failure::new(Kind::NotFound, "no such network is joined").hint(format!("joined are: {names}"))),
+            _ => {
+                let failure = Failure::new(Kind::Usage, "several networks are joined");
+                Err(failure.hint(format!("name one with --network: {names}")))
+            }
+        }
+    }
+
+    pub(crate) fn no_network() -> Failure {
+        Failure::new(Kind::Unproven, "no network is joined, so nobody vouches for anything")
+            .hint("`qk join FILE|URL` joins one, `qk network new NAME` makes one")
+    }
+
+    /// Finds a release as cargo does.
+    pub(crate) async fn resolve(&self, krate: &CrateSpec, offline: bool) -> Outcome<Resolved> {
+        let krate = krate.clone();
+        let options = RegistryOptions {
+            offline,
+            ..RegistryOptions::default()
+        };
+        let asked = tokio::task::spawn_blocking(move || {
+            let registry = Registry::open(&options)?;
+            let ask = krate.version.map_or(Ask::Newest, Ask::Exact);
+            registry.resolve(&krate.name, &ask)
+        });
+        asked.await.map_err(failed)?.map_err(|error| of_registry(&error))
+    }
+
+    /// What is wanted, derived before anybody is asked.
+    pub(crate) fn wanted(resolved: &Resolved, flags: &FlagArgs, targets: Vec<String>) -> Wanted {
+        let asked = flags.features.iter().flat_map(|some| some.split_whitespace());
+        let mut features: BTreeSet<String> = asked.map(str::to_owned).collect();
+        let named_default = features.remove("default");
+        if flags.all_features {
+            features.extend(resolved.features.keys().filter(|name| *name != "default").cloned());
+        }
+        Wanted {
+            release: resolved.release.clone(),
+            source: resolved.checksum,
+            targets: if targets.is_empty() { vec![host_target()] } else { targets },
+            features,
+            default_features: !flags.no_default_features || named_default || flags.all_features,
+            rustflags: BTreeSet::new(),
+        }
+    }
+
+    pub(crate) fn toolchains(&self) -> Toolchains {
+        Toolchains::new(self.home.toolchains())
+    }
+
+    /// What this version of qk builds with on this machine, without a network's word.
+    pub(crate) fn compiled_in_build(&self) -> Outcome<Build> {
+        let target = host_target();
+        let active = RustToolchain::active(&self.toolchains(), &target);
+        let rustc = active.map_err(failed)?.rustc;
+        Ok(qk_node::build::build_with(rustc, &target))
+    }
+
+    /// Tells a node that runs here that networks changed on disk. Without one there is nothing to do,
+    /// and one that does not answer will see it by itself within minutes.
+    pub(crate) fn reload_node(&self) {
+        if let Err(error) = Access::reload_running(&self.home) {
+            self.output.note(format!("note: the running node was not told: {error}"));
+        }
+    }
+}
+
+/// The triple that this machine runs.
+pub(crate) fn host_target() -> String {
+    qk_node::build::rustc::TARGET.to_owned()
+}
+
+pub(crate) fn of_registry(error: &RegistryError) -> Failure {
+    let kind = match error {
+        RegistryError::Name(_) | RegistryError::Config(_) => Kind::Usage,
+        RegistryError::UnknownCrate { .. } | RegistryError::NoVersion { .. } | RegistryError::Yanked { .. } => {
+            Kind::NotFound
+        }
+        RegistryError::Offline { .. } | RegistryError::Network { .. } | RegistryError::Token(_) => Kind::Network,
+        RegistryError::BadIndex { .. } => Kind::Corrupt,
+        RegistryError::Unsupported { .. } | RegistryError::Package(_) => Kind::Other,
+    };
+    Failure::new(kind, error)
+}
