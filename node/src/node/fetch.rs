@@ -28,7 +28,8 @@ const PROVIDERS_PENDING_MAX: usize = 64;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What is to be fetched, and how.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct FetchSpec {
     /// The artifact that is wanted.
     pub wanted: Wanted,
@@ -154,7 +155,7 @@ pub enum FetchError {
     Node(#[from] NodeError),
 }
 
-type OnEvent<'a> = &'a (dyn Fn(FetchEvent) + Send + Sync);
+pub(super) type OnEvent<'a> = &'a (dyn Fn(FetchEvent) + Send + Sync);
 
 impl Node {
     /// Fetches an artifact that the policy trusts into the store. Networks are asked in order; the
@@ -180,12 +181,12 @@ impl Node {
                 };
                 continue;
             }
-            match self.fetch_from(member, candidates, spec, on_event).await {
+            match self.fetch_from(&member, candidates, spec, on_event).await {
                 Err(error) if is_miss(&error) => last = error,
                 result => return result,
             }
         }
-        if !served && self.members().next().is_some() {
+        if !served && !self.members().is_empty() {
             last = FetchError::Registry {
                 registry: registry.clone(),
             };

@@ -4,13 +4,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use qk_protocol::hash::{Point, Root};
+use qk_protocol::hash::{NetworkId, Point, Root};
 use qk_protocol::manifest::NetworkFile;
 use qk_protocol::statement::Statement;
 
 use super::member::{Member, unix_now};
 use super::shelf::StoreShelf;
 use super::{Node, NodeError};
+use crate::control::Reloaded;
+use crate::home::Joined;
 
 /// How often newer manifests and timestamps are asked for.
 const REFRESH_EVERY: Duration = Duration::from_secs(600);
@@ -43,16 +45,15 @@ impl Node {
     /// When a newer version cannot be kept.
     pub async fn refresh(&self) -> Result<(), NodeError> {
         for member in self.members() {
-            self.renew(member)?;
+            self.renew(&member)?;
             if let Some(newer) = member.refresh().await {
                 self.home().keep_network(&newer)?;
                 let manifest = newer.network.manifest();
                 tracing::info!(network = %manifest.name, version = manifest.version, "took a newer manifest or timestamp");
             }
-            // The owner may have signed a newer version with another command.
-            self.reread(member)?;
         }
-        Ok(())
+        // The owner may have signed a newer version, or joined a network, with another command.
+        self.reload().await.map(drop)
     }
 
     fn renew(&self, member: &Arc<Member>) -> Result<(), NodeError> {
@@ -68,16 +69,50 @@ impl Node {
         self.advance(member.id(), renewed)
     }
 
-    fn reread(&self, member: &Arc<Member>) -> Result<(), NodeError> {
+    /// Looks again at the networks on disk: takes part in new ones, takes newer versions, leaves
+    /// those that are gone.
+    ///
+    /// # Errors
+    /// When a file cannot be read or a network cannot be started; networks before it are as on disk.
+    pub async fn reload(&self) -> Result<Reloaded, NodeError> {
+        let _one_at_a_time = self.reloading.lock().await;
         let on_disk = self.home().networks()?;
-        let newer = on_disk.iter().find(|one| one.network.id() == member.id());
-        if let Some(newer) = newer
-            && newer.network != member.joined().network
-            && member.advance(newer.network.file().clone()).is_ok()
-        {
-            tracing::info!("took a newer manifest from this machine");
+        let mut reloaded = Reloaded {
+            left: self.leave_all_but(&on_disk).await,
+            ..Reloaded::default()
+        };
+        for joined in on_disk {
+            let id = joined.network.id();
+            match self.member(id) {
+                Ok(member) if member.joined().network == joined.network => {}
+                Ok(member) => match member.advance(joined.network.file().clone()) {
+                    Ok(_) => reloaded.advanced.push(id),
+                    // What others told is newer than the file; it is kept before it is taken next.
+                    Err(error) => tracing::debug!(network = %id, %error, "the file on disk was not taken"),
+                },
+                Err(_) => {
+                    let member = self.start_member(joined).await?;
+                    self.set_members(|members| {
+                        members.push(member);
+                        members.sort_by_key(|member| (member.joined().joined, member.id()));
+                    });
+                    reloaded.joined.push(id);
+                }
+            }
         }
-        Ok(())
+        Ok(reloaded)
+    }
+
+    async fn leave_all_but(&self, on_disk: &[Joined]) -> Vec<NetworkId> {
+        let stays = |member: &Arc<Member>| on_disk.iter().any(|one| one.network.id() == member.id());
+        let leaves: Vec<Arc<Member>> = self.members().into_iter().filter(|member| !stays(member)).collect();
+        self.set_members(|members| members.retain(stays));
+        for member in &leaves {
+            if let Some(net) = member.net() {
+                net.shutdown().await;
+            }
+        }
+        leaves.iter().map(|member| member.id()).collect()
     }
 
     /// Puts this node's own statements again, and tells who it is that has their artifacts.
@@ -86,8 +121,8 @@ impl Node {
     /// When the store cannot be read.
     pub async fn announce(&self) -> Result<(), NodeError> {
         for member in self.members() {
-            for (point, (statements, roots)) in self.own_statements(member).await? {
-                self.tell(member, point, &statements, &roots).await;
+            for (point, (statements, roots)) in self.own_statements(&member).await? {
+                self.tell(&member, point, &statements, &roots).await;
             }
         }
         Ok(())

@@ -7,11 +7,12 @@ mod door;
 mod fetch;
 mod maintain;
 mod member;
+mod report;
 mod shelf;
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Instant;
 
 use ed25519_dalek::SigningKey;
 use qk_protocol::decide::Held;
@@ -40,10 +41,13 @@ pub struct Node {
     home: Home,
     config: Config,
     door: Arc<Door>,
-    members: BTreeMap<NetworkId, Arc<Member>>,
+    options: NodeOptions,
     /// In the order in which they are asked.
-    order: Vec<NetworkId>,
+    members: RwLock<Vec<Arc<Member>>>,
+    /// Held while networks on disk and `members` are brought together.
+    reloading: tokio::sync::Mutex<()>,
     observer: SigningKey,
+    started: Instant,
 }
 
 /// How a node takes part.
@@ -113,23 +117,25 @@ impl Node {
             true => Door::hold(home.store(), store)?,
             false => Door::brief(home.store(), store),
         });
-        let mut node = Self {
-            order: joined.iter().map(|one| one.network.id()).collect(),
+        let node = Self {
             home,
             config,
             door,
-            members: BTreeMap::new(),
+            options,
+            members: RwLock::default(),
+            reloading: tokio::sync::Mutex::default(),
             observer,
+            started: Instant::now(),
         };
         for one in joined {
-            let id = one.network.id();
-            let member = node.start_member(one, &options).await?;
-            node.members.insert(id, member);
+            let member = node.start_member(one).await?;
+            node.set_members(|members| members.push(member));
         }
         Ok(node)
     }
 
-    async fn start_member(&self, joined: Joined, options: &NodeOptions) -> Result<Arc<Member>, NodeError> {
+    async fn start_member(&self, joined: Joined) -> Result<Arc<Member>, NodeError> {
+        let options = &self.options;
         let bootstrap = &joined.network.manifest().bootstrap;
         let parents = options.parent.iter().chain(&self.config.parent);
         let named = addresses(parents.chain(bootstrap))?;
@@ -180,16 +186,21 @@ impl Node {
     }
 
     /// The networks that this node takes part in, in the order in which they are asked.
-    pub fn members(&self) -> impl Iterator<Item = &Arc<Member>> {
-        self.order.iter().filter_map(|id| self.members.get(id))
+    pub fn members(&self) -> Vec<Arc<Member>> {
+        self.members.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set_members(&self, change: impl FnOnce(&mut Vec<Arc<Member>>)) {
+        change(&mut self.members.write().unwrap_or_else(PoisonError::into_inner));
     }
 
     /// One network.
     ///
     /// # Errors
     /// When it is not joined.
-    pub fn member(&self, id: NetworkId) -> Result<&Arc<Member>, NodeError> {
-        self.members.get(&id).ok_or(NodeError::NotJoined(id))
+    pub fn member(&self, id: NetworkId) -> Result<Arc<Member>, NodeError> {
+        let members = self.members();
+        members.into_iter().find(|member| member.id() == id).ok_or(NodeError::NotJoined(id))
     }
 
     /// The key that this node's owner signs statements with.
@@ -249,7 +260,7 @@ impl Node {
     /// # Errors
     /// When the store cannot be written.
     pub async fn publish(&self, archive: Option<PathBuf>, statement: Statement) -> Result<Published, NodeError> {
-        let member = self.member(statement.network())?.clone();
+        let member = self.member(statement.network())?;
         let point = statement.key().release().location(member.key()).point();
         let root = statement.observation().map(|observation| observation.subject.root);
         let statement = Arc::new(statement);
