@@ -194,12 +194,12 @@ impl Member {
             return Vec::new();
         };
         let closest = net.closest(point, WIDTH).await.unwrap_or_default();
-        closest.iter().map(to_wire).collect()
+        closest.iter().map(crate::net::Contact::to_message).collect()
     }
 
     /// Nodes to begin a look-up with: those that were named, then those of the routing table.
     pub(super) async fn seeds(&self, point: Point) -> Vec<Contact> {
-        let mut seeds: Vec<Contact> = self.named.iter().map(to_wire).collect();
+        let mut seeds: Vec<Contact> = self.named.iter().map(crate::net::Contact::to_message).collect();
         let known: BTreeSet<NodeId> = seeds.iter().map(|contact| contact.node.clone()).collect();
         let closest = self.closest(point).await;
         seeds.extend(closest.into_iter().filter(|contact| !known.contains(&contact.node)));
@@ -233,8 +233,7 @@ impl Member {
             return Some(named.clone());
         }
         let rules = self.net()?.address_rules();
-        let addrs: Vec<Vec<u8>> = contact.addrs.iter().map(|addr| addr.to_vec()).collect();
-        crate::net::Contact::learned(&contact.node.0, &addrs, &rules).ok()
+        crate::net::Contact::learned(contact, &rules).ok()
     }
 
     /// Looks up a point to the end: everything that the nearest nodes hold there.
@@ -362,15 +361,6 @@ pub(super) async fn next<T: Send + 'static>(tasks: &mut JoinSet<T>, deadline: Op
         }
     };
     tokio::time::timeout(wait, finished).await.ok().flatten()
-}
-
-/// A contact as it goes into messages.
-pub(super) fn to_wire(contact: &crate::net::Contact) -> Contact {
-    let (node, addrs) = contact.to_wire();
-    Contact {
-        node: NodeId(node),
-        addrs: addrs.into_iter().map(ByteBuf::from).collect(),
-    }
 }
 
 /// Of the addresses that a peer claims, those at the host it was seen at: it cannot send readers to
