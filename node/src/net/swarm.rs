@@ -228,7 +228,7 @@ impl Task {
 
     fn on_behaviour(&mut self, event: BehaviourEvent) {
         match event {
-            BehaviourEvent::Gate(never) => match never {},
+            BehaviourEvent::Gate(never) | BehaviourEvent::Blocks(never) => match never {},
             BehaviourEvent::Index(event) => self.on_index(event),
             BehaviourEvent::Table(event) => self.on_table(event),
             BehaviourEvent::Identify(event) => self.on_identify(event),
