@@ -1,7 +1,9 @@
 //! What qk carries out: network, store, sandbox and control socket around `qk-protocol`.
 
+pub mod access;
 pub mod blocks;
 pub mod build;
+pub mod control;
 pub mod home;
 pub mod install;
 pub mod net;

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::hash::{KeyId, PrincipalId, PublicKey, Root, Sha256, StatementId};
 use crate::key::{ArtifactKey, Flags, Output, Release};
@@ -39,7 +39,8 @@ pub struct Candidate {
 }
 
 /// What somebody asks for, before a network says with what it is built.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Wanted {
     /// Release of the crate.
     pub release: Release,
@@ -160,7 +161,7 @@ pub struct Question<'a> {
 }
 
 /// What came out.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "decision", rename_all = "lowercase")]
 pub enum Decision {
     /// The policy is met.
@@ -185,7 +186,7 @@ pub enum Decision {
 }
 
 /// The first demand of a policy that is not met.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unproven {
     /// Distinct principals that count.
     pub have: u32,
@@ -196,7 +197,7 @@ pub struct Unproven {
 }
 
 /// What may be taken, and on whose word.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Trusted {
     /// The artifact key, now with its lock.
     pub key: ArtifactKey,
@@ -210,7 +211,7 @@ pub struct Trusted {
 }
 
 /// A decision and why, a line for each statement.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verdict {
     /// What came out.
     #[serde(flatten)]
@@ -222,17 +223,17 @@ pub struct Verdict {
 }
 
 /// What one statement did.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Line {
     /// Which statement.
     pub statement: StatementId,
     /// Who signed it.
     pub observer: PublicKey,
     /// The operator behind that key, if the manifest knows one.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub principal: Option<String>,
     /// What was observed, unless it is a failure or a retraction.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub root: Option<Root>,
     /// When the build ended, or the retraction was made.
     pub at: UnixTime,
@@ -241,7 +242,7 @@ pub struct Line {
 }
 
 /// What a statement did to a decision.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Effect {
     /// Counts for its root.

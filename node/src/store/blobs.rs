@@ -13,6 +13,7 @@ use bao_tree::io::sync::{encode_ranges_validated, outboard};
 use bao_tree::{BaoTree, BlockSize, ChunkRanges};
 use qk_protocol::hash::Root;
 use qk_protocol::time::UnixTime;
+use serde::{Deserialize, Serialize};
 use tempfile::TempPath;
 
 use super::error::{At, StoreError};
@@ -153,7 +154,7 @@ impl Write for TempBlob {
 }
 
 /// One blob in a listing.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BlobInfo {
     /// Its name.
     pub root: Root,
@@ -166,7 +167,7 @@ pub struct BlobInfo {
 }
 
 /// What an eviction did.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GcReport {
     /// What was evicted, least recently used first.
     pub evicted: Vec<BlobInfo>,

@@ -34,6 +34,7 @@ use std::thread::{self, JoinHandle};
 
 use qk_protocol::hash::{KeyId, NetworkId, Point, PublicKey, Root, StatementId};
 use qk_protocol::time::UnixTime;
+use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
 pub use self::blobs::{BLOCK_SIZE, Blob, BlobInfo, GcReport, Keep, Lease, TempBlob};
@@ -100,7 +101,8 @@ impl Default for Options {
 }
 
 /// Something that was found damaged, and what was done about it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "damage", rename_all = "kebab-case")]
 pub enum Damage {
     /// Bytes of the journal that are not a frame; the frames after them were read.
     Frame {
@@ -178,7 +180,7 @@ impl std::fmt::Display for Damage {
 }
 
 /// What a compaction did.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CompactReport {
     /// Segments deleted.
     pub segments: usize,
@@ -189,7 +191,7 @@ pub struct CompactReport {
 }
 
 /// What a full check found.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FsckReport {
     /// Frames of the journal that were read.
     pub frames: u64,
@@ -202,7 +204,7 @@ pub struct FsckReport {
 }
 
 /// Numbers for people and metrics.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counts {
     /// Statements that can be found.
     pub statements: u64,

@@ -1,0 +1,78 @@
+//! The control socket: how commands talk with a running node.
+//!
+//! A Unix socket of mode 0600 below the home, HTTP/1.1 with JSON over it. Only the node's own user
+//! and root are answered, and the client in turn asks only a node of its own user. What can be
+//! asked are the methods of [`Access`](crate::access::Access), one path each:
+//!
+//! ```text
+//! GET  /status          -> Status
+//! GET  /peers           -> [PeerReport]
+//! GET  /store           -> [Artifact]
+//! POST /store/gc        -> Cleaned
+//! POST /store/fsck      -> FsckReport
+//! POST /store/pin       {root} -> {changed}          /store/unpin likewise
+//! POST /fetch           FetchSpec -> lines of {event} and at the end one {fetched} or {problem}
+//! POST /publish         {archive?, envelope} -> Published
+//! POST /find            FindSpec -> statements' envelopes, providers, answered, known
+//! POST /reload          -> Reloaded
+//! POST /announce        -> null
+//! ```
+//!
+//! Everything else than success is a status of 400 or more with a [`Problem`] as body. A fetch ends
+//! when its client goes away.
+
+mod client;
+mod problem;
+mod report;
+mod server;
+#[cfg(test)]
+mod tests;
+
+use std::path::PathBuf;
+
+use qk_protocol::hash::Root;
+use serde::{Deserialize, Serialize};
+
+pub use self::client::Client;
+pub use self::problem::{Problem, ProblemKind};
+pub use self::report::{
+    Artifact, Cleaned, ConnectionReport, FetchReport, FindReport, FindSpec, NetworkStatus,
+    PeerReport, Reloaded, Stage, Status, StoreStatus,
+};
+pub use self::server::{Listener, serve};
+use crate::node::FetchEvent;
+
+/// Bytes of a request's body: a statement of 16 KiB as a JSON string, and a path.
+pub const REQUEST_BYTES_MAX: usize = 128 << 10;
+/// Bytes of an answer, or of one line of a fetch's.
+pub const ANSWER_BYTES_MAX: usize = 64 << 20;
+
+/// `POST /publish`.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PublishWire {
+    archive: Option<PathBuf>,
+    envelope: String,
+}
+
+/// `POST /store/pin` and `/store/unpin`.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RootWire {
+    root: Root,
+}
+
+/// What a pin changed.
+#[derive(Debug, Serialize, Deserialize)]
+struct ChangedWire {
+    changed: bool,
+}
+
+/// A line of the answer to `POST /fetch`.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum FetchLine {
+    Event(FetchEvent),
+    Fetched(Box<FetchReport>),
+    Problem(Box<Problem>),
+}

@@ -1,0 +1,278 @@
+//! What is asked of a node and what it answers: the same for an embedded node and a running one.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use qk_protocol::decide::{Held, Line, Trusted};
+use qk_protocol::hash::{NetworkId, PublicKey, Root};
+use qk_protocol::key::{ArtifactKey, Release};
+use qk_protocol::statement::{Statement, StatementError};
+use qk_protocol::time::UnixTime;
+use serde::{Deserialize, Serialize};
+
+use crate::node::{Fetched, From};
+use crate::store::{BlobInfo, CompactReport, Counts, GcReport};
+
+/// What a node is doing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// Whether it is a running node; otherwise only this command's.
+    pub running: bool,
+    /// The version of its program.
+    pub version: String,
+    /// Its process.
+    pub process: u32,
+    /// Its directory.
+    pub home: PathBuf,
+    /// Its peer id.
+    pub peer: String,
+    /// The key that it signs statements with.
+    pub observer: PublicKey,
+    /// Seconds since it started.
+    pub uptime_seconds: u64,
+    /// Connected peers of all networks, each network's counted by itself.
+    pub peers: usize,
+    /// The networks, in the order in which they are asked.
+    pub networks: Vec<NetworkStatus>,
+    /// The store.
+    pub store: StoreStatus,
+}
+
+/// One network of a node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkStatus {
+    /// Its name, for people.
+    pub name: String,
+    /// Its id.
+    pub id: NetworkId,
+    /// The version of its manifest that is known here.
+    pub version: u64,
+    /// When the timestamp of that version ends.
+    pub expires: UnixTime,
+    /// Whether new trust may still be derived from it.
+    pub fresh: bool,
+    /// Whether the node takes part in it at present: not while it is offline.
+    pub online: bool,
+    /// Addresses that the node listens on.
+    pub listening: Vec<String>,
+    /// Connected peers.
+    pub peers: usize,
+    /// Nodes of the routing table.
+    pub contacts: usize,
+}
+
+/// The store of a node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoreStatus {
+    /// Its directory.
+    pub dir: PathBuf,
+    /// Artifacts.
+    pub artifacts: usize,
+    /// Bytes of artifacts and outboards.
+    pub artifact_bytes: u64,
+    /// Bytes that they may take.
+    pub quota_bytes: u64,
+    /// Statements and the journal.
+    #[serde(flatten)]
+    pub counts: Counts,
+}
+
+/// A connected peer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PeerReport {
+    /// The network's name.
+    pub network: String,
+    /// Its peer id.
+    pub peer: String,
+    /// What it calls its program.
+    pub agent: String,
+    /// Whether it serves the network.
+    pub server: bool,
+    /// Round trip time of the last ping, in seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rtt_seconds: Option<f64>,
+    /// How long there has been a connection, in seconds.
+    pub connected_seconds: f64,
+    /// All connections with it.
+    pub connections: Vec<ConnectionReport>,
+}
+
+/// A connection with a peer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConnectionReport {
+    /// The remote address.
+    pub address: String,
+    /// `tcp`, `quic` or `other`.
+    pub transport: String,
+    /// Whether this node dialled it.
+    pub dialled: bool,
+}
+
+/// A trusted artifact in the store.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FetchReport {
+    /// Which network vouches for it.
+    pub network: NetworkId,
+    /// That network's name.
+    pub network_name: String,
+    /// What is trusted: artifact key, root, SHA-256, size, and the statements that count.
+    pub trusted: Trusted,
+    /// What each statement did.
+    pub lines: Vec<Line>,
+    /// What else there is to say about the decision.
+    pub notes: Vec<String>,
+    /// Nodes that answered.
+    pub answered: usize,
+    /// Nodes that were known.
+    pub known: usize,
+    /// The archive, in the node's store.
+    pub archive: PathBuf,
+    /// Where it came from.
+    pub from: From,
+    /// Bytes that were fetched, without those that were here from an earlier attempt.
+    pub fetched_bytes: u64,
+    /// Blocks of 16 KiB that were verified, those from an earlier attempt included.
+    pub blocks_verified: u64,
+    /// How long each stage took, in their order.
+    pub stages: Vec<Stage>,
+}
+
+/// How long a stage took.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Stage {
+    /// Which one.
+    pub name: String,
+    /// How long.
+    pub seconds: f64,
+}
+
+/// What is looked up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FindSpec {
+    /// In which network.
+    pub network: NetworkId,
+    /// Which release.
+    pub release: Release,
+    /// Look only into the store.
+    pub offline: bool,
+}
+
+/// What is known about a release.
+#[derive(Debug, Clone)]
+pub struct FindReport {
+    /// All statements about it, each once: those of the store and, unless offline, those found.
+    pub held: Vec<Held>,
+    /// How many nodes say that they have a root.
+    pub providers: BTreeMap<Root, usize>,
+    /// Nodes that answered.
+    pub answered: usize,
+    /// Nodes that were known.
+    pub known: usize,
+}
+
+/// An artifact in the store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Artifact {
+    /// The file.
+    #[serde(flatten)]
+    pub blob: BlobInfo,
+    /// What it says that it is an artifact of; none where it cannot be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<ArtifactKey>,
+}
+
+/// What a clean-up of the store did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cleaned {
+    /// Artifacts and downloads.
+    #[serde(flatten)]
+    pub artifacts: GcReport,
+    /// The journal.
+    pub journal: CompactReport,
+}
+
+/// What changed when a node looked again at the networks on disk.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reloaded {
+    /// Networks that it takes part in now.
+    pub joined: Vec<NetworkId>,
+    /// Networks of which it took a newer version.
+    pub advanced: Vec<NetworkId>,
+    /// Networks that it no longer takes part in.
+    pub left: Vec<NetworkId>,
+}
+
+impl FetchReport {
+    /// The report of a fetch in the network of this name.
+    pub fn new(fetched: Fetched, network_name: String) -> Self {
+        let stages = fetched.stages.iter().map(|(name, time)| Stage {
+            name: (*name).to_owned(),
+            seconds: time.as_secs_f64(),
+        });
+        Self {
+            network: fetched.network,
+            network_name,
+            trusted: fetched.trusted,
+            answered: fetched.decided.answered,
+            known: fetched.decided.known,
+            archive: fetched.archive,
+            from: fetched.from,
+            fetched_bytes: fetched.fetched_bytes,
+            blocks_verified: fetched.blocks_verified,
+            stages: stages.collect(),
+            lines: fetched.decided.verdict.lines,
+            notes: fetched.decided.verdict.notes,
+        }
+    }
+}
+
+/// [`FindReport`] as it goes over the socket: statements as their envelopes, to be verified again.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct FindWire {
+    held: Vec<HeldWire>,
+    providers: BTreeMap<Root, usize>,
+    answered: usize,
+    known: usize,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct HeldWire {
+    envelope: String,
+    stored: UnixTime,
+}
+
+impl std::convert::From<FindReport> for FindWire {
+    fn from(report: FindReport) -> Self {
+        let held = report.held.iter().map(|held| HeldWire {
+            envelope: String::from_utf8_lossy(held.statement.envelope()).into_owned(),
+            stored: held.stored,
+        });
+        Self {
+            held: held.collect(),
+            providers: report.providers,
+            answered: report.answered,
+            known: report.known,
+        }
+    }
+}
+
+impl TryFrom<FindWire> for FindReport {
+    type Error = StatementError;
+
+    fn try_from(wire: FindWire) -> Result<Self, StatementError> {
+        let read = |held: &HeldWire| {
+            Ok(Held {
+                statement: Arc::new(Statement::read(held.envelope.as_bytes())?),
+                stored: held.stored,
+            })
+        };
+        Ok(Self {
+            held: wire.held.iter().map(read).collect::<Result<_, _>>()?,
+            providers: wire.providers,
+            answered: wire.answered,
+            known: wire.known,
+        })
+    }
+}
