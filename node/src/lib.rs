@@ -10,3 +10,4 @@ pub mod net;
 pub mod node;
 pub mod registry;
 pub mod store;
+pub mod unpack;
