@@ -53,7 +53,7 @@ pub enum LaneError {
     /// The connection broke, or the other side took too long.
     #[error("connection to {0} broke while a lane was opened")]
     Broken(PeerId),
-    /// [`OPENING_MAX`] lanes are being opened on that connection.
+    /// As many lanes as may be are being opened on that connection.
     #[error("too many lanes to {0} are being opened")]
     TooMany(PeerId),
     /// The swarm is gone.
