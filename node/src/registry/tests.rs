@@ -617,3 +617,69 @@ fn the_lock_is_found_or_refused() {
     std::fs::write(&file, "no gzip").unwrap();
     assert!(lock_digest(&file, &release).is_err());
 }
+
+#[test]
+fn a_real_package_has_the_lock_that_tar_finds() {
+    let home = tempfile::tempdir().unwrap();
+    let registry = open(home.path(), false);
+    let found = registry.resolve("hexyl", &exact("0.17.0")).unwrap();
+    let file = registry
+        .download(&found.release, &found.checksum, home.path())
+        .unwrap();
+    let (digest, lock) = lock_digest(&file, &found.release).unwrap().unwrap();
+    let tar = Command::new("tar")
+        .arg("-xzOf")
+        .args([file.as_os_str(), "hexyl-0.17.0/Cargo.lock".as_ref()])
+        .output()
+        .unwrap();
+    assert!(tar.status.success());
+    assert!(tar.stdout == lock);
+    assert_eq!(digest, Sha256::of(&tar.stdout));
+    // A library, published without one.
+    let found = registry.resolve("cfg-if", &exact("0.1.10")).unwrap();
+    let file = registry
+        .download(&found.release, &found.checksum, home.path())
+        .unwrap();
+    assert_eq!(lock_digest(&file, &found.release).unwrap(), None);
+}
+
+#[test]
+fn cargos_proxy_and_certificates_are_used() {
+    let server = Server::start();
+    let home = tempfile::tempdir().unwrap();
+    let open = |text: &str, index: &str, env: fn(&str) -> Option<std::ffi::OsString>| {
+        std::fs::write(home.path().join("config.toml"), text).unwrap();
+        let config = CargoConfig::load_with(home.path().to_owned(), env).unwrap();
+        let options = RegistryOptions {
+            index: Some(index.to_owned()),
+            ..RegistryOptions::default()
+        };
+        Registry::with_config(config, &options).unwrap()
+    };
+    let proxy = format!(
+        "[net]\nretry = 0\n[http]\nproxy = '127.0.0.1:{}'",
+        server.port
+    );
+    let index = "sparse+http://registry.example/index/";
+    open(&proxy, index, |_| None)
+        .resolve("tool", &Ask::Newest)
+        .unwrap_err();
+    let asked = server.asked();
+    assert!(asked[0].contains("registry.example"), "{asked:?}");
+    // The same with an exception does not come by.
+    let except = |name: &str| (name == "NO_PROXY").then(|| "registry.example,x.example".into());
+    let error = open(&proxy, index, except).resolve("tool", &Ask::Newest);
+    assert!(error.unwrap_err().is_transport());
+    assert!(server.asked().is_empty());
+
+    // Certificates that do not belong to the server are as good as none.
+    let file = home.path().join("ca.pem");
+    std::fs::write(&file, "").unwrap();
+    let cainfo = format!("[net]\nretry = 0\n[http]\ncainfo = '{}'", file.display());
+    let registry = open(&cainfo, &server.index(), |_| None);
+    let error = registry.resolve("tool", &Ask::Newest).unwrap_err();
+    assert!(
+        error.to_string().contains("no certificate in it"),
+        "{error}"
+    );
+}
