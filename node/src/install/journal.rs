@@ -84,9 +84,7 @@ impl Plan {
             clean(root);
             return Err(error);
         }
-        drop_journal(root)?;
-        clean(root);
-        Ok(())
+        abandon(root)
     }
 
     fn steps(&self, bin: &Path) -> Vec<Step> {
@@ -160,9 +158,7 @@ pub(super) fn recover(root: &Path, locked: &Locked) -> Result<(), InstallError> 
         Ok(plan) if plan.check().is_ok() => plan.finish(root, locked)?,
         _ => tracing::warn!(path = %path.display(), "not a journal of this version; dropped"),
     }
-    drop_journal(root)?;
-    clean(root);
-    Ok(())
+    abandon(root)
 }
 
 impl Plan {
@@ -213,6 +209,13 @@ impl Plan {
     }
 }
 
+/// Forgets a plan of which nothing was carried out.
+pub(super) fn abandon(root: &Path) -> Result<(), InstallError> {
+    drop_journal(root)?;
+    clean(root);
+    Ok(())
+}
+
 /// The name of an executable's copy until it takes its place.
 pub(super) fn copy_name(bin: &str) -> String {
     format!("{TEMP_PREFIX}new-{bin}")
@@ -232,7 +235,7 @@ fn drop_journal(root: &Path) -> Result<(), InstallError> {
 }
 
 /// Removes temporary files; only under the lock, and when no journal speaks of them.
-pub(super) fn clean(root: &Path) {
+fn clean(root: &Path) {
     for dir in [root.to_owned(), root.join("bin")] {
         for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
             let is_temp = entry

@@ -171,15 +171,17 @@ impl InstallRoot {
         let replaced = self.check_owners(&tracking, release, &names, force)?;
         let orphans = orphans(&tracking, release, &names);
         let removed: BTreeSet<String> = orphans.values().flatten().cloned().collect();
-        let plan = match self.plan(tracking, key, bins, orphans, meta) {
+        let before = locked.texts()?;
+        let plan = self
+            .plan(tracking, key, bins, orphans, meta)
+            .and_then(|plan| plan.commit(&self.0).map(|()| plan));
+        let plan = match plan {
             Ok(plan) => plan,
             Err(error) => {
-                journal::clean(&self.0);
+                journal::abandon(&self.0)?;
                 return Err(error);
             }
         };
-        let before = locked.texts()?;
-        plan.commit(&self.0)?;
         plan.carry_out(&self.0, &locked, &before)?;
         Ok(Installed {
             executables: names.iter().map(|name| dir.join(name)).collect(),

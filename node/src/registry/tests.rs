@@ -75,16 +75,19 @@ fn cargo_says_of(
     Ok((text("version"), text("checksum")))
 }
 
+/// Both have to give the same release, or both none, as expected.
 fn compare(
     ours: Result<Resolved, RegistryError>,
     cargos: Result<(String, String), String>,
+    expected: bool,
     what: &str,
 ) {
     let ours = ours.map(|found| (found.release.version, found.checksum.to_string()));
     match (&ours, &cargos) {
-        (Ok(ours), Ok(cargos)) => assert_eq!(ours, cargos, "{what}"),
-        (Err(_), Err(_)) => {}
-        _ => panic!("{what}: {ours:?}, but cargo: {cargos:?}"),
+        (Ok(ours), Ok(cargos)) if expected => assert_eq!(ours, cargos, "{what}"),
+        (Err(RegistryError::Network { .. }), _) => panic!("{what}: {ours:?}"),
+        (Err(_), Err(_)) if !expected => {}
+        _ => panic!("{what}: {ours:?}, and cargo: {cargos:?}"),
     }
     println!("{what}: {:?}", ours.map_err(|error| error.to_string()));
 }
@@ -111,6 +114,7 @@ fn agrees_with_cargo() {
         compare(
             registry.resolve(name, &ask),
             cargos,
+            true,
             &format!("{name} {req}"),
         );
     }
@@ -163,26 +167,26 @@ fn agrees_with_cargo_on_odd_indexes() {
         .resolve("some-gone", &exact("1.9.9"));
     insta::assert_snapshot!(error.unwrap_err(), @"some-gone has no version 1.9.9; there is 1.10.0, 1.9.0, 1.0.0, 1.11.0-rc.1");
     let cases = [
-        ("only-pre", Ask::Newest, "*"),
-        ("only-pre", ask("^1.0.0-alpha"), "^1.0.0-alpha"),
-        ("only-pre", exact("1.0.0-alpha.9"), "=1.0.0-alpha.9"),
-        ("all-gone", Ask::Newest, "*"),
-        ("all-gone", exact("1.2.0"), "=1.2.0"),
-        ("some-gone", Ask::Newest, "*"),
-        ("some-gone", ask("^2"), "^2"),
-        ("some-gone", ask("<1.10"), "<1.10"),
-        ("some-gone", exact("2.0.0"), "=2.0.0"),
-        ("some-gone", exact("1.12.0"), "=1.12.0"),
-        ("meta", exact("1.0.0"), "=1.0.0"),
-        ("meta", Ask::Newest, "*"),
-        ("missing", Ask::Newest, "*"),
+        ("only-pre", Ask::Newest, "*", false),
+        ("only-pre", ask("^1.0.0-alpha"), "^1.0.0-alpha", true),
+        ("only-pre", exact("1.0.0-alpha.9"), "=1.0.0-alpha.9", true),
+        ("all-gone", Ask::Newest, "*", false),
+        ("all-gone", exact("1.2.0"), "=1.2.0", false),
+        ("some-gone", Ask::Newest, "*", true),
+        ("some-gone", ask("^2"), "^2", false),
+        ("some-gone", ask("<1.10"), "<1.10", true),
+        ("some-gone", exact("2.0.0"), "=2.0.0", false),
+        ("some-gone", exact("1.12.0"), "=1.12.0", false),
+        ("meta", exact("1.0.0"), "=1.0.0", true),
+        ("meta", Ask::Newest, "*", true),
+        ("missing", Ask::Newest, "*", false),
     ];
-    for (name, ask, req) in cases {
+    for (name, ask, req, expected) in cases {
         // Caches of their own: each has to ask.
         let (ours, cargos) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let ours = server.open(ours.path()).resolve(name, &ask);
         let cargos = cargo_says_of(cargos.path(), Some(&server.index()), name, req, &[]);
-        compare(ours, cargos, &format!("{name} {req}"));
+        compare(ours, cargos, expected, &format!("{name} {req}"));
     }
 }
 
@@ -616,4 +620,70 @@ fn the_lock_is_found_or_refused() {
     assert!(package::lock_in(&*bomb, &release, 1_000_000).is_err());
     std::fs::write(&file, "no gzip").unwrap();
     assert!(lock_digest(&file, &release).is_err());
+}
+
+#[test]
+fn a_real_package_has_the_lock_that_tar_finds() {
+    let home = tempfile::tempdir().unwrap();
+    let registry = open(home.path(), false);
+    let found = registry.resolve("hexyl", &exact("0.17.0")).unwrap();
+    let file = registry
+        .download(&found.release, &found.checksum, home.path())
+        .unwrap();
+    let (digest, lock) = lock_digest(&file, &found.release).unwrap().unwrap();
+    let tar = Command::new("tar")
+        .arg("-xzOf")
+        .args([file.as_os_str(), "hexyl-0.17.0/Cargo.lock".as_ref()])
+        .output()
+        .unwrap();
+    assert!(tar.status.success());
+    assert!(tar.stdout == lock);
+    assert_eq!(digest, Sha256::of(&tar.stdout));
+    // A library, published without one.
+    let found = registry.resolve("cfg-if", &exact("0.1.10")).unwrap();
+    let file = registry
+        .download(&found.release, &found.checksum, home.path())
+        .unwrap();
+    assert_eq!(lock_digest(&file, &found.release).unwrap(), None);
+}
+
+#[test]
+fn cargos_proxy_and_certificates_are_used() {
+    let server = Server::start();
+    let home = tempfile::tempdir().unwrap();
+    let open = |text: &str, index: &str, env: fn(&str) -> Option<std::ffi::OsString>| {
+        std::fs::write(home.path().join("config.toml"), text).unwrap();
+        let config = CargoConfig::load_with(home.path().to_owned(), env).unwrap();
+        let options = RegistryOptions {
+            index: Some(index.to_owned()),
+            ..RegistryOptions::default()
+        };
+        Registry::with_config(config, &options).unwrap()
+    };
+    let proxy = format!(
+        "[net]\nretry = 0\n[http]\nproxy = '127.0.0.1:{}'",
+        server.port
+    );
+    let index = "sparse+http://registry.example/index/";
+    open(&proxy, index, |_| None)
+        .resolve("tool", &Ask::Newest)
+        .unwrap_err();
+    let asked = server.asked();
+    assert!(asked[0].contains("registry.example"), "{asked:?}");
+    // The same with an exception does not come by.
+    let except = |name: &str| (name == "NO_PROXY").then(|| "registry.example,x.example".into());
+    let error = open(&proxy, index, except).resolve("tool", &Ask::Newest);
+    assert!(error.unwrap_err().is_transport());
+    assert!(server.asked().is_empty());
+
+    // Certificates that do not belong to the server are as good as none.
+    let file = home.path().join("ca.pem");
+    std::fs::write(&file, "").unwrap();
+    let cainfo = format!("[net]\nretry = 0\n[http]\ncainfo = '{}'", file.display());
+    let registry = open(&cainfo, &server.index(), |_| None);
+    let error = registry.resolve("tool", &Ask::Newest).unwrap_err();
+    assert!(
+        error.to_string().contains("no certificate in it"),
+        "{error}"
+    );
 }
