@@ -2,7 +2,8 @@
 //!
 //! qk's values hold no floats and no nulls, integers below 2^53, and leave absent members out.
 //! Reading is strict by construction: what was read is written again and must give the same bytes,
-//! so white space, other orders, duplicate members and other spellings of a number are all refused.
+//! so white space, other orders, duplicate members and other spellings of a number are all refused,
+//! and so are sets that are not sorted.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -49,7 +50,7 @@ pub fn to_bytes(value: &impl Serialize) -> Result<Vec<u8>, CanonicalError> {
 ///
 /// # Errors
 /// For any other bytes. Unknown members are for `T` to refuse (`deny_unknown_fields`).
-pub fn from_bytes<T: DeserializeOwned>(
+pub fn from_bytes<T: DeserializeOwned + Serialize>(
     bytes: &[u8],
     bytes_max: usize,
 ) -> Result<T, CanonicalError> {
@@ -60,10 +61,13 @@ pub fn from_bytes<T: DeserializeOwned>(
         });
     }
     let value: Value = serde_json::from_slice(bytes)?;
-    if write(&value)? != bytes {
+    check(&value, 0)?;
+    let typed: T = serde_json::from_value(value)?;
+    // Of the typed value, not of the JSON: a set is an array there, and reads from any order.
+    if to_bytes(&typed)? != bytes {
         return Err(CanonicalError::NotCanonical);
     }
-    Ok(serde_json::from_value(value)?)
+    Ok(typed)
 }
 
 fn write(value: &Value) -> Result<Vec<u8>, CanonicalError> {
@@ -93,6 +97,8 @@ fn check(value: &Value, depth: usize) -> Result<(), CanonicalError> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     fn read(text: &str) -> Result<Value, CanonicalError> {
@@ -115,6 +121,15 @@ mod tests {
             r#"{"a":1} "#,
         ] {
             assert!(read(other).is_err(), "{other}");
+        }
+    }
+
+    #[test]
+    fn sets_are_sorted() {
+        let set = |text: &str| from_bytes::<BTreeSet<String>>(text.as_bytes(), 1000);
+        assert!(set(r#"["a","b"]"#).is_ok());
+        for other in [r#"["b","a"]"#, r#"["a","a"]"#] {
+            assert!(matches!(set(other), Err(CanonicalError::NotCanonical)));
         }
     }
 
