@@ -1,6 +1,6 @@
 //! The swarm: who this node is connected with, and what goes over those connections.
 //!
-//! [`Net`] is a handle; one task ([`swarm`]) owns the libp2p swarm and does all that changes it.
+//! [`Net`] is a handle; one task owns the libp2p swarm and does all that changes it.
 //! A request of another node is answered in a task of its own, so that neither a slow disk nor a
 //! panic stalls the network. What a request means is decided elsewhere: here it is bytes.
 //!
