@@ -347,9 +347,9 @@ impl<'a> Changes<'a> {
             position,
         };
         for side in side_keys(&record.id, &entry) {
-            self.put(side, Vec::new())?;
+            self.put(side, Vec::new());
         }
-        self.put(key(b'i', &[&record.id.0]), entry.encode())?;
+        self.put(key(b'i', &[&record.id.0]), entry.encode());
         self.meta.statements += 1;
         self.meta.live_bytes += u64::from(position.len);
         Ok(())
@@ -380,13 +380,12 @@ impl<'a> Changes<'a> {
             self.dead(old);
         }
         let key = key(letter, &[of]);
-        match position {
-            Some(position) => {
-                self.meta.live_bytes += u64::from(position.len);
-                self.put(key, encode_position(position))
-            }
-            None => self.delete(key),
+        self.delete(key.clone())?;
+        if let Some(position) = position {
+            self.meta.live_bytes += u64::from(position.len);
+            self.put(key, encode_position(position));
         }
+        Ok(())
     }
 
     /// How many rows are to be written.
@@ -421,12 +420,11 @@ impl<'a> Changes<'a> {
         }
     }
 
-    fn put(&mut self, key: Vec<u8>, payload: Vec<u8>) -> Result<(), IndexError> {
-        self.delete(key.clone())?;
+    /// Adds a row that is not there.
+    fn put(&mut self, key: Vec<u8>, payload: Vec<u8>) {
         let (value, piece) = seal(&key, payload);
         xor(&mut self.meta.digest, piece);
         self.rows.insert(key, Some(value));
-        Ok(())
     }
 
     fn delete(&mut self, key: Vec<u8>) -> Result<(), IndexError> {
