@@ -25,7 +25,9 @@ fn main() -> ExitCode {
     match run(cli.command, output) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            output.failure(&failure);
+            if !failure.printed {
+                output.failure(&failure);
+            }
             ExitCode::from(failure.exit_code)
         }
     }
