@@ -200,6 +200,7 @@ pub(crate) fn state_failure(
     network: NetworkId,
     key: &ArtifactKey,
     started: qk_protocol::time::UnixTime,
+    on: &build::Environment,
     error: &BuildError,
 ) -> Outcome<Option<Statement>> {
     let BuildError::Failed { reason, detail, .. } = error else {
@@ -220,7 +221,7 @@ pub(crate) fn state_failure(
     let tried = Tried {
         reason,
         detail,
-        environment: environment(&build::Environment::here()),
+        environment: environment(on),
         log: None,
         started,
         finished: unix_now().max(started),
@@ -296,7 +297,12 @@ impl<'a> Maker<'a> {
         })
     }
 
-    pub(crate) async fn carry_out(&self, order: Order) -> Outcome<Built> {
+    /// What it builds on.
+    pub(crate) fn environment(&self) -> build::Environment {
+        self.builder.environment()
+    }
+
+    async fn carry_out(&self, order: Order) -> Outcome<Built> {
         self.try_out(order).await?.map_err(|error| of_build(&error))
     }
 

@@ -152,9 +152,9 @@ async fn one(session: &Session, access: &Access, args: &FetchArgs, krate: &Crate
         Err(failure) if args.fallback == Fallback::Build && may_build(&failure) && !args.offline => {
             session.output.note(format!("{}: {}; building it here", resolved.release, failure.error));
             let begin = Instant::now();
-            let built = Maker::new(session).await?.make(&spec.wanted, &resolved, access).await?;
+            let built = Maker::new(session).await?.make(&spec.wanted, &resolved).await?;
             stages.push(stage("build", begin));
-            let mut done = own(built)?;
+            let mut done = own(built);
             place(session, args, &resolved, &mut done, &mut stages)?;
             Ok(done.finish(stages))
         }
@@ -223,19 +223,19 @@ fn fetched(report: FetchReport) -> Ready {
     }
 }
 
-fn own(built: Built) -> Outcome<Ready> {
-    Ok(Ready {
-        key_id: built.signed.then(|| built.key.id()),
+fn own(built: Built) -> Ready {
+    Ready {
+        key_id: built.keyed.then(|| built.key.id()),
         key: built.key,
         subject: built.subject,
         archive: built.archive,
         how: How::Built,
         blocks_verified: 0,
-        network: built.network,
+        network: None,
         lines: Vec::new(),
         installed: Vec::new(),
-        _directory: Some(built.directory),
-    })
+        _directory: Some(built.collected.directory),
+    }
 }
 
 async fn fetch(session: &Session, access: &Access, spec: &FetchSpec) -> Outcome<FetchReport> {
@@ -344,11 +344,7 @@ fn of_host(name: &str, error: &Incompatible) -> Failure {
 }
 
 fn of_install(error: &InstallError) -> Failure {
-    let failure = Failure::new(Kind::Other, error);
-    match error {
-        InstallError::Owned { .. } => failure.hint("`--force` replaces it"),
-        _ => failure,
-    }
+    Failure::new(Kind::Other, error)
 }
 
 fn stage(name: &str, begin: Instant) -> Stage {

@@ -163,7 +163,7 @@ async fn rebuild(session: &Session, task: Task) -> Outcome {
         Ok(built) => built,
         Err(error) => {
             // Published whatever it says: that it did not build is worth knowing, too.
-            if let Some(statement) = state_failure(session, task.network, &key, started, &error)? {
+            if let Some(statement) = state_failure(session, task.network, &key, started, &maker.environment(), &error)? {
                 tell(session, statement).await?;
             }
             return Err(of_build(&error));

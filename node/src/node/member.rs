@@ -324,6 +324,23 @@ impl Member {
         telling.join_all().await.into_iter().filter(|taken| *taken).count()
     }
 
+    /// The point with statements that is nearest to `point`, as this node and several others know it.
+    pub(super) async fn nearest_entry(self: &Arc<Self>, point: Point) -> Option<Point> {
+        let request = Request::Near { point, limit: 1 };
+        let mut asking = JoinSet::new();
+        for contact in self.seeds(point).await.into_iter().take(WIDTH) {
+            let (member, request) = (self.clone(), request.clone());
+            asking.spawn(async move { member.ask(&contact, &request, ASK_TIMEOUT).await });
+        }
+        let mut points = Vec::new();
+        while let Some(reply) = asking.join_next().await {
+            if let Ok(Some(Reply { answer: Answer::Points(some), .. })) = reply {
+                points.extend(some);
+            }
+        }
+        points.into_iter().min_by_key(|one| one.distance(&point))
+    }
+
     /// Asks the named nodes and some others for a newer manifest or timestamp, and takes the newest.
     /// `None` when what is known is the newest.
     pub async fn refresh(self: &Arc<Self>) -> Option<Arc<Joined>> {
