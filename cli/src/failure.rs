@@ -64,6 +64,8 @@ pub(crate) struct Failure {
     pub error: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
+    #[serde(skip)]
+    pub printed: bool,
 }
 
 impl Failure {
@@ -73,7 +75,14 @@ impl Failure {
             exit_code: kind.exit_code(),
             error: error.to_string(),
             hint: None,
+            printed: false,
         }
+    }
+
+    /// Marks a failure that the result shows already, so that it is not printed again.
+    pub(crate) fn printed(mut self, printed: bool) -> Self {
+        self.printed = printed;
+        self
     }
 
     pub(crate) fn hint(mut self, hint: impl fmt::Display) -> Self {

@@ -1,1 +1,95 @@
-fn main() {}
+//! The command line of qk.
+
+mod args;
+mod commands;
+mod failure;
+mod output;
+mod session;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+
+use crate::args::{Cli, Command, NetworkCommand};
+use crate::failure::{Failure, Kind, Outcome};
+use crate::output::Output;
+use crate::session::Session;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let output = Output {
+        json: cli.json,
+        quiet: cli.quiet,
+    };
+    start_log(&cli.command);
+    match run(cli.command, output) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            if !failure.printed {
+                output.failure(&failure);
+            }
+            ExitCode::from(failure.exit_code)
+        }
+    }
+}
+
+fn run(command: Command, output: Output) -> Outcome {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(session::failed)?;
+    let done = runtime.block_on(async {
+        tokio::select! {
+            done = dispatch(command, output) => done,
+            // What runs is dropped: children die, temporary files go, downloads stay for the next time.
+            _ = tokio::signal::ctrl_c() => Err(Failure::new(Kind::Other, "interrupted")),
+        }
+    });
+    // A blocking task that is still at work must not hold the terminal.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(2));
+    done
+}
+
+async fn dispatch(command: Command, output: Output) -> Outcome {
+    if let Command::Completions { shell } = command {
+        clap_complete::generate(shell, &mut Cli::command(), "qk", &mut std::io::stdout());
+        return Ok(());
+    }
+    let session = Session::new(output)?;
+    match command {
+        Command::Fetch(args) => commands::fetch::run(&session, &args).await,
+        Command::Build(args) => commands::build::run(&session, &args).await,
+        Command::Verify(args) => commands::verify::run(&session, &args).await,
+        Command::Proofs(args) => commands::proofs::run(&session, &args).await,
+        Command::Node(args) => commands::node::run(&session, &args).await,
+        Command::Status => commands::node::status(&session).await,
+        Command::Network(NetworkCommand::New(args)) => commands::network::new(&session, &args).await,
+        Command::Network(NetworkCommand::Add(args)) => commands::network::add(&session, &args).await,
+        Command::Network(NetworkCommand::Show(args)) => commands::network::show(&session, &args),
+        Command::Network(NetworkCommand::Key) => commands::network::key(&session),
+        Command::Join(args) => commands::network::join(&session, &args).await,
+        Command::Store(command) => commands::store::run(&session, command).await,
+        Command::Setup => commands::doctor::setup(&session).await,
+        Command::Doctor => commands::doctor::doctor(&session).await,
+        Command::Demo(args) => {
+            let demo = tokio::task::spawn_blocking(move || commands::demo::run(&args, output));
+            demo.await.map_err(session::failed)?
+        }
+        Command::Completions { .. } => Ok(()),
+    }
+}
+
+/// `QK_LOG` sets what is logged, to standard error; a node logs what its owner may want to know.
+fn start_log(command: &Command) {
+    let default = match command {
+        Command::Node(_) => "info,libp2p=warn,sled=warn",
+        _ => "error",
+    };
+    let filter = std::env::var("QK_LOG").unwrap_or_else(|_| default.to_owned());
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::new(filter))
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .init();
+}

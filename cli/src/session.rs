@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use qk_node::access::Access;
+use qk_node::control::Client;
 use qk_node::build::{RustToolchain, Toolchains};
 use qk_node::home::{Home, Joined};
 use qk_node::node::NodeOptions;
@@ -35,7 +36,7 @@ impl Session {
     /// The node that runs here, or one of this process that only asks.
     pub(crate) async fn access(&self, options: NodeOptions) -> Outcome<Access> {
         let access = Access::open(self.home.clone(), options).await;
-        access.map_err(|problem| super::commands::of_problem(&problem))
+        access.map_err(|problem| crate::commands::of_problem(&problem))
     }
 
     /// A joined network by name or by the beginning of its fingerprint; the only one without either.
@@ -112,11 +113,16 @@ impl Session {
         Ok(qk_node::build::build_with(rustc, &target))
     }
 
-    /// Tells a node that runs here that networks changed on disk. Without one there is nothing to do,
-    /// and one that does not answer will see it by itself within minutes.
-    pub(crate) fn reload_node(&self) {
-        if let Err(error) = Access::reload_running(&self.home) {
-            self.output.note(format!("note: the running node was not told: {error}"));
+    /// Tells a node that runs here that networks changed on disk. One that does not answer will see
+    /// it by itself within minutes.
+    pub(crate) async fn reload_node(&self) {
+        let told = match Client::connect(&self.home).await {
+            Ok(Some(client)) => client.reload().await.map(drop),
+            Ok(None) => Ok(()),
+            Err(problem) => Err(problem),
+        };
+        if let Err(problem) = told {
+            self.output.note(format!("note: the running node was not told: {problem}"));
         }
     }
 }

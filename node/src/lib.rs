@@ -8,5 +8,7 @@ pub mod home;
 pub mod install;
 pub mod net;
 pub mod node;
+pub mod pack;
 pub mod registry;
 pub mod store;
+pub mod unpack;

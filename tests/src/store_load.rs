@@ -1,7 +1,7 @@
 //! A load for the store in which everything follows from numbers, so that whoever saw only the
 //! acknowledgements can say what must be there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 
@@ -113,17 +113,50 @@ pub fn blob(number: u64) -> (Root, Vec<u8>) {
     (Root::of(&bytes), bytes)
 }
 
-/// What the acknowledgements say must be there: `Some(true)`, must not: `Some(false)`, or may be,
-/// because an operation was under way: `None`.
-pub type Expected = BTreeMap<(What, u64), Option<bool>>;
+/// What the acknowledgements say.
+#[derive(Debug, Default)]
+pub struct Expected {
+    /// `Some(true)` for what must be there, `Some(false)` for what must not, `None` for what may
+    /// be, because an operation was under way.
+    things: BTreeMap<(What, u64), Option<bool>>,
+    /// Those that were touched since they were last compared.
+    touched: BTreeSet<(What, u64)>,
+}
 
-/// Compares a store with what was acknowledged, settles what was open, and counts the comparisons.
+impl Expected {
+    /// An operation was acknowledged.
+    pub fn acknowledged(&mut self, op: Op) {
+        self.things.insert((op.what, op.number), Some(op.put));
+        self.touched.insert((op.what, op.number));
+    }
+
+    /// An operation was begun and not acknowledged: things are as before or as they were to be.
+    pub fn cut_off(&mut self, op: Op) {
+        let before = self
+            .things
+            .entry((op.what, op.number))
+            .or_insert(Some(false));
+        if *before != Some(op.put) {
+            *before = None;
+        }
+        self.touched.insert((op.what, op.number));
+    }
+}
+
+/// Compares a store with what was acknowledged, `all` of it or what was touched since it was last
+/// compared; settles what was open, and counts the comparisons.
 ///
 /// # Errors
 /// What was acknowledged and is not so, or is served and is wrong.
-pub fn check(store: &Store, expected: &mut Expected) -> anyhow::Result<u64> {
+pub fn check(store: &Store, expected: &mut Expected, all: bool) -> anyhow::Result<u64> {
     let pins = store.pins()?;
-    for ((what, number), expected) in expected.iter_mut() {
+    let touched = std::mem::take(&mut expected.touched);
+    let mut comparisons = 0;
+    for ((what, number), expected) in &mut expected.things {
+        if !all && !touched.contains(&(*what, *number)) {
+            continue;
+        }
+        comparisons += 1;
         let found = match what {
             What::Statement => has_record(store, *number)?,
             What::Pin => pins.contains(&pin(*number)),
@@ -137,7 +170,7 @@ pub fn check(store: &Store, expected: &mut Expected) -> anyhow::Result<u64> {
             if found { "there" } else { "gone" },
         );
     }
-    Ok(expected.len() as u64)
+    Ok(comparisons)
 }
 
 fn has_record(store: &Store, number: u64) -> anyhow::Result<bool> {

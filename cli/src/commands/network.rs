@@ -53,7 +53,7 @@ pub(crate) fn key(session: &Session) -> Outcome {
     Ok(())
 }
 
-pub(crate) fn new(session: &Session, args: &NetworkNewArgs) -> Outcome {
+pub(crate) async fn new(session: &Session, args: &NetworkNewArgs) -> Outcome {
     let home = &session.home;
     let peer = peer_id(home)?;
     let own = |address: &String| match address.contains("/p2p/") {
@@ -100,10 +100,10 @@ pub(crate) fn new(session: &Session, args: &NetworkNewArgs) -> Outcome {
     let network = Network::create(&manifest, &[&root], &timestamp, unix_now()).map_err(usage)?;
     home.keep_key(&root_name(network.id()), &root).map_err(failed)?;
     home.keep_key(&timestamp_name(network.id()), &timestamp).map_err(failed)?;
-    keep(session, network, args.output.as_deref())
+    keep(session, network, args.output.as_deref()).await
 }
 
-pub(crate) fn add(session: &Session, args: &NetworkAddArgs) -> Outcome {
+pub(crate) async fn add(session: &Session, args: &NetworkAddArgs) -> Outcome {
     let joined = session.network(args.network.as_deref())?;
     let network = &joined.network;
     let key = args.key.parse().map_err(|error| {
@@ -131,7 +131,7 @@ pub(crate) fn add(session: &Session, args: &NetworkAddArgs) -> Outcome {
     let timestamp = own_key(&session.home, &timestamp_name(network.id()), "timestamp")?;
     let usage = |error| Failure::new(Kind::Usage, error);
     let next = network.succeed(&manifest, &[&root], &timestamp, unix_now()).map_err(usage)?;
-    keep(session, next, args.output.as_deref())
+    keep(session, next, args.output.as_deref()).await
 }
 
 pub(crate) fn show(session: &Session, args: &NetworkShowArgs) -> Outcome {
@@ -153,7 +153,7 @@ pub(crate) fn show(session: &Session, args: &NetworkShowArgs) -> Outcome {
     Ok(())
 }
 
-pub(crate) fn join(session: &Session, args: &JoinArgs) -> Outcome {
+pub(crate) async fn join(session: &Session, args: &JoinArgs) -> Outcome {
     let bytes = match args.from.strip_prefix("https://") {
         Some(_) => qk_node::registry::get_small(&args.from, NETWORK_FILE_BYTES_MAX)
             .map_err(|error| Failure::new(Kind::Network, format!("{}: {error}", args.from)))?,
@@ -185,11 +185,11 @@ pub(crate) fn join(session: &Session, args: &JoinArgs) -> Outcome {
         );
         return Err(Failure::new(Kind::Stale, message).hint("ask whoever runs it for a newer file"));
     }
-    keep(session, network, None)
+    keep(session, network, None).await
 }
 
 /// Keeps a network and shows it; a node that runs takes it at once.
-fn keep(session: &Session, network: Network, file: Option<&Path>) -> Outcome {
+async fn keep(session: &Session, network: Network, file: Option<&Path>) -> Outcome {
     if let Some(path) = file {
         write_file(path, &network)?;
     }
@@ -201,7 +201,7 @@ fn keep(session: &Session, network: Network, file: Option<&Path>) -> Outcome {
         network,
     };
     session.home.keep_network(&joined).map_err(failed)?;
-    session.reload_node();
+    session.reload_node().await;
     let own = public_key(&session.home.key("observer").map_err(failed)?);
     let shown = shown(&joined.network, own, file);
     session.output.result(&shown, describe);

@@ -29,6 +29,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::lane::Lane;
 use super::serve::Server;
+use crate::net::protocol_name;
 
 /// Lanes that wait for the swarm to take note of them.
 const COMMANDS_MAX: usize = 64;
@@ -37,8 +38,7 @@ const OPENING_MAX: usize = 8;
 
 /// The name of the protocol on one network.
 pub fn protocol(network: &NetworkId) -> StreamProtocol {
-    StreamProtocol::try_from_owned(format!("/qk/{network}/blocks/1"))
-        .expect("hex digits between slashes are a protocol name")
+    protocol_name(network, "blocks/1")
 }
 
 /// Why no lane was opened.
@@ -53,7 +53,7 @@ pub enum LaneError {
     /// The connection broke, or the other side took too long.
     #[error("connection to {0} broke while a lane was opened")]
     Broken(PeerId),
-    /// [`OPENING_MAX`] lanes are being opened on that connection.
+    /// As many lanes as may be are being opened on that connection.
     #[error("too many lanes to {0} are being opened")]
     TooMany(PeerId),
     /// The swarm is gone.

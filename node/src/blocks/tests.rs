@@ -332,6 +332,16 @@ async fn two_nodes_fetch_from_each_other_over_one_connection() {
     let has_one = provider(&one, ServeLimits::default()).await;
     let has_other = provider(&other, ServeLimits::default()).await;
     has_one.node.connect(&has_other.node).await;
+    // The other side takes note of the connection a little later.
+    while has_other
+        .node
+        .lanes
+        .stream(has_one.node.peer)
+        .await
+        .is_err()
+    {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
     let wants_other = Client::with(has_one.node);
     let wants_one = Client::with(has_other.node);
     let (from_other, from_one) = ([&wants_one.node], [&wants_other.node]);

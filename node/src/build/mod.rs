@@ -21,6 +21,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use qk_protocol::hash::Sha256;
+use qk_protocol::manifest::Build;
 use qk_protocol::key::{ArtifactKey, Flags, Linker, Output, RECIPE, Rustc};
 use qk_protocol::time::UnixTime;
 
@@ -148,6 +149,19 @@ impl Order {
                 output: Output::Bins,
             },
         }
+    }
+}
+
+/// What this version of qk builds a target with: the pinned zig and the lowest glibc.
+pub fn build_with(rustc: Rustc, target: &str) -> Build {
+    Build {
+        target: target.to_owned(),
+        recipe: RECIPE,
+        rustc,
+        linker: Linker::Zig {
+            wheel: toolchain::ZIG.checksum(),
+            glibc: target.contains("-gnu").then(|| GLIBC.to_owned()),
+        },
     }
 }
 

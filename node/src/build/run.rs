@@ -59,6 +59,11 @@ impl Builder {
         })
     }
 
+    /// What builds run on here.
+    pub fn environment(&self) -> Environment {
+        Environment::of(Path::new("/"), &self.sandbox, false)
+    }
+
     /// Builds in the sandbox. Blocks for as long as it takes: call it from a thread of its own.
     /// `cancel` stops it within a tenth of a second; nothing of it is left then.
     ///

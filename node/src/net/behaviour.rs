@@ -9,6 +9,7 @@ use super::codec::IndexCodec;
 use super::gate::Gate;
 use super::limits::{EXCHANGE_TIME_MAX, EXCHANGES_PER_CONNECTION_MAX, Limits};
 use super::table::{self, Table};
+use crate::blocks::behaviour as blocks;
 
 /// Protocol names of one network. Nodes of different networks share no protocol, so that a
 /// connection between them carries nothing.
@@ -49,6 +50,7 @@ pub(super) struct Behaviour {
     pub(super) table: Table,
     pub(super) identify: identify::Behaviour,
     pub(super) ping: ping::Behaviour,
+    pub(super) blocks: blocks::Behaviour,
 }
 
 impl Behaviour {
@@ -57,6 +59,7 @@ impl Behaviour {
         protocols: &Protocols,
         limits: &Limits,
         server: bool,
+        blocks: blocks::Behaviour,
     ) -> Self {
         let exchanges = request_response::Config::default()
             .with_request_timeout(EXCHANGE_TIME_MAX)
@@ -77,6 +80,7 @@ impl Behaviour {
             table: table::new(keypair.public().to_peer_id(), protocols.kad.clone(), server),
             identify: identify::Behaviour::new(identify),
             ping: ping::Behaviour::new(ping::Config::new()),
+            blocks,
         }
     }
 }

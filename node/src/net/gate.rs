@@ -121,11 +121,19 @@ impl Gate {
                 self.room("pending inbound", self.limits.pending_in_max, |c| {
                     c.stage == Stage::PendingIn
                 })?;
+                if new.prefix.is_some() {
+                    let max = self.limits.pending_in_per_prefix_max;
+                    self.room("pending per-prefix", max, |c| {
+                        c.stage == Stage::PendingIn && c.prefix == new.prefix
+                    })?;
+                }
                 self.room_in_prefix(new.prefix)?;
             }
-            _ => self.room("pending outbound", self.limits.pending_out_max, |c| {
-                c.stage == Stage::PendingOut
-            })?,
+            Stage::PendingOut | Stage::In | Stage::Out => {
+                self.room("pending outbound", self.limits.pending_out_max, |c| {
+                    c.stage == Stage::PendingOut
+                })?
+            }
         }
         self.connections.insert(id, new);
         Ok(())
@@ -349,6 +357,24 @@ mod tests {
 
         gate.connections.remove(&id(1));
         assert_eq!(gate.admit(id(9), Stage::Out, any(), &far(12)), Ok(()));
+    }
+
+    #[test]
+    fn one_prefix_cannot_hold_all_handshakes() {
+        let mut gate = Gate::new(Limits::server());
+        let mut opened = |prefix: &str, ids: std::ops::Range<usize>| {
+            let remote: Multiaddr = format!("/ip4/{prefix}/tcp/1").parse().unwrap();
+            ids.filter(|n| {
+                gate.handle_pending_inbound_connection(id(*n), &remote, &remote)
+                    .is_ok()
+            })
+            .count()
+        };
+        let limits = Limits::server();
+        assert_eq!(opened("8.8.8.8", 0..100), limits.pending_in_per_prefix_max);
+        assert_eq!(opened("8.8.9.8", 100..101), 1);
+        let left = limits.pending_in_max - limits.pending_in_per_prefix_max - 1;
+        assert_eq!(opened("127.0.0.1", 200..300), left, "loopback is exempt");
     }
 
     #[test]

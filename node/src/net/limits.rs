@@ -36,6 +36,8 @@ pub const NAMED_MAX: usize = 1024;
 pub struct Limits {
     /// Inbound connections that have not finished their handshake.
     pub pending_in_max: usize,
+    /// Of these, those of one IPv4 /24 or IPv6 /48; loopback is exempt.
+    pub pending_in_per_prefix_max: usize,
     /// Outbound connections that have not finished their handshake.
     pub pending_out_max: usize,
     /// Established inbound connections.
@@ -75,6 +77,7 @@ impl Limits {
     pub fn laptop() -> Self {
         Self {
             pending_in_max: 8,
+            pending_in_per_prefix_max: 3,
             pending_out_max: 12,
             established_in_max: 6,
             established_out_max: 12,
@@ -98,6 +101,7 @@ impl Limits {
     pub fn server() -> Self {
         Self {
             pending_in_max: 64,
+            pending_in_per_prefix_max: 16,
             pending_out_max: 32,
             established_in_max: 400,
             established_out_max: 128,

@@ -1,6 +1,6 @@
 //! The swarm: who this node is connected with, and what goes over those connections.
 //!
-//! [`Net`] is a handle; one task ([`swarm`]) owns the libp2p swarm and does all that changes it.
+//! [`Net`] is a handle; one task owns the libp2p swarm and does all that changes it.
 //! A request of another node is answered in a task of its own, so that neither a slow disk nor a
 //! panic stalls the network. What a request means is decided elsewhere: here it is bytes.
 //!
@@ -51,6 +51,7 @@ use self::limits::{COMMANDS_PENDING_MAX, EXCHANGE_TIME_MAX};
 pub use self::limits::{Limits, REPLY_BYTES_MAX, REQUEST_BYTES_MAX};
 use self::swarm::{Command, Task};
 use self::transport::Permits;
+use crate::blocks::behaviour::{self as blocks, Lanes, OnLane};
 
 /// Events that a slow listener may miss before it is told so.
 const EVENTS_PENDING_MAX: usize = 256;
@@ -91,6 +92,7 @@ pub struct Net {
     local: PeerId,
     permits: Arc<Permits>,
     keeps: Keeps,
+    lanes: Lanes,
     commands: mpsc::Sender<Command>,
     events: broadcast::WeakSender<Event>,
 }
@@ -212,7 +214,12 @@ impl Net {
     /// `handler` answers requests: from whom, their address as seen here, the request's bytes (at
     /// most [`REQUEST_BYTES_MAX`]). An empty answer refuses; one longer than [`REPLY_BYTES_MAX`] is
     /// not sent. It is aborted when the asker is gone or [`limits::EXCHANGE_TIME_MAX`] has passed.
-    pub async fn start<H, F>(config: NetConfig, handler: H) -> Result<Self, StartError>
+    /// `on_lane` is given the block streams that others open; without it none are offered.
+    pub async fn start<H, F>(
+        config: NetConfig,
+        handler: H,
+        on_lane: Option<OnLane>,
+    ) -> Result<Self, StartError>
     where
         H: Fn(PeerId, Multiaddr, Vec<u8>) -> F + Send + Sync + 'static,
         F: Future<Output = Vec<u8>> + Send + 'static,
@@ -226,7 +233,7 @@ impl Net {
             allow_private: config.allow_private,
             quic: config.quic && config.pre_shared.is_none(),
         }));
-        let (net, started, task) = prepare(&config, handler, permits)?;
+        let (net, started, task) = prepare(&config, handler, on_lane, permits)?;
         tokio::spawn(task.run());
         // An error means that the task ended; the first command will say so.
         let _ = started.await;
@@ -296,6 +303,11 @@ impl Net {
     /// Sees to it that there is a connection with a node, as [`Self::ask`] does before it sends.
     pub async fn connect(&self, contact: Contact, time: Duration) -> Result<(), AskError> {
         self.errand(contact, None, time).await.map(|_| ())
+    }
+
+    /// Opens block streams to peers that are connected; see [`Self::connect`] and [`Self::keep`].
+    pub fn lanes(&self) -> Lanes {
+        self.lanes.clone()
     }
 
     /// Marks a peer as in use: while the mark lives, its connection is not closed to make room for
@@ -378,6 +390,7 @@ impl Net {
 fn prepare(
     config: &NetConfig,
     handler: Handler,
+    on_lane: Option<OnLane>,
     permits: Arc<Permits>,
 ) -> Result<(Net, oneshot::Receiver<()>, Task), StartError> {
     let bootstrap = config
@@ -389,7 +402,8 @@ fn prepare(
         })
         .collect::<Result<Vec<_>, _>>()?;
     let protocols = Protocols::of(&config.network);
-    let mut swarm = build_swarm(config, &protocols, permits.clone())?;
+    let (blocks, lanes) = blocks::Behaviour::new(&config.network, on_lane);
+    let mut swarm = build_swarm(config, &protocols, blocks, permits.clone())?;
     let starting = config
         .listen
         .iter()
@@ -409,6 +423,7 @@ fn prepare(
         local: *swarm.local_peer_id(),
         permits: permits.clone(),
         keeps: keeps.clone(),
+        lanes,
         commands,
         events: events.downgrade(),
     };
@@ -448,12 +463,13 @@ fn start_lan(config: &NetConfig, permits: &Permits, role: LanRole) -> Option<Lan
 fn build_swarm(
     config: &NetConfig,
     protocols: &Protocols,
+    blocks: blocks::Behaviour,
     permits: Arc<Permits>,
 ) -> Result<Swarm<Behaviour>, StartError> {
     let keypair = &config.identity;
     let transport = transport::build(keypair, config.pre_shared, permits)
         .map_err(|error| StartError::Identity(error.to_string()))?;
-    let behaviour = Behaviour::new(keypair, protocols, &config.limits, config.server);
+    let behaviour = Behaviour::new(keypair, protocols, &config.limits, config.server, blocks);
     let settings = libp2p::swarm::Config::with_tokio_executor()
         .with_idle_connection_timeout(config.limits.idle_time_max)
         .with_max_negotiating_inbound_streams(limits::STREAMS_PER_CONNECTION_MAX);

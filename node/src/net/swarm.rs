@@ -228,7 +228,7 @@ impl Task {
 
     fn on_behaviour(&mut self, event: BehaviourEvent) {
         match event {
-            BehaviourEvent::Gate(never) => match never {},
+            BehaviourEvent::Gate(never) | BehaviourEvent::Blocks(never) => match never {},
             BehaviourEvent::Index(event) => self.on_index(event),
             BehaviourEvent::Table(event) => self.on_table(event),
             BehaviourEvent::Identify(event) => self.on_identify(event),
@@ -449,22 +449,15 @@ impl Task {
     /// A node on the LAN is dialled at its private address once somebody asks it. Where private
     /// addresses are normal, it is a neighbour like any other and is dialled now.
     fn on_lan(&mut self, change: LanChange) {
-        match change {
-            LanChange::Found(node) => {
-                tracing::info!(peer = %node.contact.peer, role = ?node.role, "found on the LAN");
-                for address in &node.contact.addrs {
-                    self.permits.name(address);
-                }
-                if self.permits.rules.allow_private {
-                    self.connect(&node.contact);
-                }
-                self.publish(Event::OnLan(node));
+        let nodes = self.lan.as_ref().map_or_else(Vec::new, Lan::nodes);
+        let addrs = nodes.iter().flat_map(|node| &node.contact.addrs);
+        self.permits.set_found(addrs);
+        if let LanChange::Found(node) = change {
+            tracing::info!(peer = %node.contact.peer, role = ?node.role, "found on the LAN");
+            if self.permits.rules.allow_private {
+                self.connect(&node.contact);
             }
-            LanChange::Lost(node) => {
-                for address in &node.contact.addrs {
-                    self.permits.forget(address);
-                }
-            }
+            self.publish(Event::OnLan(node));
         }
     }
 

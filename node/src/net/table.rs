@@ -172,3 +172,74 @@ impl RecordStore for NoStore {
 
     fn remove_provider(&mut self, _: &RecordKey, _: &PeerId) {}
 }
+
+#[cfg(test)]
+mod tests {
+    use qk_protocol::hash::Location;
+
+    use super::*;
+
+    const RULES: AddressRules = AddressRules {
+        allow_private: true,
+        quic: true,
+    };
+
+    fn table() -> Table {
+        let protocol = StreamProtocol::new("/qk/test/kad/1");
+        new(PeerId::random(), protocol, true)
+    }
+
+    fn node(ip: impl std::fmt::Display) -> Contact {
+        Contact {
+            peer: PeerId::random(),
+            addrs: vec![format!("/ip4/{ip}/tcp/1").parse().unwrap()],
+        }
+    }
+
+    #[test]
+    fn one_prefix_cannot_fill_the_table() {
+        let mut table = table();
+        let taken = |table: &mut Table, prefix: &str| {
+            (0..200)
+                .filter(|last| offer(table, &node(format_args!("{prefix}.{last}")), &RULES))
+                .count()
+        };
+        assert_eq!(taken(&mut table, "8.8.8"), TABLE_PER_PREFIX_MAX);
+        assert_eq!(taken(&mut table, "8.8.9"), TABLE_PER_PREFIX_MAX);
+        // The same number of nodes of the owner's own network get in as kad has places for.
+        assert!(taken(&mut table, "10.0.0") > 20);
+    }
+
+    #[test]
+    fn only_permitted_addresses_enter() {
+        let mut table = table();
+        let public = AddressRules {
+            allow_private: false,
+            ..RULES
+        };
+        assert!(!offer(&mut table, &node("10.0.0.1"), &public));
+        let mut mixed = node("10.0.0.1");
+        mixed.addrs.push("/ip4/8.8.8.8/tcp/1".parse().unwrap());
+        assert!(offer(&mut table, &mixed, &public));
+        let found = find(&mut table, mixed.peer).unwrap();
+        assert_eq!(found.addrs, mixed.addrs[1..]);
+    }
+
+    #[test]
+    fn nearest_first_as_kad_has_it() {
+        let mut table = table();
+        for number in 0..100 {
+            offer(&mut table, &node(format_args!("10.0.0.{number}")), &RULES);
+        }
+        let location = Location([3; 32]);
+        let key = KBucketKey::new(location.0.to_vec());
+        let expected: Vec<PeerId> = table
+            .get_closest_local_peers(&key)
+            .take(7)
+            .map(KBucketKey::into_preimage)
+            .collect();
+        let near = closest(&mut table, location.point(), 7);
+        let near: Vec<PeerId> = near.into_iter().map(|contact| contact.peer).collect();
+        assert_eq!(near, expected);
+    }
+}

@@ -5,6 +5,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use libp2p::futures::future::{join_all, pending};
+use libp2p::futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, StreamExt};
+use libp2p::request_response;
+use libp2p::swarm::SwarmEvent;
 
 use super::*;
 
@@ -37,7 +40,7 @@ async fn echo(_: PeerId, _: Multiaddr, request: Vec<u8>) -> Vec<u8> {
 }
 
 async fn node(config: NetConfig) -> Net {
-    Net::start(config, echo).await.unwrap()
+    Net::start(config, echo, None).await.unwrap()
 }
 
 async fn contact(net: &Net) -> Contact {
@@ -102,10 +105,14 @@ async fn identify_names_the_program() {
 async fn messages_of_exactly_the_bound_pass_and_longer_ones_do_not() {
     let reply_bytes = Arc::new(AtomicUsize::new(REPLY_BYTES_MAX));
     let asked = reply_bytes.clone();
-    let server = Net::start(config(&[TCP]), move |_, _, _| {
-        let reply = vec![1; asked.load(Ordering::SeqCst)];
-        async move { reply }
-    })
+    let server = Net::start(
+        config(&[TCP]),
+        move |_, _, _| {
+            let reply = vec![1; asked.load(Ordering::SeqCst)];
+            async move { reply }
+        },
+        None,
+    )
     .await
     .unwrap();
     let client = node(config(&[])).await;
@@ -130,7 +137,7 @@ async fn messages_of_exactly_the_bound_pass_and_longer_ones_do_not() {
 
 #[tokio::test]
 async fn a_silent_peer_meets_our_deadline() {
-    let server = Net::start(config(&[TCP]), |_, _, _| pending())
+    let server = Net::start(config(&[TCP]), |_, _, _| pending(), None)
         .await
         .unwrap();
     let client = node(config(&[])).await;
@@ -295,16 +302,20 @@ async fn only_so_many_requests_are_answered_at_once() {
     let mut limited = config(&[TCP]);
     limited.limits.answering_per_peer_max = 3;
     let counted = (running.clone(), most.clone());
-    let server = Net::start(limited, move |_, _, _| {
-        let (running, most) = counted.clone();
-        async move {
-            let now = running.fetch_add(1, Ordering::SeqCst) + 1;
-            most.fetch_max(now, Ordering::SeqCst);
-            tokio::time::sleep(Duration::from_millis(300)).await;
-            running.fetch_sub(1, Ordering::SeqCst);
-            vec![1]
-        }
-    })
+    let server = Net::start(
+        limited,
+        move |_, _, _| {
+            let (running, most) = counted.clone();
+            async move {
+                let now = running.fetch_add(1, Ordering::SeqCst) + 1;
+                most.fetch_max(now, Ordering::SeqCst);
+                tokio::time::sleep(Duration::from_millis(300)).await;
+                running.fetch_sub(1, Ordering::SeqCst);
+                vec![1]
+            }
+        },
+        None,
+    )
     .await
     .unwrap();
     let there = contact(&server).await;
@@ -317,10 +328,14 @@ async fn only_so_many_requests_are_answered_at_once() {
 
 #[tokio::test]
 async fn a_handler_that_panics_harms_nobody() {
-    let server = Net::start(config(&[TCP]), |_, _, request: Vec<u8>| {
-        assert_ne!(request, b"panic");
-        async { vec![1] }
-    })
+    let server = Net::start(
+        config(&[TCP]),
+        |_, _, request: Vec<u8>| {
+            assert_ne!(request, b"panic");
+            async { vec![1] }
+        },
+        None,
+    )
     .await
     .unwrap();
     let there = contact(&server).await;
@@ -360,7 +375,7 @@ async fn garbage_on_the_wire_does_nothing() {
 
 /// Twenty-four nodes know one bootstrap node each; their tables fill, and every table names the
 /// nodes nearest to a point as a sorted list of all nodes does.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn closest_agrees_with_brute_force() {
     let first = node(config(&[TCP])).await;
     let seed = contact(&first).await;
@@ -469,7 +484,7 @@ async fn a_private_network_is_closed_to_those_without_its_key() {
     assert!(member.ask(there.clone(), vec![1], LONG).await.is_ok());
     for outsider in [with_key(2), config(&[TCP])] {
         let outsider = node(outsider).await;
-        let reply = outsider.ask(there.clone(), vec![1], 2 * SECOND).await;
+        let reply = outsider.ask(there.clone(), vec![1], SECOND / 2).await;
         assert!(reply.is_err());
     }
     assert_eq!(server.peers().await.unwrap().len(), 1);
@@ -478,7 +493,7 @@ async fn a_private_network_is_closed_to_those_without_its_key() {
         listen: vec![QUIC.parse().unwrap()],
         ..with_key(1)
     };
-    let started = Net::start(quic, echo).await;
+    let started = Net::start(quic, echo, None).await;
     assert!(matches!(started, Err(StartError::Listen { .. })));
 }
 
@@ -502,10 +517,149 @@ async fn a_look_up_reaches_more_nodes_than_there_are_places() {
 }
 
 #[tokio::test]
+async fn lanes_go_over_the_connections_of_the_node() {
+    let (opened, mut lanes) = mpsc::unbounded_channel();
+    let on_lane: OnLane = Arc::new(move |peer, stream| {
+        let _ = opened.send((peer, stream));
+    });
+    let server = Net::start(config(&[TCP]), echo, Some(on_lane))
+        .await
+        .unwrap();
+    let client = node(config(&[])).await;
+    let there = contact(&server).await;
+    let unconnected = client.lanes().open(there.peer, LONG).await;
+    assert!(unconnected.is_err(), "lanes dial nobody");
+    client.connect(there.clone(), LONG).await.unwrap();
+    client.lanes().open(there.peer, LONG).await.unwrap();
+    let (peer, _) = lanes.recv().await.unwrap();
+    assert_eq!(peer, client.local_peer());
+    // The client offers no blocks itself.
+    let back = server.lanes().open(client.local_peer(), LONG).await;
+    assert!(back.is_err());
+}
+
+/// A peer with a swarm of its own and no regard for limits. It sends `bytes` as a request, as they
+/// are, and returns what it gets back.
+async fn hostile(server: &Contact, bytes: Vec<u8>) -> Result<Vec<u8>, String> {
+    let keypair = Keypair::generate_ed25519();
+    let rules = AddressRules {
+        allow_private: true,
+        quic: false,
+    };
+    let transport = transport::build(&keypair, None, Arc::new(Permits::new(rules))).unwrap();
+    let index = Protocols::of(&NETWORK).index;
+    let full = libp2p::request_response::ProtocolSupport::Full;
+    let behaviour =
+        request_response::Behaviour::with_codec(Raw, [(index, full)], Default::default());
+    let local = keypair.public().to_peer_id();
+    let settings = libp2p::swarm::Config::with_tokio_executor();
+    let mut swarm = Swarm::new(transport, behaviour, local, settings);
+    swarm
+        .behaviour_mut()
+        .send_request_with_addresses(&server.peer, bytes, server.addrs.clone());
+    loop {
+        match swarm.select_next_some().await {
+            SwarmEvent::Behaviour(request_response::Event::Message {
+                message: request_response::Message::Response { response, .. },
+                ..
+            }) => return Ok(response),
+            SwarmEvent::Behaviour(request_response::Event::OutboundFailure { error, .. }) => {
+                return Err(error.to_string());
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Writes and reads bytes without a frame.
+#[derive(Clone)]
+struct Raw;
+
+impl request_response::Codec for Raw {
+    type Protocol = libp2p::StreamProtocol;
+    type Request = Vec<u8>;
+    type Response = Vec<u8>;
+
+    async fn read_request<T>(&mut self, _: &Self::Protocol, _: &mut T) -> io::Result<Vec<u8>>
+    where
+        T: AsyncRead + Unpin + Send,
+    {
+        Err(io::Error::other("it only asks"))
+    }
+
+    async fn read_response<T>(&mut self, _: &Self::Protocol, io: &mut T) -> io::Result<Vec<u8>>
+    where
+        T: AsyncRead + Unpin + Send,
+    {
+        let mut bytes = Vec::new();
+        io.read_to_end(&mut bytes).await?;
+        Ok(bytes)
+    }
+
+    async fn write_request<T>(
+        &mut self,
+        _: &Self::Protocol,
+        io: &mut T,
+        bytes: Vec<u8>,
+    ) -> io::Result<()>
+    where
+        T: AsyncWrite + Unpin + Send,
+    {
+        io.write_all(&bytes).await
+    }
+
+    async fn write_response<T>(
+        &mut self,
+        _: &Self::Protocol,
+        _: &mut T,
+        _: Vec<u8>,
+    ) -> io::Result<()>
+    where
+        T: AsyncWrite + Unpin + Send,
+    {
+        Err(io::Error::other("it only asks"))
+    }
+}
+
+#[tokio::test]
+async fn an_oversize_request_never_reaches_the_handler() {
+    let longest = Arc::new(AtomicUsize::new(0));
+    let seen = longest.clone();
+    let server = Net::start(
+        config(&[TCP]),
+        move |_, _, request| {
+            seen.fetch_max(request.len(), Ordering::SeqCst);
+            async { vec![1] }
+        },
+        None,
+    )
+    .await
+    .unwrap();
+    let there = contact(&server).await;
+    let framed = |length: usize, sent: usize| {
+        let mut bytes = (length as u32).to_be_bytes().to_vec();
+        bytes.resize(4 + sent, 7);
+        bytes
+    };
+    let served = Ok(vec![0, 0, 0, 1, 1]);
+    let max = REQUEST_BYTES_MAX;
+    assert_eq!(hostile(&there, framed(max, max)).await, served);
+    assert_ne!(hostile(&there, framed(max + 1, max + 1)).await, served);
+    assert_ne!(
+        hostile(&there, framed(u32::MAX as usize, 100)).await,
+        served
+    );
+    assert_ne!(hostile(&there, framed(100, 99)).await, served);
+    assert_ne!(hostile(&there, vec![0, 0]).await, served);
+    assert_eq!(longest.load(Ordering::SeqCst), max);
+    assert_eq!(hostile(&there, framed(3, 3)).await, served, "still there");
+}
+
+#[tokio::test]
 async fn listening_twice_on_one_port_is_an_error() {
     let server = node(config(&[TCP])).await;
     let taken = server.listen_addrs().await.unwrap().remove(0);
-    let started = Net::start(config(&[&taken.to_string()]), echo).await;
+    let started = Net::start(config(&[&taken.to_string()]), echo, None).await;
     assert!(matches!(started, Err(StartError::Listen { .. })));
 }
 

@@ -33,7 +33,10 @@ type Connection = (PeerId, StreamMuxerBox);
 #[derive(Debug)]
 pub(super) struct Permits {
     pub(super) rules: AddressRules,
+    /// By the owner.
     named: RwLock<BTreeSet<Multiaddr>>,
+    /// On the LAN, at this time.
+    found: RwLock<BTreeSet<Multiaddr>>,
 }
 
 impl Permits {
@@ -41,6 +44,7 @@ impl Permits {
         Self {
             rules,
             named: RwLock::default(),
+            found: RwLock::default(),
         }
     }
 
@@ -51,20 +55,25 @@ impl Permits {
         named.contains(&bare) || (named.len() < NAMED_MAX && named.insert(bare))
     }
 
-    /// Takes back [`Self::name`].
-    pub(super) fn forget(&self, address: &Multiaddr) {
-        let mut named = self.named.write().unwrap_or_else(PoisonError::into_inner);
-        named.remove(&bare(address));
+    /// Permits the addresses that are on the LAN now, in place of those before.
+    pub(super) fn set_found<'a>(&self, addrs: impl Iterator<Item = &'a Multiaddr>) {
+        let now = addrs.map(bare).collect();
+        *self.found.write().unwrap_or_else(PoisonError::into_inner) = now;
     }
 
+    /// Whether the owner named this address.
     pub(super) fn is_named(&self, address: &Multiaddr) -> bool {
-        let named = self.named.read().unwrap_or_else(PoisonError::into_inner);
-        named.contains(&bare(address))
+        has(&self.named, address)
     }
 
-    pub(super) fn permit(&self, address: &Multiaddr) -> bool {
-        self.rules.permit(address) || self.is_named(address)
+    fn permit(&self, address: &Multiaddr) -> bool {
+        self.rules.permit(address) || self.is_named(address) || has(&self.found, address)
     }
+}
+
+fn has(set: &RwLock<BTreeSet<Multiaddr>>, address: &Multiaddr) -> bool {
+    let set = set.read().unwrap_or_else(PoisonError::into_inner);
+    set.contains(&bare(address))
 }
 
 /// The transport of a node.
@@ -189,9 +198,22 @@ mod tests {
         let lan: Multiaddr = "/ip4/10.0.0.1/tcp/1".parse().unwrap();
         let with_peer = lan.clone().with_p2p(peer).unwrap();
         assert!(!permits.permit(&lan));
-        assert!(permits.name(&with_peer));
+        permits.set_found([&lan].into_iter());
         assert!(permits.permit(&lan) && permits.permit(&with_peer));
-        permits.forget(&lan);
-        assert!(!permits.permit(&with_peer));
+        assert!(permits.name(&with_peer));
+        permits.set_found([].into_iter());
+        assert!(permits.permit(&lan), "the owner's word holds");
+    }
+
+    #[test]
+    fn what_left_the_lan_is_not_dialled() {
+        let permits = Permits::new(AddressRules {
+            allow_private: false,
+            quic: true,
+        });
+        let lan: Multiaddr = "/ip4/10.0.0.1/tcp/1".parse().unwrap();
+        permits.set_found([&lan].into_iter());
+        permits.set_found([].into_iter());
+        assert!(!permits.permit(&lan));
     }
 }

@@ -194,12 +194,12 @@ impl Member {
             return Vec::new();
         };
         let closest = net.closest(point, WIDTH).await.unwrap_or_default();
-        closest.iter().map(to_wire).collect()
+        closest.iter().map(crate::net::Contact::to_message).collect()
     }
 
     /// Nodes to begin a look-up with: those that were named, then those of the routing table.
     pub(super) async fn seeds(&self, point: Point) -> Vec<Contact> {
-        let mut seeds: Vec<Contact> = self.named.iter().map(to_wire).collect();
+        let mut seeds: Vec<Contact> = self.named.iter().map(crate::net::Contact::to_message).collect();
         let known: BTreeSet<NodeId> = seeds.iter().map(|contact| contact.node.clone()).collect();
         let closest = self.closest(point).await;
         seeds.extend(closest.into_iter().filter(|contact| !known.contains(&contact.node)));
@@ -233,8 +233,7 @@ impl Member {
             return Some(named.clone());
         }
         let rules = self.net()?.address_rules();
-        let addrs: Vec<Vec<u8>> = contact.addrs.iter().map(|addr| addr.to_vec()).collect();
-        crate::net::Contact::learned(&contact.node.0, &addrs, &rules).ok()
+        crate::net::Contact::learned(contact, &rules).ok()
     }
 
     /// Looks up a point to the end: everything that the nearest nodes hold there.
@@ -325,6 +324,23 @@ impl Member {
         telling.join_all().await.into_iter().filter(|taken| *taken).count()
     }
 
+    /// The point with statements that is nearest to `point`, as this node and several others know it.
+    pub(super) async fn nearest_entry(self: &Arc<Self>, point: Point) -> Option<Point> {
+        let request = Request::Near { point, limit: 1 };
+        let mut asking = JoinSet::new();
+        for contact in self.seeds(point).await.into_iter().take(WIDTH) {
+            let (member, request) = (self.clone(), request.clone());
+            asking.spawn(async move { member.ask(&contact, &request, ASK_TIMEOUT).await });
+        }
+        let mut points = Vec::new();
+        while let Some(reply) = asking.join_next().await {
+            if let Ok(Some(Reply { answer: Answer::Points(some), .. })) = reply {
+                points.extend(some);
+            }
+        }
+        points.into_iter().min_by_key(|one| one.distance(&point))
+    }
+
     /// Asks the named nodes and some others for a newer manifest or timestamp, and takes the newest.
     /// `None` when what is known is the newest.
     pub async fn refresh(self: &Arc<Self>) -> Option<Arc<Joined>> {
@@ -362,15 +378,6 @@ pub(super) async fn next<T: Send + 'static>(tasks: &mut JoinSet<T>, deadline: Op
         }
     };
     tokio::time::timeout(wait, finished).await.ok().flatten()
-}
-
-/// A contact as it goes into messages.
-pub(super) fn to_wire(contact: &crate::net::Contact) -> Contact {
-    let (node, addrs) = contact.to_wire();
-    Contact {
-        node: NodeId(node),
-        addrs: addrs.into_iter().map(ByteBuf::from).collect(),
-    }
 }
 
 /// Of the addresses that a peer claims, those at the host it was seen at: it cannot send readers to

@@ -17,10 +17,10 @@ use std::time::Instant;
 use ed25519_dalek::SigningKey;
 use qk_protocol::decide::Held;
 use qk_protocol::dsse;
-use qk_protocol::hash::{NetworkId, PublicKey, Root};
+use qk_protocol::hash::{NetworkId, Point, PublicKey, Root};
 use qk_protocol::index::Rules;
-use qk_protocol::key::Release;
-use qk_protocol::manifest::{ManifestError, NetworkFile};
+use qk_protocol::key::{ArtifactKey, Release};
+use qk_protocol::manifest::{Manifest, ManifestError, NetworkFile};
 use qk_protocol::policy::Policy;
 use qk_protocol::statement::Statement;
 use serde::{Deserialize, Serialize};
@@ -34,6 +34,9 @@ use crate::blocks::behaviour::serving;
 use crate::blocks::serve::{ServeLimits, Server};
 use crate::net::{self, Contact, ContactError, LanRole, Limits, Multiaddr, Net, NetConfig, StartError};
 use crate::store::{Keep, Options, StoreError};
+
+/// How often another point is drawn when there is nothing to do at one.
+const DRAWS_MAX: usize = 16;
 
 /// A node at work.
 #[derive(Debug)]
@@ -161,7 +164,8 @@ impl Node {
             server: !listen.is_empty(),
             limits: if listen.is_empty() { Limits::laptop() } else { Limits::server() },
             listen,
-            lan: self.config.mdns.unwrap_or(true).then_some(LanRole::Node),
+            // A command that only asks does not look around: it would tell the LAN what it fetches.
+            lan: (options.hold && self.config.mdns.unwrap_or(true)).then_some(LanRole::Node),
             pre_shared: None,
             quic: self.config.quic.unwrap_or(true),
             allow_private: private,
@@ -215,11 +219,7 @@ impl Node {
 
     /// What this node's owner asks for in a network: the stricter of the user's and the manifest's.
     pub fn policy(&self, member: &Member) -> Policy {
-        let manifest = member.joined().network.manifest().policy.clone();
-        match &self.config.policy {
-            Some(own) => manifest.stricter(own),
-            None => manifest,
-        }
+        policy_of(&self.config, member.joined().network.manifest())
     }
 
     /// What the store holds about a release in a network.
@@ -282,7 +282,7 @@ impl Node {
     async fn tell(
         &self,
         member: &Arc<Member>,
-        point: qk_protocol::hash::Point,
+        point: Point,
         statements: &[Arc<Statement>],
         roots: &[Root],
     ) -> Published {
@@ -300,6 +300,38 @@ impl Node {
             holders: holders + 1,
             told,
         }
+    }
+
+    /// Draws an entry at random that this node's owner has not observed: the entry nearest to a
+    /// random point, as several nodes say, so that none of them chooses what is audited.
+    ///
+    /// # Errors
+    /// When the network is not joined.
+    pub async fn draw(&self, network: NetworkId) -> Result<Option<ArtifactKey>, NodeError> {
+        let member = self.member(network)?.clone();
+        for _ in 0..DRAWS_MAX {
+            let Some(point) = member.nearest_entry(Point(rand::random())).await else {
+                return Ok(None);
+            };
+            let found = member.find(point).await;
+            let own = |key: &ArtifactKey| {
+                let of_key = found.statements.iter().filter(|one| one.key() == key);
+                of_key.filter(|one| one.observer() == self.own()).count() > 0
+            };
+            let joined = member.joined();
+            let principals = found.statements.iter().filter(|one| joined.network.principal(one.observer()).is_some());
+            let mut keys: Vec<&ArtifactKey> = principals
+                .filter(|one| one.observation().is_some())
+                .map(|one| one.key())
+                .filter(|key| !own(key))
+                .collect();
+            keys.sort_unstable();
+            keys.dedup();
+            if let Some(key) = keys.first() {
+                return Ok(Some((*key).clone()));
+            }
+        }
+        Ok(None)
     }
 
     /// Takes a newer version of a network, and keeps it.
@@ -331,6 +363,14 @@ impl Node {
         let door = self.door.clone();
         let done = tokio::task::spawn_blocking(move || door.with(work)).await;
         Ok(done.map_err(|_| NodeError::Stopping)??)
+    }
+}
+
+/// What a user with this configuration asks for in a network: the stricter of both policies.
+pub fn policy_of(config: &Config, manifest: &Manifest) -> Policy {
+    match &config.policy {
+        Some(own) => manifest.policy.stricter(own),
+        None => manifest.policy.clone(),
     }
 }
 

@@ -2,7 +2,9 @@
 //!
 //! Everything here blocks; on the reactor it belongs into `spawn_blocking`.
 
+mod ask;
 mod config;
+mod error;
 mod http;
 mod index;
 mod package;
@@ -12,25 +14,26 @@ use std::path::{Path, PathBuf};
 
 use qk_protocol::hash::Sha256;
 use qk_protocol::key::{Release, check_crate_name};
-use semver::{Version, VersionReq};
+use semver::Version;
 use tame_index::external::http::{HeaderName, HeaderValue, StatusCode, header};
 use tame_index::index::cache::{HttpRevision, Revision};
 use tame_index::index::{IndexLocation, LocalIndex};
 use tame_index::{IndexUrl, KrateName, SparseIndex};
 
+pub use ask::Ask;
 pub use config::CargoConfig;
+pub use error::RegistryError;
 pub use http::HttpError;
 pub use index::IndexError;
 pub use package::{CRATE_BYTES_MAX, LOCK_BYTES_MAX, PackageError, lock_digest};
 
+use ask::{nearest, pick};
 use config::Source;
 use http::{Client, redacted};
 use index::{Entry, Line};
 
 /// `config.json` of an index may be this long.
 const INDEX_CONFIG_BYTES_MAX: u64 = 64 * 1024;
-/// Most versions and most names that a message lists.
-const LISTED_MAX: usize = 5;
 /// How cargo names directories of its cache since 1.85; older ones get a cache of their own.
 const CACHE_LAYOUT: Version = Version::new(1, 85, 0);
 
@@ -72,17 +75,6 @@ impl std::fmt::Debug for Place {
     }
 }
 
-/// Which version of a crate is asked for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Ask {
-    /// The newest one that is neither yanked nor a pre-release.
-    Newest,
-    /// This one.
-    Exact(Version),
-    /// The newest one that meets a requirement.
-    Matching(VersionReq),
-}
-
 /// A release that the registry has, and what its index says about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Resolved {
@@ -98,140 +90,6 @@ pub struct Resolved {
     pub rust_version: Option<String>,
     /// Whether this was read from cargo's cache without asking the registry.
     pub from_cache: bool,
-}
-
-/// Why a release could not be found out.
-#[derive(Debug, thiserror::Error)]
-pub enum RegistryError {
-    /// Cargo's configuration, or what was asked for with options.
-    #[error("{0}")]
-    Config(String),
-    /// Not a name or a version that a registry may have.
-    #[error("{0}")]
-    Name(String),
-    /// A kind of registry that is not read here.
-    #[error("{registry} {why}; qk reads sparse indexes and local registries only")]
-    Unsupported {
-        /// The registry.
-        registry: String,
-        /// Which kind it is.
-        why: &'static str,
-    },
-    /// The registry wants a token.
-    #[error("{0} asks for a token, and qk sends none")]
-    Token(String),
-    /// No such crate.
-    #[error("there is no crate {name} in {registry}{}", also(similar))]
-    UnknownCrate {
-        /// The name asked for.
-        name: String,
-        /// The registry.
-        registry: String,
-        /// Crates whose names differ in `-`, `_` or case.
-        similar: Vec<String>,
-    },
-    /// No version that is asked for.
-    #[error("{name} has no version {asked}{}", near(nearest))]
-    NoVersion {
-        /// The crate.
-        name: String,
-        /// What was asked for.
-        asked: String,
-        /// Some versions that there are, newest first.
-        nearest: Vec<Version>,
-    },
-    /// All that would do were withdrawn.
-    #[error("{name} {} yanked from the registry{}", list(yanked), near(nearest))]
-    Yanked {
-        /// The crate.
-        name: String,
-        /// Withdrawn versions that were asked for, newest first.
-        yanked: Vec<Version>,
-        /// Some versions that there are, newest first.
-        nearest: Vec<Version>,
-    },
-    /// Nothing cached, and the network is not to be used.
-    #[error("{name} is not in cargo's cache of {registry}, and the network is not to be used")]
-    Offline {
-        /// The crate.
-        name: String,
-        /// The registry.
-        registry: String,
-    },
-    /// The registry's index did not answer.
-    #[error("asking {registry} for {what}: {error}")]
-    Network {
-        /// The registry's index, without secrets.
-        registry: String,
-        /// What was asked for.
-        what: String,
-        /// What happened.
-        error: HttpError,
-    },
-    /// The registry's index holds something else than it should.
-    #[error("the index of {registry} is unusable for {name}: {why}")]
-    BadIndex {
-        /// The registry.
-        registry: String,
-        /// The crate, or the file.
-        name: String,
-        /// What is wrong.
-        why: String,
-    },
-    /// The `.crate` file.
-    #[error(transparent)]
-    Package(#[from] PackageError),
-}
-
-impl Ask {
-    /// Reads what stands behind the `@` of `CRATE@VERSION`: nothing, a whole version, or a
-    /// requirement that begins with an operator, as `cargo install` takes it.
-    ///
-    /// # Errors
-    /// For anything else, with cargo's advice.
-    pub fn parse(text: Option<&str>) -> Result<Self, RegistryError> {
-        let Some(text) = text else {
-            return Ok(Self::Newest);
-        };
-        let bad = |why: &dyn std::fmt::Display| {
-            RegistryError::Name(format!("{text:?} is not a version: {why}"))
-        };
-        if text.len() > qk_protocol::key::NAME_BYTES_MAX {
-            return Err(bad(&"too long"));
-        }
-        if text.starts_with(['<', '>', '=', '^', '~', '*']) {
-            return match text.parse() {
-                Ok(req) => Ok(Self::Matching(req)),
-                Err(error) => Err(bad(&error)),
-            };
-        }
-        match text.parse() {
-            Ok(version) => Ok(Self::Exact(version)),
-            Err(_) if text.parse::<VersionReq>().is_ok() => Err(bad(&format!(
-                "give all three numbers, or ask for a range with ^{text}"
-            ))),
-            Err(error) => Err(bad(&error)),
-        }
-    }
-
-    fn matches(&self, version: &Version) -> bool {
-        match self {
-            Self::Newest => VersionReq::STAR.matches(version),
-            // A requirement ignores build metadata, and so does cargo.
-            Self::Exact(exact) => exact.cmp_precedence(version).is_eq(),
-            Self::Matching(req) => req.matches(version),
-        }
-    }
-}
-
-impl std::fmt::Display for Ask {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Newest => write!(f, "that is not a pre-release"),
-            Self::Exact(version) => write!(f, "{version}"),
-            Self::Matching(req) => write!(f, "that meets {req}"),
-        }
-    }
 }
 
 /// Whether the registry has to be asked.
@@ -593,12 +451,6 @@ impl Registry {
     }
 }
 
-impl RegistryError {
-    fn is_transport(&self) -> bool {
-        matches!(self, Self::Network { error, .. } if error.is_transport())
-    }
-}
-
 impl Place {
     fn new(source: &Source, config: &CargoConfig, id: &str) -> Result<Self, RegistryError> {
         let unsupported = |why| RegistryError::Unsupported {
@@ -727,70 +579,6 @@ fn download_url(
     }
     let fill = |url: String, (marker, value): &(&str, String)| url.replace(marker, value);
     Ok(markers.iter().fold(dl.to_owned(), fill))
-}
-
-/// The newest line that is asked for and not yanked.
-fn pick(name: &str, lines: Vec<Line>, ask: &Ask) -> Result<Line, RegistryError> {
-    let near = nearest(&lines, ask);
-    let (yanked, good): (Vec<_>, Vec<_>) = lines
-        .into_iter()
-        .filter(|line| ask.matches(&line.vers))
-        .partition(|line| line.yanked);
-    if let Some(line) = good.into_iter().max_by(|a, b| a.vers.cmp(&b.vers)) {
-        return Ok(line);
-    }
-    let name = name.to_owned();
-    if yanked.is_empty() {
-        let asked = ask.to_string();
-        return Err(RegistryError::NoVersion {
-            name,
-            asked,
-            nearest: near,
-        });
-    }
-    let mut yanked: Vec<_> = yanked.into_iter().map(|line| line.vers).collect();
-    yanked.sort_by(|a, b| b.cmp(a));
-    yanked.truncate(LISTED_MAX);
-    Err(RegistryError::Yanked {
-        name,
-        yanked,
-        nearest: near,
-    })
-}
-
-/// A few versions to choose from instead: of the same major version first, newest first.
-fn nearest(lines: &[Line], ask: &Ask) -> Vec<Version> {
-    let major = match ask {
-        Ask::Newest => None,
-        Ask::Exact(version) => Some(version.major),
-        Ask::Matching(req) => req.comparators.first().map(|first| first.major),
-    };
-    let good = lines.iter().filter(|line| !line.yanked);
-    let mut versions: Vec<_> = good.map(|line| line.vers.clone()).collect();
-    versions.sort_by(|a, b| b.cmp(a));
-    let order = |version: &Version| (Some(version.major) != major, !version.pre.is_empty());
-    versions.sort_by_key(order);
-    versions.truncate(LISTED_MAX);
-    versions
-}
-
-fn list(items: &[impl ToString]) -> String {
-    let items: Vec<_> = items.iter().map(ToString::to_string).collect();
-    items.join(", ")
-}
-
-fn near(versions: &[Version]) -> String {
-    match versions {
-        [] => String::new(),
-        some => format!("; there is {}", list(some)),
-    }
-}
-
-fn also(names: &[String]) -> String {
-    match names {
-        [] => String::new(),
-        some => format!("; there is {}", list(some)),
-    }
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use super::http::{Client, HttpError};
 /// A `.crate` file may be this long.
 pub const CRATE_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// What a `.crate` file unpacks to may be this long; cargo's own limit.
-pub(super) const UNPACKED_BYTES_MAX: u64 = 512 * 1024 * 1024;
+const UNPACKED_BYTES_MAX: u64 = 512 * 1024 * 1024;
 /// A `Cargo.lock` may be this long.
 pub const LOCK_BYTES_MAX: u64 = 8 * 1024 * 1024;
 /// Most entries of a `.crate` file.
@@ -205,13 +205,17 @@ pub fn lock_digest(
         release: release.to_string(),
         why,
     };
-    lock_in(file.take(CRATE_BYTES_MAX), release).map_err(bad)
+    lock_in(file.take(CRATE_BYTES_MAX), release, UNPACKED_BYTES_MAX).map_err(bad)
 }
 
-fn lock_in(packed: impl Read, release: &Release) -> Result<Option<(Sha256, Vec<u8>)>, String> {
+pub(super) fn lock_in(
+    packed: impl Read,
+    release: &Release,
+    unpacked_bytes_max: u64,
+) -> Result<Option<(Sha256, Vec<u8>)>, String> {
     let wanted = Path::new(&format!("{}-{}", release.name, release.version)).join("Cargo.lock");
     // Cargo reads one gzip member and no more; so does this.
-    let unpacked = flate2::read::GzDecoder::new(packed).take(UNPACKED_BYTES_MAX + 1);
+    let unpacked = flate2::read::GzDecoder::new(packed).take(unpacked_bytes_max + 1);
     let mut archive = tar::Archive::new(unpacked);
     let entries = archive
         .entries()
@@ -248,7 +252,7 @@ fn lock_in(packed: impl Read, release: &Release) -> Result<Option<(Sha256, Vec<u
         lock = Some((Sha256::of(&bytes), bytes));
     }
     if archive.into_inner().limit() == 0 {
-        return Err(format!("unpacks to more than {UNPACKED_BYTES_MAX} bytes"));
+        return Err(format!("unpacks to more than {unpacked_bytes_max} bytes"));
     }
     Ok(lock)
 }

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use tempfile::TempPath;
 
 use super::error::{At, StoreError};
+use super::index::BlobRow;
 use super::{Damage, FsckReport, Store, layout};
 
 /// Blocks of 16 KiB: 2^4 chunks of BLAKE3.
@@ -250,6 +251,10 @@ impl Store {
                 found,
             });
         }
+        let known = self.with_index(|index| index.blob(&root))?;
+        // A durable blob is not replaced by one that a power cut may take.
+        let durable = known.is_some_and(|row| row.unsynced_in.is_none());
+        let keep = if durable { Keep::Durable } else { keep };
         let (data, tree) = self.blob_paths(&root);
         let dir = data.parent().unwrap_or(&self.shared.layout.blobs);
         if !dir.exists() {
@@ -264,11 +269,14 @@ impl Store {
         if keep == Keep::Durable {
             layout::sync_dir(dir)?;
         }
-        self.with_index(|index| index.put_blob(&root, used))
+        let unsynced_in = (keep == Keep::Cache).then(|| self.shared.layout.boot_number());
+        let row = BlobRow { used, unsynced_in };
+        self.with_index(|index| index.put_blob(&root, row))
     }
 
     /// Opens a blob for reading, `None` if it is not here. One that was not checked since the index
-    /// was begun (an unclean boot begins a new one) is hashed first.
+    /// was begun (an unclean boot begins a new one), or was not synced and is older than this boot,
+    /// is hashed first.
     ///
     /// # Errors
     /// [`StoreError::CorruptBlob`], once: then it is not here any more.
@@ -282,11 +290,21 @@ impl Store {
         let metadata = data.metadata().at(&path)?;
         let size = metadata.len();
         let outboard_len = fs::metadata(&tree).map(|metadata| metadata.len()).ok();
-        let checked = self.with_index(|index| index.blob(root))?.is_some();
+        let known = self.with_index(|index| index.blob(root))?;
+        let this_boot = self.shared.layout.boot_number();
+        let checked = known.is_some_and(|row| row.unsynced_in.is_none_or(|boot| boot == this_boot));
         if !checked || outboard_len != Some(BaoTree::new(size, BLOCK_SIZE).outboard_size()) {
             self.recheck(root, &data)?;
-            let modified = modified(&metadata);
-            self.with_index(|index| index.put_blob(root, modified))?;
+            // It may stem from this boot and never have been synced; from here on it is trusted.
+            data.sync_all().at(&path)?;
+            File::open(&tree)
+                .and_then(|file| file.sync_all())
+                .at(&tree)?;
+            let row = BlobRow {
+                used: known.map_or_else(|| modified(&metadata), |row| row.used),
+                unsynced_in: None,
+            };
+            self.with_index(|index| index.put_blob(root, row))?;
         }
         let outboard = File::open(&tree).at(&tree)?;
         Ok(Some(Blob {
@@ -312,7 +330,7 @@ impl Store {
     pub fn touch(&self, root: &Root, used: UnixTime) -> Result<(), StoreError> {
         // Only of a checked one: the row also says that it was checked.
         self.with_index(|index| match index.blob(root)? {
-            Some(before) if before < used => index.put_blob(root, used),
+            Some(row) if row.used < used => index.put_blob(root, BlobRow { used, ..row }),
             Some(_) | None => Ok(()),
         })
     }
@@ -348,7 +366,7 @@ impl Store {
             blobs.push(BlobInfo {
                 root,
                 bytes: metadata.len() + BaoTree::new(metadata.len(), BLOCK_SIZE).outboard_size(),
-                used: known.unwrap_or_else(|| modified(&metadata)),
+                used: known.map_or_else(|| modified(&metadata), |row| row.used),
                 pinned: pins.contains(&root),
             });
         }

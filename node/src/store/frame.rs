@@ -35,7 +35,8 @@ pub(super) const PAYLOAD_MAX: usize = NETWORK_LEN + MANIFEST_BYTES_MAX;
 const MAGIC: &[u8; 8] = b"qkjournl";
 const HEADER_COPY_LEN: usize = 64;
 const NETWORK_LEN: usize = 32;
-const RECORD_FIXED_LEN: usize = 5 * 32 + 1 + 32 + 8;
+/// Bytes of a statement's payload before the envelope.
+pub(super) const RECORD_FIXED_LEN: usize = 5 * 32 + 1 + 32 + 8;
 const RECORD_MAX: usize = RECORD_FIXED_LEN + STATEMENT_BYTES_MAX;
 
 /// What a segment's header says.

@@ -11,7 +11,7 @@
 //! r ‖ root ‖ id                  -> (empty)
 //! p ‖ root                       -> Position of the pin
 //! n ‖ network                    -> Position of the manifest
-//! b ‖ root                       -> LastUse of a blob that was checked
+//! b ‖ root                       -> BlobRow of a blob that was checked
 //! ```
 //!
 //! Every value ends in eight bytes of a hash over key and value. `Meta` also holds the XOR of such
@@ -70,6 +70,15 @@ pub(super) struct Meta {
     pub(super) live_bytes: u64,
     /// XOR of the rows' hashes.
     pub(super) digest: [u8; 16],
+}
+
+/// What the index knows of a blob that was checked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct BlobRow {
+    /// When it was last used.
+    pub(super) used: UnixTime,
+    /// The boot in which it was written without being synced; a later boot has to check it again.
+    pub(super) unsynced_in: Option<u64>,
 }
 
 /// Builds a key: one letter and the parts after it.
@@ -154,12 +163,17 @@ impl Index {
 
     /// The last 32 bytes of every key that begins with `prefix`, in order.
     pub(super) fn last_parts(&self, prefix: &[u8]) -> Result<Vec<[u8; 32]>, IndexError> {
-        self.guard(|db| {
-            let keys = db.scan_prefix(prefix).keys();
-            keys.map(|key| Ok(key?.last_chunk::<32>().copied()))
-                .collect::<sled::Result<Option<Vec<_>>>>()
-        })?
-        .ok_or(IndexError::Corrupt("key"))
+        let rows = || -> Result<Vec<[u8; 32]>, IndexError> {
+            let mut found = Vec::new();
+            for row in self.db()?.scan_prefix(prefix) {
+                let (key, value) = row?;
+                unseal(&key, &value)?;
+                let part = key.last_chunk::<32>().ok_or(IndexError::Corrupt("key"))?;
+                found.push(*part);
+            }
+            Ok(found)
+        };
+        catch(rows)
     }
 
     /// The points of `network` with statements, nearest to `point` first, at most `limit`.
@@ -197,16 +211,17 @@ impl Index {
         Ok(found)
     }
 
-    /// When a blob was last used; `None` if it was not checked since the index was begun.
-    pub(super) fn blob(&self, root: &Root) -> Result<Option<UnixTime>, IndexError> {
-        let value = self.get(&key(b'b', &[&root.0]))?;
-        Ok(value.and_then(|value| Reader(&value).u64()).map(UnixTime))
+    /// What is known of a blob; `None` if it was not checked since the index was begun.
+    pub(super) fn blob(&self, root: &Root) -> Result<Option<BlobRow>, IndexError> {
+        self.get(&key(b'b', &[&root.0]))?
+            .map(|value| BlobRow::decode(&value).ok_or(IndexError::Corrupt("blob row")))
+            .transpose()
     }
 
-    /// Notes that a blob was checked, and used now.
-    pub(super) fn put_blob(&self, root: &Root, used: UnixTime) -> Result<(), IndexError> {
+    /// Notes what is known of a blob that was checked.
+    pub(super) fn put_blob(&self, root: &Root, row: BlobRow) -> Result<(), IndexError> {
         let key = key(b'b', &[&root.0]);
-        let (value, _) = seal(&key, used.0.to_le_bytes().to_vec());
+        let (value, _) = seal(&key, row.encode());
         self.guard(|db| db.insert(&key, value).map(drop))
     }
 
@@ -246,7 +261,7 @@ impl Index {
             }
             Ok(())
         };
-        panic::catch_unwind(AssertUnwindSafe(rows)).map_err(|_| IndexError::Panicked)??;
+        catch(rows)?;
         if (digest, statements) != (meta.digest, meta.statements) {
             return Err(IndexError::Corrupt("the sum over the rows"));
         }
@@ -332,9 +347,9 @@ impl<'a> Changes<'a> {
             position,
         };
         for side in side_keys(&record.id, &entry) {
-            self.put(side, Vec::new())?;
+            self.put(side, Vec::new());
         }
-        self.put(key(b'i', &[&record.id.0]), entry.encode())?;
+        self.put(key(b'i', &[&record.id.0]), entry.encode());
         self.meta.statements += 1;
         self.meta.live_bytes += u64::from(position.len);
         Ok(())
@@ -365,13 +380,12 @@ impl<'a> Changes<'a> {
             self.dead(old);
         }
         let key = key(letter, &[of]);
-        match position {
-            Some(position) => {
-                self.meta.live_bytes += u64::from(position.len);
-                self.put(key, encode_position(position))
-            }
-            None => self.delete(key),
+        self.delete(key.clone())?;
+        if let Some(position) = position {
+            self.meta.live_bytes += u64::from(position.len);
+            self.put(key, encode_position(position));
         }
+        Ok(())
     }
 
     /// How many rows are to be written.
@@ -406,12 +420,11 @@ impl<'a> Changes<'a> {
         }
     }
 
-    fn put(&mut self, key: Vec<u8>, payload: Vec<u8>) -> Result<(), IndexError> {
-        self.delete(key.clone())?;
+    /// Adds a row that is not there.
+    fn put(&mut self, key: Vec<u8>, payload: Vec<u8>) {
         let (value, piece) = seal(&key, payload);
         xor(&mut self.meta.digest, piece);
         self.rows.insert(key, Some(value));
-        Ok(())
     }
 
     fn delete(&mut self, key: Vec<u8>) -> Result<(), IndexError> {
@@ -487,6 +500,22 @@ impl Meta {
     }
 }
 
+impl BlobRow {
+    fn encode(self) -> Vec<u8> {
+        let mut out = self.used.0.to_le_bytes().to_vec();
+        out.extend(self.unsynced_in.iter().flat_map(|boot| boot.to_le_bytes()));
+        out
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let mut reader = Reader(bytes);
+        Some(Self {
+            used: UnixTime(reader.u64()?),
+            unsynced_in: reader.u64(),
+        })
+    }
+}
+
 fn encode_position(position: Position) -> Vec<u8> {
     let mut out = position.segment.to_le_bytes().to_vec();
     out.extend_from_slice(&position.offset.to_le_bytes());
@@ -504,10 +533,12 @@ fn decode_position(bytes: &[u8]) -> Option<Position> {
 }
 
 /// Runs something of sled's; a panic in it is an answer, not the end of the node.
+fn catch<T>(run: impl FnOnce() -> Result<T, IndexError>) -> Result<T, IndexError> {
+    panic::catch_unwind(AssertUnwindSafe(run)).map_err(|_| IndexError::Panicked)?
+}
+
 fn guard<T>(run: impl FnOnce() -> sled::Result<T>) -> Result<T, IndexError> {
-    panic::catch_unwind(AssertUnwindSafe(run))
-        .map_err(|_| IndexError::Panicked)?
-        .map_err(IndexError::from)
+    catch(|| run().map_err(IndexError::from))
 }
 
 /// The numbers of the indexes in `dir`, ascending.

@@ -4,13 +4,19 @@ use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 use super::error::{At, StoreError};
 
 /// Version of the directory's layout, in the file `version`.
 pub(super) const VERSION: u32 = 1;
 /// Files kept in `aside/`; the oldest goes when one more comes.
-const ASIDE_MAX: usize = 32;
+const ASIDE_MAX: usize = 8;
+/// A command without a daemon holds the lock for milliseconds, and so does a child that a killed
+/// node had just forked: a quarter of a second tells them from a node.
+const LOCK_TRIES: u32 = 25;
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
 /// The paths of a store.
 #[derive(Debug, Clone)]
@@ -24,6 +30,16 @@ pub(super) struct Layout {
     /// What was found corrupt; kept for a look, never read by qk.
     pub(super) aside: PathBuf,
     boot: PathBuf,
+    /// Of this boot of the machine.
+    pub(super) boot_id: String,
+}
+
+impl Layout {
+    /// A number of this boot's own.
+    pub(super) fn boot_number(&self) -> u64 {
+        let hash = blake3::hash(self.boot_id.as_bytes());
+        u64::from_le_bytes(super::frame::first(*hash.as_bytes()))
+    }
 }
 
 /// How the store was left.
@@ -50,6 +66,7 @@ impl Layout {
             temp: dir.join("temp"),
             aside: dir.join("aside"),
             boot: dir.join("boot"),
+            boot_id: boot_id(),
         };
         layout.check_version()?;
         for dir in [&layout.blobs, &layout.journal, &layout.part, &layout.aside] {
@@ -64,14 +81,13 @@ impl Layout {
 
     /// Notes that the store is open in this boot, and says how it was left.
     pub(super) fn mark_open(&self) -> Result<Left, StoreError> {
-        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-        let mark = format!("open {}\n", boot.trim());
+        let mark = format!("open {}\n", self.boot_id);
         let before = match fs::read_to_string(&self.boot) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             read => Some(read.at(&self.boot)?),
         };
         let left = match before.as_deref() {
-            Some(before) if before == mark && !boot.is_empty() => return Ok(Left::Intact),
+            Some(before) if before == mark => return Ok(Left::Intact),
             None | Some("closed\n") => Left::Intact,
             Some(_) => Left::Unclean,
         };
@@ -131,6 +147,14 @@ impl Layout {
     }
 }
 
+/// Identity of this boot. Where the system gives none, every opening counts as one of its own.
+fn boot_id() -> String {
+    match fs::read_to_string("/proc/sys/kernel/random/boot_id") {
+        Ok(id) => id.trim().to_owned(),
+        Err(_) => format!("{:016x}", rand::random::<u64>()),
+    }
+}
+
 fn take_lock(dir: &Path) -> Result<File, StoreError> {
     let path = dir.join("lock");
     let mut options = OpenOptions::new();
@@ -140,12 +164,21 @@ fn take_lock(dir: &Path) -> Result<File, StoreError> {
         .write(true)
         .open(&path)
         .at(&path)?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(StoreError::Locked {
-            path: dir.to_owned(),
-        }),
-        Err(TryLockError::Error(error)) => Err(StoreError::io(path, error)),
+    let mut tries = 0;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) if tries < LOCK_TRIES => {
+                tries += 1;
+                thread::sleep(LOCK_PAUSE);
+            }
+            Err(TryLockError::WouldBlock) => {
+                return Err(StoreError::Locked {
+                    path: dir.to_owned(),
+                });
+            }
+            Err(TryLockError::Error(error)) => return Err(StoreError::io(path, error)),
+        }
     }
 }
 

@@ -222,8 +222,7 @@ pub struct Store {
     shared: Arc<Shared>,
     queue: Option<SyncSender<Command>>,
     writer: Option<JoinHandle<()>>,
-    /// Last, so that nobody opens the store while the writer finishes.
-    _lock: File,
+    lock: File,
 }
 
 /// What readers and the writer share.
@@ -294,7 +293,7 @@ impl Store {
             shared,
             queue: Some(queue),
             writer: Some(writer),
-            _lock: lock,
+            lock,
         })
     }
 
@@ -373,16 +372,16 @@ impl Store {
         Ok(manifests)
     }
 
-    /// A statement by its id.
+    /// A statement by its id; `None` also if its frame is damaged, which is noted.
     pub fn get(&self, id: &StatementId) -> Result<Option<Record>, StoreError> {
-        match self.load(|index| Ok(index.entry(id)?.map(|entry| entry.position)))? {
-            Some(Frame::Statement(record)) if record.id == *id => Ok(Some(record)),
-            Some(_) => {
-                self.rebuild("a statement row points to another frame")?;
-                Ok(None)
+        for last_try in [false, true] {
+            match self.load(|index| Ok(index.entry(id)?.map(|entry| entry.position)))? {
+                Some(Frame::Statement(record)) if record.id == *id => return Ok(Some(record)),
+                Some(_) if !last_try => self.rebuild("a statement row points to another frame")?,
+                Some(_) | None => return Ok(None),
             }
-            None => Ok(None),
         }
+        Ok(None)
     }
 
     /// Whether a statement is known, without reading it.
@@ -409,7 +408,8 @@ impl Store {
         self.records(&index::key(b'r', &[&root.0]))
     }
 
-    /// The points of a network with statements that are nearest to `point`, nearest first.
+    /// The points of a network with statements that are nearest to `point`, nearest first. Those
+    /// that share a prefix with `point` come before all others.
     pub fn near(
         &self,
         network: &NetworkId,
@@ -439,8 +439,7 @@ impl Store {
     /// Compares the index with the sums over it, and makes it again where they differ; says what
     /// was wrong. Reads the whole index, not the journal.
     pub fn scrub(&self) -> Result<Option<Damage>, StoreError> {
-        let found = self.command(Command::Scrub)?;
-        Ok(found)
+        self.command(Command::Scrub)
     }
 
     /// Reads every frame and hashes every blob. Corrupt blobs are moved aside, a wrong index is made
@@ -563,6 +562,9 @@ impl Drop for Store {
         {
             tracing::error!("store: the writer panicked");
         }
+        // Last, so that nobody opens the store while the writer finishes; and in words, because a
+        // child that was forked and has not called exec yet holds the descriptor, too.
+        self.lock.unlock().ok();
     }
 }
 
@@ -589,6 +591,10 @@ impl Shared {
     fn note(&self, damage: impl IntoIterator<Item = Damage>) {
         let mut notes = self.damage.lock().unwrap_or_else(PoisonError::into_inner);
         for one in damage {
+            // Every read of a lost frame would tell of it again.
+            if matches!(one, Damage::Frame { .. }) && notes.contains(&one) {
+                continue;
+            }
             tracing::warn!(damage = %one, "store");
             if notes.len() == DAMAGE_MAX {
                 notes.pop_front();

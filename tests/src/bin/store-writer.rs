@@ -73,9 +73,16 @@ fn choose(next: &mut u64, thread: u64, rng: &mut StdRng) -> Vec<Op> {
                 92..96 => What::Pin,
                 _ => What::Blob,
             };
-            let older = rng.random_range(0..=*next / THREADS) * THREADS + thread;
-            // Seldom put back, so that the store does not grow without end.
-            vec![op(rng.random_bool(0.1), what, older)]
+            // Seldom put back and many statements at once, so that more than half of the journal
+            // dies and there is something to compact.
+            let put = rng.random_bool(0.1);
+            let count = if what == What::Statement {
+                rng.random_range(1..25)
+            } else {
+                1
+            };
+            let older = (0..count).map(|_| rng.random_range(0..=*next / THREADS));
+            older.map(|n| op(put, what, n * THREADS + thread)).collect()
         }
     }
 }
@@ -89,12 +96,11 @@ fn carry_out(store: &Store, ops: &[Op]) -> anyhow::Result<()> {
     if !records.is_empty() {
         store.append(records)?;
     }
+    let mut removed = Vec::new();
     for op in ops {
         match (op.what, op.put) {
             (What::Statement, true) => {}
-            (What::Statement, false) => {
-                store.remove(&[store_load::record(op.number).id])?;
-            }
+            (What::Statement, false) => removed.push(store_load::record(op.number).id),
             (What::Pin, true) => drop(store.pin(store_load::pin(op.number))?),
             (What::Pin, false) => drop(store.unpin(store_load::pin(op.number))?),
             (What::Blob, true) => {
@@ -105,6 +111,9 @@ fn carry_out(store: &Store, ops: &[Op]) -> anyhow::Result<()> {
             }
             (What::Blob, false) => drop(store.remove_blob(&store_load::blob(op.number).0)?),
         }
+    }
+    if !removed.is_empty() {
+        store.remove(&removed)?;
     }
     Ok(())
 }

@@ -1,0 +1,358 @@
+//! `qk build`, and what `fetch` and `verify` build with.
+
+use std::path::PathBuf;
+
+use qk_node::access::Access;
+use qk_node::build::{self, BuildError, Builder, Collected, Event, Options, Order, RustToolchain};
+use qk_node::node::{NodeOptions, Published, unix_now};
+use qk_node::pack::pack;
+use qk_node::registry::{Registry, RegistryOptions, Resolved, lock_digest};
+use qk_protocol::decide::{Candidate, Wanted};
+use qk_protocol::dsse::public_key;
+use qk_protocol::hash::{Blake3, KeyId, NetworkId, PublicKey, Sha256, StatementId};
+use qk_protocol::key::ArtifactKey;
+use qk_protocol::statement::{Body, Environment, Failure as Tried, Observation, Reason, Role, Statement, Subject};
+use serde::Serialize;
+
+use super::{of_build, of_problem};
+use crate::args::BuildArgs;
+use crate::failure::{Failure, Kind, Outcome};
+use crate::output::bytes;
+use crate::session::{Session, failed, of_registry};
+
+/// What `qk build` says.
+#[derive(Debug, Serialize)]
+struct Report {
+    name: String,
+    version: String,
+    target: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key_id: Option<KeyId>,
+    #[serde(flatten)]
+    subject: Subject,
+    seconds: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    network: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    observer: Option<PublicKey>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    statement: Option<StatementId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    published: Option<Published>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    output: Option<PathBuf>,
+}
+
+pub(crate) async fn run(session: &Session, args: &BuildArgs) -> Outcome {
+    let resolved = session.resolve(&args.krate, false).await?;
+    let wanted = Session::wanted(&resolved, &args.flags, args.target.iter().cloned().collect());
+    let mut maker = Maker::new(session).await?;
+    maker.jobs = args.jobs;
+    let place = Place::choose(session, &wanted)?;
+    let built = maker.build(&place, &wanted, &resolved).await?;
+    if let Some(path) = &args.output {
+        std::fs::copy(&built.archive, path)
+            .map_err(|error| Failure::new(Kind::Other, format!("{}: {error}", path.display())))?;
+    }
+    let publishing = match (&place.network, args.no_publish) {
+        (Some(network), false) if built.keyed => Some(*network),
+        _ => None,
+    };
+    let mut report = Report {
+        name: built.key.name.clone(),
+        version: built.key.version.clone(),
+        target: built.key.target.clone(),
+        key_id: built.keyed.then(|| built.key.id()),
+        subject: built.subject,
+        seconds: built.collected.finished.since(built.collected.started),
+        network: place.name.clone(),
+        observer: None,
+        statement: None,
+        published: None,
+        output: args.output.clone(),
+    };
+    if let Some(network) = publishing {
+        let statement = built.observe(session, network, Role::Publisher)?;
+        report.observer = Some(statement.observer());
+        report.statement = Some(statement.id());
+        report.published = Some(publish(session, &built, statement).await?);
+    }
+    let unsigned = match (&report.statement, built.keyed, &place.network, args.no_publish) {
+        (Some(_), ..) => None,
+        (None, false, ..) => Some("the crate has no Cargo.lock: it has no artifact key, and nothing is signed"),
+        (None, true, _, true) => Some("nothing was signed or published, as asked for"),
+        (None, true, None, false) => Some("no network is joined: nothing was signed or published"),
+        (None, true, Some(_), false) => None,
+    };
+    session.output.result(&report, describe);
+    if let Some(why) = unsigned {
+        session.output.note(format!("note: {why}"));
+    }
+    Ok(())
+}
+
+pub(crate) async fn publish(session: &Session, built: &Built, statement: Statement) -> Outcome<Published> {
+    let access = session.access(NodeOptions::default()).await?;
+    let published = access.publish(Some(built.archive.clone()), statement).await;
+    let published = published.map_err(|problem| of_problem(&problem))?;
+    if published.told == 0 {
+        session.output.note("note: no running node of yours gives the artifact to others: `qk node` does");
+    }
+    access.shutdown().await;
+    Ok(published)
+}
+
+fn describe(report: &Report) -> String {
+    let mut lines = vec![
+        format!("{} {} for {} in {} s", report.name, report.version, report.target, report.seconds),
+        format!("  root    {}", report.subject.root),
+        format!("  size    {}", bytes(report.subject.size)),
+    ];
+    if let Some(key) = &report.key_id {
+        lines.push(format!("  key     {key}"));
+    }
+    if let (Some(published), Some(network)) = (&report.published, &report.network) {
+        lines.push(format!(
+            "  network {network}: {} nodes hold the observation, {} know that it is here",
+            published.holders, published.told
+        ));
+    }
+    if let Some(path) = &report.output {
+        lines.push(format!("  written to {}", path.display()));
+    }
+    lines.join("\n")
+}
+
+/// For which network something is built, and with what.
+pub(crate) struct Place {
+    pub network: Option<NetworkId>,
+    pub name: Option<String>,
+    pub candidate: Candidate,
+}
+
+impl Place {
+    /// The first joined network that serves the registry and builds for a target that is wanted; what
+    /// this version of qk builds with, if no network is joined or none does.
+    pub(crate) fn choose(session: &Session, wanted: &Wanted) -> Outcome<Self> {
+        for joined in session.home.networks().map_err(failed)? {
+            let manifest = joined.network.manifest();
+            if !manifest.registries.contains(&wanted.release.registry) {
+                continue;
+            }
+            if let Some(candidate) = wanted.candidates(&manifest.builds).into_iter().next() {
+                return Ok(Self {
+                    network: Some(joined.network.id()),
+                    name: Some(manifest.name.clone()),
+                    candidate,
+                });
+            }
+        }
+        let mut build = session.compiled_in_build()?;
+        if let Some(target) = wanted.targets.first() {
+            build = build::build_with(build.rustc, target);
+        }
+        let candidate = wanted.candidates(&[build]).into_iter().next();
+        Ok(Self {
+            network: None,
+            name: None,
+            candidate: candidate.ok_or_else(|| Failure::new(Kind::Usage, "no target is wanted"))?,
+        })
+    }
+}
+
+/// Something that was built here.
+pub(crate) struct Built {
+    pub key: ArtifactKey,
+    /// Whether it has an artifact key: not without a `Cargo.lock` in the `.crate`.
+    pub keyed: bool,
+    pub subject: Subject,
+    pub archive: PathBuf,
+    pub collected: Collected,
+}
+
+impl Built {
+    /// Signs what was seen.
+    pub(crate) fn observe(&self, session: &Session, network: NetworkId, role: Role) -> Outcome<Statement> {
+        let log = std::fs::read(&self.collected.log).map_err(failed)?;
+        let observation = Observation {
+            subject: self.subject,
+            role,
+            environment: environment(&self.collected.environment),
+            log: Blake3::of(&log),
+            started: self.collected.started,
+            finished: self.collected.finished,
+            work: None,
+            work_checks: Default::default(),
+        };
+        sign(session, network, self.key.clone(), Body::Observation(observation))
+    }
+}
+
+fn sign(session: &Session, network: NetworkId, key: ArtifactKey, body: Body) -> Outcome<Statement> {
+    let observer = session.home.key("observer").map_err(failed)?;
+    tracing::debug!(observer = %public_key(&observer), "signing");
+    Statement::sign(network, key, body, &observer).map_err(failed)
+}
+
+/// A failure as a statement, if it says something about the crate.
+pub(crate) fn state_failure(
+    session: &Session,
+    network: NetworkId,
+    key: &ArtifactKey,
+    started: qk_protocol::time::UnixTime,
+    on: &build::Environment,
+    error: &BuildError,
+) -> Outcome<Option<Statement>> {
+    let BuildError::Failed { reason, detail, .. } = error else {
+        return Ok(None);
+    };
+    let reason = match reason {
+        build::Reason::SystemLibrary | build::Reason::BuildTool => Reason::MissingSystemLibrary,
+        build::Reason::Compile => Reason::CompileError,
+        build::Reason::TimeOut => Reason::TimeOut,
+        build::Reason::OutOfMemory => Reason::OutOfMemory,
+        build::Reason::StaleLock => Reason::StaleLock,
+        build::Reason::NoBinaries => Reason::NoBinaries,
+        build::Reason::BadCrate => Reason::Other,
+        // These say something about this machine.
+        build::Reason::DiskFull | build::Reason::Fetch | build::Reason::NoLock => return Ok(None),
+    };
+    let detail = detail.chars().filter(|c| !c.is_control()).take(250).collect();
+    let tried = Tried {
+        reason,
+        detail,
+        environment: environment(on),
+        log: None,
+        started,
+        finished: unix_now().max(started),
+    };
+    sign(session, network, key.clone(), Body::Failure(tried)).map(Some)
+}
+
+fn environment(environment: &build::Environment) -> Environment {
+    Environment {
+        os: environment.os.clone(),
+        kernel: environment.kernel.clone(),
+        tools: environment.tools.clone(),
+        sandbox: environment.sandbox.clone(),
+        cpus: environment.cpus,
+    }
+}
+
+/// Builds, and shows how far it is.
+pub(crate) struct Maker<'a> {
+    session: &'a Session,
+    builder: Builder,
+    jobs: Option<u32>,
+}
+
+impl<'a> Maker<'a> {
+    pub(crate) async fn new(session: &'a Session) -> Outcome<Self> {
+        let (toolchains, work) = (session.toolchains(), session.home.work());
+        if let Some(missing) = toolchains.missing().into_iter().next() {
+            let failure = Failure::new(Kind::BuildFailed, format!("building needs {}", missing.what));
+            return Err(failure.hint(missing.how));
+        }
+        let builder = tokio::task::spawn_blocking(move || Builder::new(toolchains, &work));
+        let builder = builder.await.map_err(failed)?.map_err(|error| of_build(&error))?;
+        Ok(Self {
+            session,
+            builder,
+            jobs: None,
+        })
+    }
+
+    /// Builds what is wanted, for the first network that builds it.
+    pub(crate) async fn make(&self, wanted: &Wanted, resolved: &Resolved) -> Outcome<Built> {
+        self.build(&Place::choose(self.session, wanted)?, wanted, resolved).await
+    }
+
+    pub(crate) async fn build(&self, place: &Place, wanted: &Wanted, resolved: &Resolved) -> Outcome<Built> {
+        let order = self.order(place, wanted, resolved).await?;
+        self.carry_out(order).await
+    }
+
+    /// The order of a candidate, with the `.crate` on disk and its lock read.
+    pub(crate) async fn order(&self, place: &Place, wanted: &Wanted, resolved: &Resolved) -> Outcome<Order> {
+        let dir = self.session.home.crates();
+        let (release, checksum) = (wanted.release.clone(), resolved.checksum);
+        let got = tokio::task::spawn_blocking(move || {
+            std::fs::create_dir_all(&dir).map_err(failed)?;
+            let registry = Registry::open(&RegistryOptions::default()).map_err(|error| of_registry(&error))?;
+            let file = registry.download(&release, &checksum, &dir).map_err(|error| of_registry(&error))?;
+            let lock = lock_digest(&file, &release).map_err(|error| of_registry(&error.into()))?;
+            Ok::<_, Failure>((file, lock))
+        });
+        let (file, lock) = got.await.map_err(failed)??;
+        let digest = lock.as_ref().map_or(Sha256([0; 32]), |(digest, _)| *digest);
+        let key = place.candidate.key(digest);
+        let order = Order::for_key(&key, file).map_err(|error| of_build(&error))?;
+        Ok(match lock {
+            Some(_) => order,
+            None => Order {
+                lock: None,
+                resolve_lock: true,
+                ..order
+            },
+        })
+    }
+
+    /// What it builds on.
+    pub(crate) fn environment(&self) -> build::Environment {
+        self.builder.environment()
+    }
+
+    async fn carry_out(&self, order: Order) -> Outcome<Built> {
+        self.try_out(order).await?.map_err(|error| of_build(&error))
+    }
+
+    /// Builds and packs. The inner error is the build's own, which may be worth stating.
+    pub(crate) async fn try_out(&self, order: Order) -> Outcome<Result<Built, BuildError>> {
+        let name = format!("{} {}", order.name, order.version);
+        let bar = self.session.output.spinner(&name);
+        let (shown, output) = (bar.clone(), self.session.output);
+        let options = Options {
+            jobs: self.jobs.unwrap_or(Options::default().jobs),
+            ..Options::default()
+        };
+        let event = move |event: Event| {
+            let text = match event {
+                Event::Unpacking => "unpacking".to_owned(),
+                Event::Fetching { line } => line,
+                Event::Compiling { krate, done, total } => format!("{done}/{total} {krate}"),
+                Event::Collecting => "taking the results".to_owned(),
+            };
+            shown.set_message(text);
+        };
+        if bar.is_hidden() {
+            output.note(format!("building {name}"));
+        }
+        let rustc = order.rustc.clone();
+        let collected = self.builder.build_in_background(order.clone(), options, event).await;
+        bar.finish_and_clear();
+        let collected = match collected {
+            Ok(collected) => collected,
+            Err(error) => return Ok(Err(error)),
+        };
+        let keyed = collected.key.is_some();
+        let key = match (&collected.key, rustc) {
+            (Some(key), _) => key.clone(),
+            (None, Some(rustc)) => order.key(&rustc, Sha256::of(&collected.lock)),
+            (None, None) => {
+                let active = RustToolchain::active(&self.session.toolchains(), &order.target);
+                order.key(&active.map_err(failed)?.rustc, Sha256::of(&collected.lock))
+            }
+        };
+        let archive = collected.directory.path().join("artifact.tar");
+        let subject = pack(&collected, &key, &archive);
+        let subject = subject.map_err(|error| Failure::new(Kind::BuildFailed, error))?;
+        Ok(Ok(Built {
+            key,
+            keyed,
+            subject,
+            archive,
+            collected,
+        }))
+    }
+}
+

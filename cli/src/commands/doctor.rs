@@ -1,0 +1,95 @@
+//! `qk setup` and `qk doctor`: what building needs.
+
+use qk_node::build::{RustToolchain, Sandbox, SetupEvent};
+use serde::Serialize;
+
+use crate::failure::{Failure, Kind, Outcome};
+use crate::session::{Session, failed, host_target};
+
+/// One thing that was looked at.
+#[derive(Debug, Serialize)]
+struct Check {
+    what: String,
+    ok: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    how: Option<String>,
+}
+
+pub(crate) async fn setup(session: &Session) -> Outcome {
+    let toolchains = session.toolchains();
+    let bar = session.output.spinner("setup");
+    let output = session.output;
+    let shown = bar.clone();
+    let installed = tokio::task::spawn_blocking(move || {
+        toolchains.setup(&mut |event| {
+            let text = match event {
+                SetupEvent::Downloading { what } => format!("downloading {what}"),
+                SetupEvent::Unpacking { what } => format!("unpacking {what}"),
+                SetupEvent::Packages { names } => format!("installing {}", names.join(", ")),
+            };
+            match shown.is_hidden() {
+                true => output.note(text),
+                false => shown.set_message(text),
+            }
+        })
+    });
+    installed.await.map_err(failed)?.map_err(failed)?;
+    bar.finish_and_clear();
+    doctor(session).await
+}
+
+pub(crate) async fn doctor(session: &Session) -> Outcome {
+    let toolchains = session.toolchains();
+    let checks = tokio::task::spawn_blocking(move || {
+        let mut checks: Vec<Check> = toolchains
+            .missing()
+            .into_iter()
+            .map(|missing| Check {
+                what: missing.what,
+                ok: false,
+                how: Some(missing.how),
+            })
+            .collect();
+        checks.push(match RustToolchain::active(&toolchains, &host_target()) {
+            Ok(found) => good(format!("rustc {} for {}", found.rustc.version, host_target())),
+            Err(error) => bad("a Rust toolchain", error),
+        });
+        checks.push(match Sandbox::probe() {
+            Ok(sandbox) => good(format!("the sandbox works, {}", sandbox.version())),
+            Err(error) => bad("the sandbox", error),
+        });
+        checks
+    });
+    let checks = checks.await.map_err(failed)?;
+    let missing: Vec<_> = checks.iter().filter(|check| !check.ok).map(|check| check.what.clone()).collect();
+    session.output.result(&checks, |checks| checks.iter().map(describe).collect::<Vec<_>>().join("\n"));
+    match missing.is_empty() {
+        true => Ok(()),
+        false if session.output.json => Err(Failure::new(Kind::Other, "")),
+        false => Err(Failure::new(Kind::Other, format!("building needs {}", missing.join(", ")))),
+    }
+}
+
+fn good(what: String) -> Check {
+    Check {
+        what,
+        ok: true,
+        how: None,
+    }
+}
+
+fn bad(what: &str, error: impl std::fmt::Display) -> Check {
+    Check {
+        what: what.to_owned(),
+        ok: false,
+        how: Some(error.to_string()),
+    }
+}
+
+fn describe(check: &Check) -> String {
+    let mark = if check.ok { "ok     " } else { "missing" };
+    match &check.how {
+        Some(how) => format!("{mark}  {}: {how}", check.what),
+        None => format!("{mark}  {}", check.what),
+    }
+}

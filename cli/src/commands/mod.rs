@@ -1,0 +1,96 @@
+//! The commands, one module each.
+
+pub(crate) mod build;
+pub(crate) mod demo;
+pub(crate) mod doctor;
+pub(crate) mod fetch;
+pub(crate) mod network;
+pub(crate) mod node;
+pub(crate) mod proofs;
+pub(crate) mod store;
+pub(crate) mod verify;
+
+use qk_node::access::{Problem, ProblemKind};
+use qk_node::build::BuildError;
+use qk_protocol::decide::Decision;
+
+use crate::failure::{Failure, Kind};
+
+/// A node's problem as the user sees it.
+pub(crate) fn of_problem(problem: &Problem) -> Failure {
+    let kind = match problem.kind {
+        ProblemKind::NotTrusted => problem.verdict.as_ref().map_or(Kind::Unproven, |verdict| of_decision(&verdict.decision)),
+        ProblemKind::NoNetwork | ProblemKind::Registry => Kind::Unproven,
+        ProblemKind::Target => Kind::NotFound,
+        ProblemKind::Silent | ProblemKind::Download => Kind::Network,
+        ProblemKind::Corrupt => Kind::Corrupt,
+        ProblemKind::NotJoined | ProblemKind::Address | ProblemKind::Manifest | ProblemKind::Malformed => Kind::Usage,
+        ProblemKind::Full
+        | ProblemKind::Locked
+        | ProblemKind::Running
+        | ProblemKind::NewerVersion
+        | ProblemKind::Io
+        | ProblemKind::Stopping
+        | ProblemKind::Protocol
+        | ProblemKind::Other => Kind::Other,
+    };
+    let why = problem.verdict.as_ref().map(|verdict| describe(&verdict.decision));
+    let message = match why {
+        Some(why) => format!("{}: {why}", problem.message),
+        None => problem.message.clone(),
+    };
+    let failure = Failure::new(kind, message);
+    match hint(problem.kind, kind) {
+        Some(hint) => failure.hint(hint),
+        None => failure,
+    }
+}
+
+fn of_decision(decision: &Decision) -> Kind {
+    match decision {
+        Decision::Trusted(_) => Kind::Other,
+        Decision::Unproven(_) => Kind::Unproven,
+        Decision::Disputed { .. } | Decision::Blocked { .. } => Kind::Disputed,
+        Decision::Stale { .. } => Kind::Stale,
+    }
+}
+
+/// A decision in one line.
+pub(crate) fn describe(decision: &Decision) -> String {
+    match decision {
+        Decision::Trusted(trusted) => format!("trusted: {}", trusted.subject.root),
+        Decision::Unproven(unproven) => format!("unproven: {}", unproven.missing),
+        Decision::Disputed { roots } => {
+            let roots: Vec<_> = roots.iter().map(|root| root.short()).collect();
+            format!("disputed: principals observed different artifacts ({})", roots.join(", "))
+        }
+        Decision::Stale { why } => format!("stale: {why}"),
+        Decision::Blocked { reason } => format!("blocked by the network: {reason}"),
+    }
+}
+
+fn hint(problem: ProblemKind, kind: Kind) -> Option<&'static str> {
+    match (problem, kind) {
+        (ProblemKind::NoNetwork, _) => Some("`qk join FILE|URL` joins a network, `qk network new NAME` makes one"),
+        (_, Kind::Unproven) => Some("`qk proofs` shows what was observed; `--fallback build` builds it here"),
+        (_, Kind::Disputed) => Some("`qk proofs` shows who observed what; `qk build` builds it here"),
+        (ProblemKind::Full, _) => Some("free some space; what was fetched is kept"),
+        (ProblemKind::Silent, _) => Some("are its nodes running, and reachable from here? `qk network show` names them"),
+        _ => None,
+    }
+}
+
+/// A build that came to nothing, as the user sees it.
+pub(crate) fn of_build(error: &BuildError) -> Failure {
+    match error {
+        BuildError::Failed { tail, .. } => {
+            let failure = Failure::new(Kind::BuildFailed, error);
+            if tail.is_empty() { failure } else { failure.hint(format!("the log ends with:\n{tail}")) }
+        }
+        BuildError::NotHere(_) | BuildError::Sandbox(_) | BuildError::Host(_) | BuildError::Rustc(_) => {
+            Failure::new(Kind::BuildFailed, error).hint("`qk doctor` says what is missing, `qk setup` installs it")
+        }
+        BuildError::Source { .. } => Failure::new(Kind::Corrupt, error),
+        BuildError::Cancelled | BuildError::Io { .. } => Failure::new(Kind::Other, error),
+    }
+}

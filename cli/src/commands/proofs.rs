@@ -1,0 +1,120 @@
+//! `qk proofs`: what was observed, and what the policy makes of it.
+
+use qk_node::access::{Access, FindReport, FindSpec};
+use qk_node::node::{NodeOptions, policy_of, unix_now};
+use qk_protocol::decide::{Candidate, Question, Verdict, choose, decide};
+use qk_protocol::dsse::public_key;
+use qk_protocol::hash::{NetworkId, Root};
+use qk_protocol::key::Release;
+use serde::Serialize;
+
+use super::{describe as in_one_line, of_problem};
+use crate::args::ProofsArgs;
+use crate::failure::Outcome;
+use crate::output::ago;
+use crate::session::{Session, failed};
+
+/// What one network says about a release.
+#[derive(Debug, Serialize)]
+struct Report {
+    network: String,
+    network_id: NetworkId,
+    release: Release,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    verdict: Option<Verdict>,
+    /// Statements about other targets, flags or toolchains of the release.
+    others: usize,
+    providers: Vec<(Root, usize)>,
+    answered: usize,
+    known: usize,
+}
+
+pub(crate) async fn run(session: &Session, args: &ProofsArgs) -> Outcome {
+    let networks = session.home.networks().map_err(failed)?;
+    if networks.is_empty() {
+        return Err(Session::no_network());
+    }
+    let resolved = session.resolve(&args.krate, args.offline).await?;
+    let wanted = Session::wanted(&resolved, &args.flags, args.target.iter().cloned().collect());
+    let options = NodeOptions {
+        offline: args.offline,
+        ..NodeOptions::default()
+    };
+    let access = session.access(options).await?;
+    let config = session.home.config().map_err(failed)?;
+    let own = public_key(&session.home.key("observer").map_err(failed)?);
+    let mut reports = Vec::new();
+    for joined in &networks {
+        let manifest = joined.network.manifest();
+        if !manifest.registries.contains(&wanted.release.registry) {
+            continue;
+        }
+        let found = find(&access, joined.network.id(), &wanted.release, args.offline).await?;
+        let policy = policy_of(&config, manifest);
+        let candidates = wanted.candidates(&manifest.builds);
+        let verdicts = candidates.iter().map(|candidate| {
+            decide(&Question {
+                policy: &policy,
+                network: &joined.network,
+                candidate,
+                own: Some(own),
+                statements: &found.held,
+                now: unix_now(),
+            })
+        });
+        reports.push(Report {
+            network: manifest.name.clone(),
+            network_id: joined.network.id(),
+            release: wanted.release.clone(),
+            verdict: choose(verdicts).map(|(_, verdict)| verdict),
+            others: others(&found, &candidates),
+            providers: found.providers.into_iter().collect(),
+            answered: found.answered,
+            known: found.known,
+        });
+    }
+    access.shutdown().await;
+    session.output.result(&reports, |reports| reports.iter().map(describe).collect::<Vec<_>>().join("\n\n"));
+    Ok(())
+}
+
+pub(crate) async fn find(access: &Access, network: NetworkId, release: &Release, offline: bool) -> Outcome<FindReport> {
+    let spec = FindSpec {
+        network,
+        release: release.clone(),
+        offline,
+    };
+    access.find(&spec).await.map_err(|problem| of_problem(&problem))
+}
+
+fn others(found: &FindReport, candidates: &[Candidate]) -> usize {
+    let matched = |key| candidates.iter().any(|candidate| candidate.matches(key));
+    found.held.iter().filter(|held| !matched(held.statement.key())).count()
+}
+
+fn describe(report: &Report) -> String {
+    let mut lines = vec![format!(
+        "{} in network {} (asked {} of {} known nodes)",
+        report.release, report.network, report.answered, report.known
+    )];
+    let Some(verdict) = &report.verdict else {
+        lines.push("  the network builds nothing for this target".to_owned());
+        return lines.join("\n");
+    };
+    lines.push(format!("  {}", in_one_line(&verdict.decision)));
+    for line in &verdict.lines {
+        let who = line.principal.clone().unwrap_or_else(|| format!("stranger {}", line.observer.short()));
+        let root = line.root.map_or_else(|| "-".repeat(8), |root| root.short());
+        let effect = serde_json::to_value(line.effect).ok();
+        let effect = effect.as_ref().and_then(|effect| effect.as_str()).unwrap_or_default().to_owned();
+        lines.push(format!("    {who:<16} {root}  {effect:<16} {}", ago(unix_now().since(line.at))));
+    }
+    lines.extend(verdict.notes.iter().map(|note| format!("  note: {note}")));
+    for (root, providers) in &report.providers {
+        lines.push(format!("  {} given by {providers} nodes", root.short()));
+    }
+    if report.others > 0 {
+        lines.push(format!("  {} statements are about other targets, flags or toolchains", report.others));
+    }
+    lines.join("\n")
+}

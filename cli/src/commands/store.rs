@@ -1,0 +1,93 @@
+//! `qk store`: what is kept here.
+
+use qk_node::access::Access;
+use qk_node::node::NodeOptions;
+use qk_protocol::hash::Root;
+use serde_json::json;
+
+use super::of_problem;
+use crate::args::StoreCommand;
+use crate::failure::{Failure, Kind, Outcome};
+use crate::output::{ago, bytes};
+use crate::session::Session;
+
+pub(crate) async fn run(session: &Session, command: StoreCommand) -> Outcome {
+    let options = NodeOptions {
+        offline: true,
+        ..NodeOptions::default()
+    };
+    let access = session.access(options).await?;
+    match command {
+        StoreCommand::Ls => ls(session, &access).await,
+        StoreCommand::Gc => gc(session, &access).await,
+        StoreCommand::Fsck => fsck(session, &access).await,
+        StoreCommand::Pin { root } => pin(session, &access, &root, true).await,
+        StoreCommand::Unpin { root } => pin(session, &access, &root, false).await,
+    }
+}
+
+async fn ls(session: &Session, access: &Access) -> Outcome {
+    let artifacts = access.store_ls().await.map_err(|problem| of_problem(&problem))?;
+    session.output.result(&artifacts, |artifacts| {
+        let now = qk_node::node::unix_now();
+        let line = |one: &qk_node::access::Artifact| {
+            let name = one.key.as_ref().map_or_else(
+                || "unreadable".to_owned(),
+                |key| format!("{} {} {}", key.name, key.version, key.target),
+            );
+            let pinned = if one.blob.pinned { "  pinned" } else { "" };
+            format!("{}  {:>10}  {name}  used {}{pinned}", one.blob.root, bytes(one.blob.bytes), ago(now.since(one.blob.used)))
+        };
+        match artifacts.is_empty() {
+            true => "the store is empty".to_owned(),
+            false => artifacts.iter().map(line).collect::<Vec<_>>().join("\n"),
+        }
+    });
+    Ok(())
+}
+
+async fn gc(session: &Session, access: &Access) -> Outcome {
+    let cleaned = access.store_gc().await.map_err(|problem| of_problem(&problem))?;
+    session.output.result(&cleaned, |cleaned| {
+        let artifacts = &cleaned.artifacts;
+        format!(
+            "removed {} artifacts: {} before, {} now",
+            artifacts.evicted.len(),
+            bytes(artifacts.bytes_before),
+            bytes(artifacts.bytes_after)
+        )
+    });
+    Ok(())
+}
+
+async fn fsck(session: &Session, access: &Access) -> Outcome {
+    let bar = session.output.spinner("reading everything");
+    let report = access.store_fsck().await.map_err(|problem| of_problem(&problem))?;
+    bar.finish_and_clear();
+    if report.damage.is_empty() {
+        session.output.result(&report, |_| "everything is what its name says".to_owned());
+        return Ok(());
+    }
+    let named: Vec<_> = report.damage.iter().map(ToString::to_string).collect();
+    let message = format!("{} damaged: {}", named.len(), named.join("; "));
+    let failure = Failure::new(Kind::Corrupt, message);
+    Err(failure.hint("what was damaged was moved aside and is not served; `qk fetch` gets an artifact again"))
+}
+
+async fn pin(session: &Session, access: &Access, root: &str, keep: bool) -> Outcome {
+    let root: Root = root.parse().map_err(|error| Failure::new(Kind::Usage, error))?;
+    let changed = match keep {
+        true => access.store_pin(root).await,
+        false => access.store_unpin(root).await,
+    };
+    let changed = changed.map_err(|problem| of_problem(&problem))?;
+    session.output.result(&json!({ "root": root, "pinned": keep, "changed": changed }), |_| {
+        match (keep, changed) {
+            (true, true) => format!("{root} is kept whatever the quota"),
+            (true, false) => format!("{root} was pinned already"),
+            (false, true) => format!("{root} is no longer pinned"),
+            (false, false) => format!("{root} was not pinned"),
+        }
+    });
+    Ok(())
+}

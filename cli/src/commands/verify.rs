@@ -1,0 +1,246 @@
+//! `qk verify`: rebuild what others published, and publish what came out.
+
+use std::collections::BTreeSet;
+
+use qk_node::access::Access;
+use qk_node::build::Order;
+use qk_node::node::{NodeOptions, Published, unix_now};
+use qk_node::registry::Resolved;
+use qk_protocol::decide::{Candidate, Held, Wanted};
+use qk_protocol::hash::{KeyId, NetworkId, Root, StatementId};
+use qk_protocol::statement::{Role, Statement, Subject};
+use serde::Serialize;
+
+use super::build::{Maker, Place, publish, state_failure};
+use super::{of_build, of_problem, proofs};
+use crate::args::{CrateSpec, VerifyArgs};
+use crate::failure::{Failure, Kind, Outcome};
+use crate::session::{Session, failed};
+
+/// What a rebuild came to.
+#[derive(Debug, Serialize)]
+struct Report {
+    name: String,
+    version: String,
+    target: String,
+    network: String,
+    key_id: KeyId,
+    #[serde(flatten)]
+    subject: Subject,
+    seconds: u64,
+    /// Whether everybody who observed the key before got the same.
+    identical: bool,
+    /// What others observed, each with how many observers.
+    others: Vec<Other>,
+    statement: StatementId,
+    published: Published,
+}
+
+#[derive(Debug, Serialize)]
+struct Other {
+    root: Root,
+    size: u64,
+    observers: usize,
+}
+
+/// What is to be rebuilt.
+struct Task {
+    network: NetworkId,
+    network_name: String,
+    wanted: Wanted,
+    candidate: Candidate,
+    resolved: Resolved,
+    held: Vec<Held>,
+}
+
+pub(crate) async fn run(session: &Session, args: &VerifyArgs) -> Outcome {
+    let access = session.access(NodeOptions::default()).await?;
+    let task = match &args.krate {
+        Some(krate) => named(session, &access, krate).await?,
+        None => drawn(session, &access).await?,
+    };
+    access.shutdown().await;
+    let Some(task) = task else {
+        session.output.result(&serde_json::json!({ "drawn": null }), |_| {
+            "nothing to rebuild: every entry that was drawn has this machine's observation already".to_owned()
+        });
+        return Ok(());
+    };
+    rebuild(session, task).await
+}
+
+/// The crate that was named, as the first network that knows it builds it.
+async fn named(session: &Session, access: &Access, krate: &CrateSpec) -> Outcome<Option<Task>> {
+    let resolved = session.resolve(krate, false).await?;
+    let wanted = Session::wanted(&resolved, &Default::default(), Vec::new());
+    let networks = session.home.networks().map_err(failed)?;
+    if networks.is_empty() {
+        return Err(Session::no_network());
+    }
+    for joined in networks {
+        let manifest = joined.network.manifest();
+        if !manifest.registries.contains(&wanted.release.registry) {
+            continue;
+        }
+        let network = joined.network.id();
+        let held = proofs::find(access, network, &wanted.release, false).await?.held;
+        let observed = |candidate: &Candidate| held.iter().any(|one| candidate.matches(one.statement.key()));
+        let candidates = wanted.candidates(&manifest.builds);
+        let Some(candidate) = candidates.iter().find(|one| observed(one)).or(candidates.first()) else {
+            continue;
+        };
+        return Ok(Some(Task {
+            network,
+            network_name: manifest.name.clone(),
+            candidate: candidate.clone(),
+            wanted,
+            resolved,
+            held,
+        }));
+    }
+    let message = format!("no joined network serves {} for this target", wanted.release);
+    Err(Failure::new(Kind::NotFound, message))
+}
+
+/// An entry of the index drawn at random, which this machine has not observed yet.
+async fn drawn(session: &Session, access: &Access) -> Outcome<Option<Task>> {
+    let networks = session.home.networks().map_err(failed)?;
+    if networks.is_empty() {
+        return Err(Session::no_network());
+    }
+    for joined in networks {
+        let network = joined.network.id();
+        let drawn = access.draw(network).await.map_err(|problem| of_problem(&problem))?;
+        let Some(key) = drawn else {
+            continue;
+        };
+        let version = key.version.parse().map_err(|error| Failure::new(Kind::Corrupt, error))?;
+        let krate = CrateSpec {
+            name: key.name.clone(),
+            version: Some(version),
+        };
+        let resolved = session.resolve(&krate, false).await?;
+        let candidate = Candidate::of(&key);
+        if candidate.source != resolved.checksum || candidate.release != resolved.release {
+            session.output.note(format!("note: {}: an entry names another source than the registry; passed over", key.release()));
+            continue;
+        }
+        let held = proofs::find(access, network, &candidate.release, false).await?.held;
+        return Ok(Some(Task {
+            network,
+            network_name: joined.network.manifest().name.clone(),
+            wanted: Wanted {
+                release: candidate.release.clone(),
+                source: candidate.source,
+                targets: vec![key.target.clone()],
+                features: candidate.features.clone(),
+                default_features: candidate.default_features,
+                rustflags: candidate.rustflags.clone(),
+            },
+            candidate,
+            resolved,
+            held,
+        }));
+    }
+    Ok(None)
+}
+
+async fn rebuild(session: &Session, task: Task) -> Outcome {
+    let maker = Maker::new(session).await?;
+    let place = Place {
+        network: Some(task.network),
+        name: Some(task.network_name.clone()),
+        candidate: task.candidate.clone(),
+    };
+    let order: Order = maker.order(&place, &task.wanted, &task.resolved).await?;
+    if order.lock.is_none() {
+        let message = format!("{} has no Cargo.lock, and so no artifact key", task.wanted.release);
+        return Err(Failure::new(Kind::BuildFailed, message));
+    }
+    let key = task.candidate.key(order.lock.unwrap_or(qk_protocol::hash::Sha256([0; 32])));
+    let started = unix_now();
+    let built = match maker.try_out(order).await? {
+        Ok(built) => built,
+        Err(error) => {
+            // Published whatever it says: that it did not build is worth knowing, too.
+            if let Some(statement) = state_failure(session, task.network, &key, started, &maker.environment(), &error)? {
+                tell(session, statement).await?;
+            }
+            return Err(of_build(&error));
+        }
+    };
+    let statement = built.observe(session, task.network, Role::Verifier)?;
+    let id = statement.id();
+    let published = publish(session, &built, statement).await?;
+    let others = others(&task);
+    let report = Report {
+        name: built.key.name.clone(),
+        version: built.key.version.clone(),
+        target: built.key.target.clone(),
+        network: task.network_name,
+        key_id: built.key.id(),
+        subject: built.subject,
+        seconds: built.collected.finished.since(built.collected.started),
+        identical: others.iter().all(|(subject, _)| *subject == built.subject),
+        others: others
+            .iter()
+            .map(|(subject, observers)| Other {
+                root: subject.root,
+                size: subject.size,
+                observers: *observers,
+            })
+            .collect(),
+        statement: id,
+        published,
+    };
+    session.output.result(&report, describe);
+    match report.identical {
+        true => Ok(()),
+        false => {
+            let message = format!("{} {}: others observed another artifact", report.name, report.version);
+            let failure = Failure::new(Kind::Disputed, message).hint("`qk proofs` shows who observed what");
+            Err(failure.printed(session.output.json))
+        }
+    }
+}
+
+async fn tell(session: &Session, statement: Statement) -> Outcome {
+    let access = session.access(NodeOptions::default()).await?;
+    let told = access.publish(None, statement).await;
+    told.map_err(|problem| of_problem(&problem))?;
+    access.shutdown().await;
+    Ok(())
+}
+
+/// What others observed of the same candidate, and how many of them.
+fn others(task: &Task) -> Vec<(Subject, usize)> {
+    let matching = task.held.iter().filter(|held| task.candidate.matches(held.statement.key()));
+    let observed: Vec<_> = matching
+        .filter_map(|held| Some((held.statement.observation()?.subject, held.statement.observer())))
+        .collect();
+    let subjects: BTreeSet<Subject> = observed.iter().map(|(subject, _)| *subject).collect();
+    let count = |subject: Subject| {
+        let observers: BTreeSet<_> = observed.iter().filter(|(one, _)| *one == subject).map(|(_, who)| *who).collect();
+        (subject, observers.len())
+    };
+    subjects.into_iter().map(count).collect()
+}
+
+fn describe(report: &Report) -> String {
+    let mut lines = vec![format!("{} {} rebuilt in {} s: root {}", report.name, report.version, report.seconds, report.subject.root)];
+    lines.push(match (report.identical, report.others.is_empty()) {
+        (_, true) => "  nobody had observed it before".to_owned(),
+        (true, false) => {
+            let observers: usize = report.others.iter().map(|other| other.observers).sum();
+            format!("  identical to what {observers} others observed")
+        }
+        (false, false) => "  DIFFERS from what others observed:".to_owned(),
+    });
+    if !report.identical {
+        for other in &report.others {
+            lines.push(format!("    {}  {} bytes, {} observers", other.root, other.size, other.observers));
+        }
+    }
+    lines.push(format!("  published in {}: {} nodes hold it", report.network, report.published.holders));
+    lines.join("\n")
+}

@@ -1,1 +1,0 @@
-//! Places executables as `cargo install` does.

@@ -1,0 +1,326 @@
+//! Places executables as `cargo install` does: in cargo's install root, written down so that
+//! `cargo install --list` and `cargo uninstall` know of them.
+//!
+//! Everything here blocks; on the reactor it belongs into `spawn_blocking`.
+
+mod host;
+mod journal;
+mod tracking;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{File, OpenOptions};
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use qk_protocol::key::Release;
+use serde::{Deserialize, Serialize};
+
+pub use host::{Host, Incompatible, runs_here};
+
+use crate::registry::CargoConfig;
+use journal::Plan;
+use tracking::{Locked, Tracking};
+
+/// Longest name of an executable.
+const BIN_NAME_BYTES_MAX: usize = 100;
+/// Most executables of one package.
+const BINS_MAX: usize = 1024;
+
+/// The directory that holds `bin` and cargo's list of what is in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InstallRoot(PathBuf);
+
+/// The choices that an executable was built with, as cargo writes them down.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InstallMeta {
+    /// The version that was asked for, if one was: `14.1.1`, `^14`.
+    pub version_req: Option<String>,
+    /// Features as asked for.
+    pub features: BTreeSet<String>,
+    /// `--all-features`.
+    pub all_features: bool,
+    /// `--no-default-features`.
+    pub no_default_features: bool,
+    /// Profile of cargo.
+    pub profile: String,
+    /// Rust's target triple.
+    pub target: String,
+    /// What `rustc -vV` prints of the compiler.
+    pub rustc: String,
+}
+
+/// What an installation did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Installed {
+    /// The executables, absolute.
+    pub executables: Vec<PathBuf>,
+    /// Those of them that were there before.
+    pub replaced: BTreeSet<String>,
+    /// Executables of an older version that are gone.
+    pub removed: BTreeSet<String>,
+}
+
+/// Why nothing was installed. Files that were there before are as they were.
+#[derive(Debug, thiserror::Error)]
+pub enum InstallError {
+    /// A file or directory.
+    #[error("{}: {error}", path.display())]
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// What happened.
+        error: std::io::Error,
+    },
+    /// A name that no executable may have.
+    #[error("{0:?} is not a name for an executable")]
+    Name(String),
+    /// Too few or too many executables.
+    #[error("{0} has {1} executables to install")]
+    Count(String, usize),
+    /// An executable that something else owns.
+    #[error("{bin} already exists in {}{}; --force overwrites it", dir.display(), by(owner))]
+    Taken {
+        /// Name of the executable.
+        bin: String,
+        /// Where it is.
+        dir: PathBuf,
+        /// The package it belongs to, as cargo names it; `None` where cargo knows of none.
+        owner: Option<String>,
+    },
+    /// Cargo's list of what is installed.
+    #[error("{}: {why}", path.display())]
+    Tracking {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// Somebody else installs into the same root for too long.
+    #[error("{} stays locked by another cargo or qk", .0.display())]
+    Busy(PathBuf),
+}
+
+impl InstallRoot {
+    /// Where cargo would install: `--root`, `CARGO_INSTALL_ROOT`, `install.root` of cargo's
+    /// configuration, `$CARGO_HOME`.
+    ///
+    /// # Errors
+    /// When the path cannot be made absolute.
+    pub fn discover(explicit: Option<&Path>, config: &CargoConfig) -> Result<Self, InstallError> {
+        let root = explicit
+            .map(Path::to_owned)
+            .or_else(|| config.install_root())
+            .unwrap_or_else(|| config.home().to_owned());
+        let root = std::path::absolute(&root).map_err(io(&root))?;
+        Ok(Self(root))
+    }
+
+    /// The root itself.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// The directory of the executables.
+    pub fn bin(&self) -> PathBuf {
+        self.0.join("bin")
+    }
+
+    /// Whether a shell with this `PATH` finds what is installed here.
+    pub fn is_on_path(&self, path: &std::ffi::OsStr) -> bool {
+        let bin = self.bin();
+        std::env::split_paths(path).any(|dir| dir == bin)
+    }
+
+    /// The executables of a release, if it is installed with the same choices and they are there.
+    /// A quick look without a lock.
+    pub fn installed(&self, release: &Release, meta: &InstallMeta) -> Option<BTreeSet<String>> {
+        let tracking = Tracking::glance(&self.0)?;
+        let key = package_key(release);
+        let bins = tracking.packages().remove(&key)?;
+        let there = bins.iter().all(|bin| self.bin().join(bin).is_file());
+        (there && tracking.is_current(&key, meta) && !journal::is_pending(&self.0)).then_some(bins)
+    }
+
+    /// Installs the executables of a release: all of them, or none.
+    ///
+    /// `bins` is name to file, on any file system; the files stay. An executable that belongs to
+    /// another package, or to none, is overwritten only with `force`.
+    ///
+    /// # Errors
+    /// See [`InstallError`]; what was there before is there again.
+    pub fn install(
+        &self,
+        release: &Release,
+        bins: &BTreeMap<String, PathBuf>,
+        meta: &InstallMeta,
+        force: bool,
+    ) -> Result<Installed, InstallError> {
+        if bins.is_empty() || bins.len() > BINS_MAX {
+            return Err(InstallError::Count(release.to_string(), bins.len()));
+        }
+        bins.keys().try_for_each(|bin| check_bin_name(bin))?;
+        let dir = self.bin();
+        std::fs::create_dir_all(&dir).map_err(io(&dir))?;
+        let locked = Locked::take(&self.0)?;
+        journal::recover(&self.0, &locked)?;
+
+        let tracking = locked.read()?;
+        let key = package_key(release);
+        let names: BTreeSet<String> = bins.keys().cloned().collect();
+        let replaced = self.check_owners(&tracking, release, &names, force)?;
+        let orphans = orphans(&tracking, release, &names);
+        let removed: BTreeSet<String> = orphans.values().flatten().cloned().collect();
+        let before = locked.texts()?;
+        let plan = self
+            .plan(tracking, key, bins, orphans, meta)
+            .and_then(|plan| plan.commit(&self.0).map(|()| plan));
+        let plan = match plan {
+            Ok(plan) => plan,
+            Err(error) => {
+                journal::abandon(&self.0)?;
+                return Err(error);
+            }
+        };
+        plan.carry_out(&self.0, &locked, &before)?;
+        Ok(Installed {
+            executables: names.iter().map(|name| dir.join(name)).collect(),
+            replaced,
+            removed,
+        })
+    }
+
+    /// Which executables are there already; an error if one of them may not be replaced.
+    fn check_owners(
+        &self,
+        tracking: &Tracking,
+        release: &Release,
+        names: &BTreeSet<String>,
+        force: bool,
+    ) -> Result<BTreeSet<String>, InstallError> {
+        let packages = tracking.packages();
+        let there = names
+            .iter()
+            .filter(|name| self.bin().join(name).symlink_metadata().is_ok());
+        let there: BTreeSet<String> = there.cloned().collect();
+        for bin in &there {
+            let owner = packages.iter().find(|(_, bins)| bins.contains(bin));
+            let owner = owner.map(|(key, _)| key.as_str());
+            if !force && owner.and_then(package_name) != Some(&release.name) {
+                return Err(InstallError::Taken {
+                    bin: bin.clone(),
+                    dir: self.bin(),
+                    owner: owner.map(str::to_owned),
+                });
+            }
+        }
+        Ok(there)
+    }
+
+    /// Copies the files to where they are to be, under temporary names.
+    fn plan(
+        &self,
+        mut tracking: Tracking,
+        key: String,
+        bins: &BTreeMap<String, PathBuf>,
+        orphans: BTreeMap<String, BTreeSet<String>>,
+        meta: &InstallMeta,
+    ) -> Result<Plan, InstallError> {
+        for (name, file) in bins {
+            copy(file, &self.bin().join(journal::copy_name(name)))?;
+        }
+        let names: BTreeSet<String> = bins.keys().cloned().collect();
+        for (key, orphans) in &orphans {
+            tracking.forget(key, orphans);
+        }
+        tracking.record(&key, &names, meta);
+        Ok(Plan {
+            key,
+            bins: names,
+            orphans,
+            meta: meta.clone(),
+            texts: tracking.texts()?,
+        })
+    }
+}
+
+/// What other versions of the package own and this one does not have, by their package.
+fn orphans(
+    tracking: &Tracking,
+    release: &Release,
+    names: &BTreeSet<String>,
+) -> BTreeMap<String, BTreeSet<String>> {
+    let source = format!(" ({})", release.registry);
+    let same = |key: &str, bins: &BTreeSet<String>| {
+        // The same crate from elsewhere counts, as with cargo, if it is being replaced.
+        package_name(key) == Some(&release.name)
+            && (key.ends_with(&source) || !bins.is_disjoint(names))
+    };
+    tracking
+        .packages()
+        .into_iter()
+        .filter(|(key, bins)| same(key, bins))
+        .map(|(key, bins)| (key, bins.difference(names).cloned().collect()))
+        .filter(|(_, left): &(_, BTreeSet<String>)| {
+            !left.is_empty() && left.iter().all(|bin| check_bin_name(bin).is_ok())
+        })
+        .collect()
+}
+
+/// How cargo's files name a package: `ripgrep 14.1.1 (registry+https://…)`.
+fn package_key(release: &Release) -> String {
+    format!(
+        "{} {} ({})",
+        release.name, release.version, release.registry
+    )
+}
+
+fn package_name(key: &str) -> Option<&str> {
+    key.split(' ').next()
+}
+
+/// Names come out of archives that others made: no paths, nothing hidden, nothing like an option.
+fn check_bin_name(name: &str) -> Result<(), InstallError> {
+    let fits = (1..=BIN_NAME_BYTES_MAX).contains(&name.len())
+        && !name.starts_with(['.', '-'])
+        && name
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '+'));
+    if fits {
+        Ok(())
+    } else {
+        let start = name.chars().take(BIN_NAME_BYTES_MAX).collect();
+        Err(InstallError::Name(start))
+    }
+}
+
+/// Copies an executable and makes sure that it is on disk. Nothing that is there is followed.
+fn copy(from: &Path, to: &Path) -> Result<(), InstallError> {
+    let mut source = File::open(from).map_err(io(from))?;
+    if !source.metadata().map_err(io(from))?.is_file() {
+        return Err(io(from)(ErrorKind::InvalidInput.into()));
+    }
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o755);
+    let mut target = options.open(to).map_err(io(to))?;
+    std::io::copy(&mut source, &mut target)
+        .and_then(|_| target.sync_data())
+        .map_err(io(to))
+}
+
+fn io(path: &Path) -> impl FnOnce(std::io::Error) -> InstallError {
+    let path = path.to_owned();
+    move |error| InstallError::Io { path, error }
+}
+
+fn by(owner: &Option<String>) -> String {
+    match owner {
+        Some(owner) => format!(" as part of {owner}"),
+        None => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests;
