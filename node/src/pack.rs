@@ -52,7 +52,9 @@ pub fn pack(collected: &Collected, key: &ArtifactKey, path: &Path) -> Result<Sub
             name: name.clone(),
             error,
         })?;
-        contents.executables.insert(format!("{EXECUTABLES_PREFIX}{name}"), executable);
+        contents
+            .executables
+            .insert(format!("{EXECUTABLES_PREFIX}{name}"), executable);
     }
     let mut licenses = collected.licenses.clone();
     licenses.retain(|name, _| check_path(&format!("{LICENSES_PREFIX}{name}")).is_ok());

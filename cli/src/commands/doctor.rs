@@ -51,7 +51,11 @@ pub(crate) async fn doctor(session: &Session) -> Outcome {
             })
             .collect();
         checks.push(match RustToolchain::active(&toolchains, &host_target()) {
-            Ok(found) => good(format!("rustc {} for {}", found.rustc.version, host_target())),
+            Ok(found) => good(format!(
+                "rustc {} for {}",
+                found.rustc.version,
+                host_target()
+            )),
             Err(error) => bad("a Rust toolchain", error),
         });
         checks.push(match Sandbox::probe() {
@@ -61,12 +65,21 @@ pub(crate) async fn doctor(session: &Session) -> Outcome {
         checks
     });
     let checks = checks.await.map_err(failed)?;
-    let missing: Vec<_> = checks.iter().filter(|check| !check.ok).map(|check| check.what.clone()).collect();
-    session.output.result(&checks, |checks| checks.iter().map(describe).collect::<Vec<_>>().join("\n"));
+    let missing: Vec<_> = checks
+        .iter()
+        .filter(|check| !check.ok)
+        .map(|check| check.what.clone())
+        .collect();
+    session.output.result(&checks, |checks| {
+        checks.iter().map(describe).collect::<Vec<_>>().join("\n")
+    });
     match missing.is_empty() {
         true => Ok(()),
         false if session.output.json => Err(Failure::new(Kind::Other, "")),
-        false => Err(Failure::new(Kind::Other, format!("building needs {}", missing.join(", ")))),
+        false => Err(Failure::new(
+            Kind::Other,
+            format!("building needs {}", missing.join(", ")),
+        )),
     }
 }
 

@@ -121,6 +121,5 @@ fn below(controllers: &str, path: &str) -> Option<PathBuf> {
 }
 
 fn set(file: &Path, value: &str) -> bool {
-    fs::write(file, value).is_ok()
-        && fs::read_to_string(file).is_ok_and(|now| now.trim() == value)
+    fs::write(file, value).is_ok() && fs::read_to_string(file).is_ok_and(|now| now.trim() == value)
 }

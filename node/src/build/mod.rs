@@ -7,8 +7,8 @@
 
 mod cgroup;
 mod environment;
-mod log;
 pub mod host;
+mod log;
 mod outputs;
 mod run;
 pub mod rustc;
@@ -21,8 +21,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use qk_protocol::hash::Sha256;
-use qk_protocol::manifest::Build;
 use qk_protocol::key::{ArtifactKey, Flags, Linker, Output, RECIPE, Rustc};
+use qk_protocol::manifest::Build;
 use qk_protocol::time::UnixTime;
 
 pub use environment::Environment;
@@ -69,7 +69,13 @@ pub struct Order {
 
 impl Order {
     /// A plain order: default features, release, no flags, the active compiler.
-    pub fn new(registry: &str, name: &str, version: &str, crate_file: PathBuf, source: Sha256) -> Self {
+    pub fn new(
+        registry: &str,
+        name: &str,
+        version: &str,
+        crate_file: PathBuf,
+        source: Sha256,
+    ) -> Self {
         Self {
             registry: registry.to_owned(),
             name: name.to_owned(),
@@ -116,7 +122,13 @@ impl Order {
             rustc: Some(flags.rustc.clone()),
             glibc,
             lock: Some(flags.lock),
-            ..Self::new(&key.registry, &key.name, &key.version, crate_file, flags.source)
+            ..Self::new(
+                &key.registry,
+                &key.name,
+                &key.version,
+                crate_file,
+                flags.source,
+            )
         })
     }
 

@@ -62,7 +62,10 @@ impl Node {
         if unix_now().since(network.timestamp().issued) < RENEW_AFTER_SECONDS {
             return Ok(());
         }
-        let Some(key) = self.home().existing_key(&format!("timestamp-{}", network.id()))? else {
+        let Some(key) = self
+            .home()
+            .existing_key(&format!("timestamp-{}", network.id()))?
+        else {
             return Ok(());
         };
         let renewed: NetworkFile = network.renew(&key, unix_now())?.file().clone();
@@ -88,7 +91,9 @@ impl Node {
                 Ok(member) => match member.advance(joined.network.file().clone()) {
                     Ok(_) => reloaded.advanced.push(id),
                     // What others told is newer than the file; it is kept before it is taken next.
-                    Err(error) => tracing::debug!(network = %id, %error, "the file on disk was not taken"),
+                    Err(error) => {
+                        tracing::debug!(network = %id, %error, "the file on disk was not taken")
+                    }
                 },
                 Err(_) => {
                     let member = self.start_member(joined).await?;
@@ -104,8 +109,13 @@ impl Node {
     }
 
     async fn leave_all_but(&self, on_disk: &[Joined]) -> Vec<NetworkId> {
-        let stays = |member: &Arc<Member>| on_disk.iter().any(|one| one.network.id() == member.id());
-        let leaves: Vec<Arc<Member>> = self.members().into_iter().filter(|member| !stays(member)).collect();
+        let stays =
+            |member: &Arc<Member>| on_disk.iter().any(|one| one.network.id() == member.id());
+        let leaves: Vec<Arc<Member>> = self
+            .members()
+            .into_iter()
+            .filter(|member| !stays(member))
+            .collect();
         self.set_members(|members| members.retain(stays));
         for member in &leaves {
             if let Some(net) = member.net() {
@@ -144,8 +154,12 @@ impl Node {
                     .map(|held| held.statement)
                     .filter(|statement| statement.observer() == own)
                     .collect();
-                let observed = statements.iter().filter_map(|statement| statement.observation());
-                let here = observed.map(|one| one.subject.root).filter(|root| store.has_blob(root));
+                let observed = statements
+                    .iter()
+                    .filter_map(|statement| statement.observation());
+                let here = observed
+                    .map(|one| one.subject.root)
+                    .filter(|root| store.has_blob(root));
                 let roots: Vec<Root> = here.collect();
                 if !statements.is_empty() {
                     by_point.insert(point, (statements, roots));
