@@ -10,6 +10,7 @@ mod environment;
 mod log;
 pub mod host;
 mod outputs;
+pub mod pack;
 mod run;
 pub mod rustc;
 pub mod sandbox;
@@ -25,6 +26,7 @@ use qk_protocol::key::{ArtifactKey, Flags, Linker, Output, RECIPE, Rustc};
 use qk_protocol::time::UnixTime;
 
 pub use environment::Environment;
+pub use pack::{PackError, Packed};
 pub use run::Builder;
 pub use rustc::{NotHere, RustToolchain};
 pub use sandbox::{Cancel, Limits, Sandbox, SandboxError};
