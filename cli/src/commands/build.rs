@@ -4,7 +4,6 @@ use std::path::PathBuf;
 
 use qk_node::build::{self, BuildError, Builder, Collected, Event, Options, Order, RustToolchain};
 use qk_node::node::{NodeOptions, Published, unix_now};
-use qk_node::pack::pack;
 use qk_node::registry::{Registry, RegistryOptions, Resolved, lock_digest};
 use qk_protocol::decide::{Candidate, Wanted};
 use qk_protocol::dsse::public_key;
@@ -402,12 +401,16 @@ impl<'a> Maker<'a> {
             }
         };
         let archive = collected.directory.path().join("artifact.tar");
-        let subject = pack(&collected, &key, &archive);
-        let subject = subject.map_err(|error| Failure::new(Kind::BuildFailed, error))?;
+        let packed = collected.pack(key, &archive);
+        let packed = packed.map_err(|error| Failure::new(Kind::BuildFailed, error))?;
         Ok(Ok(Built {
-            key,
+            key: packed.key,
             keyed,
-            subject,
+            subject: Subject {
+                root: packed.identity.root,
+                sha256: packed.identity.sha256,
+                size: packed.identity.size,
+            },
             archive,
             collected,
         }))

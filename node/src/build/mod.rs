@@ -10,6 +10,7 @@ mod environment;
 pub mod host;
 mod log;
 mod outputs;
+pub mod pack;
 mod run;
 pub mod rustc;
 pub mod sandbox;
@@ -26,6 +27,7 @@ use qk_protocol::manifest::Build;
 use qk_protocol::time::UnixTime;
 
 pub use environment::Environment;
+pub use pack::{PackError, Packed};
 pub use run::Builder;
 pub use rustc::{NotHere, RustToolchain};
 pub use sandbox::{Cancel, Limits, Sandbox, SandboxError};

@@ -180,11 +180,14 @@ impl Access {
     pub fn of_user() -> Self {
         let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
         let home = home.or_else(|| std::env::home_dir().map(|home| home.join(".cargo")));
-        let config = home.and_then(|home| {
-            ["config.toml", "config"]
-                .iter()
-                .find_map(|name| read_config(&home.join(name)))
-        });
+        Self::of_cargo_home(&home.unwrap_or_default())
+    }
+
+    /// The same with another directory in place of the user's `$CARGO_HOME`.
+    pub fn of_cargo_home(home: &Path) -> Self {
+        let config = ["config.toml", "config"]
+            .iter()
+            .find_map(|name| read_config(&home.join(name)));
         let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
         Self::new(&config.unwrap_or_default(), &variable)
     }
