@@ -7,8 +7,8 @@
 
 mod cgroup;
 mod environment;
-mod log;
 pub mod host;
+mod log;
 mod outputs;
 pub mod pack;
 mod run;
@@ -70,7 +70,13 @@ pub struct Order {
 
 impl Order {
     /// A plain order: default features, release, no flags, the active compiler.
-    pub fn new(registry: &str, name: &str, version: &str, crate_file: PathBuf, source: Sha256) -> Self {
+    pub fn new(
+        registry: &str,
+        name: &str,
+        version: &str,
+        crate_file: PathBuf,
+        source: Sha256,
+    ) -> Self {
         Self {
             registry: registry.to_owned(),
             name: name.to_owned(),
@@ -117,7 +123,13 @@ impl Order {
             rustc: Some(flags.rustc.clone()),
             glibc,
             lock: Some(flags.lock),
-            ..Self::new(&key.registry, &key.name, &key.version, crate_file, flags.source)
+            ..Self::new(
+                &key.registry,
+                &key.name,
+                &key.version,
+                crate_file,
+                flags.source,
+            )
         })
     }
 

@@ -138,11 +138,7 @@ struct Tools {
 }
 
 impl Tools {
-    fn find(
-        toolchains: &Toolchains,
-        order: &Order,
-        options: &Options,
-    ) -> Result<Self, BuildError> {
+    fn find(toolchains: &Toolchains, order: &Order, options: &Options) -> Result<Self, BuildError> {
         let pinned = |wheel| {
             toolchains.executable(wheel).ok_or_else(|| NotHere {
                 what: format!("{} {}", wheel.project, wheel.version),
@@ -310,7 +306,12 @@ impl Job<'_> {
         let own_lock = self.unpack()?;
         self.fetch(own_lock)?;
         let lock = self.lock()?;
-        if own_lock && self.order.lock.is_some_and(|want| want != Sha256::of(&lock)) {
+        if own_lock
+            && self
+                .order
+                .lock
+                .is_some_and(|want| want != Sha256::of(&lock))
+        {
             let detail = "its Cargo.lock is not the one that the key names".to_owned();
             return Err(self.failed(Reason::BadCrate, detail));
         }
@@ -644,7 +645,10 @@ impl Job<'_> {
             }
             End::OutOfMemory => {
                 let memory = self.options.limits.memory_bytes >> 20;
-                (Reason::OutOfMemory, format!("more than {memory} MiB of memory"))
+                (
+                    Reason::OutOfMemory,
+                    format!("more than {memory} MiB of memory"),
+                )
             }
             End::Exit(_) | End::Signal(_) => match super::log::classify(&tail, reason) {
                 super::log::Found::Reason(reason, line) => (reason, line),
@@ -731,7 +735,9 @@ fn finished_package(line: &str) -> Option<String> {
         package_id: Option<String>,
     }
     let message: Message = serde_json::from_str(line).ok()?;
-    let id = message.package_id.filter(|_| message.reason == "compiler-artifact")?;
+    let id = message
+        .package_id
+        .filter(|_| message.reason == "compiler-artifact")?;
     let name = id.rsplit(['#', '/']).next()?.replace('@', " ");
     Some(name.chars().filter(|c| !c.is_control()).take(80).collect())
 }

@@ -142,12 +142,28 @@ pub struct Access {
 
 const INSIDE_CA: &str = "/etc/ssl/certs/ca-certificates.crt";
 const PASSED: &[&str] = &[
-    "http_proxy", "https_proxy", "all_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY",
-    "ALL_PROXY", "NO_PROXY", "CARGO_HTTP_PROXY", "CARGO_HTTP_TIMEOUT", "CARGO_HTTP_MULTIPLEXING",
-    "CARGO_HTTP_CHECK_REVOKE", "CARGO_NET_RETRY", "CARGO_REGISTRIES_CRATES_IO_PROTOCOL",
+    "http_proxy",
+    "https_proxy",
+    "all_proxy",
+    "no_proxy",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "ALL_PROXY",
+    "NO_PROXY",
+    "CARGO_HTTP_PROXY",
+    "CARGO_HTTP_TIMEOUT",
+    "CARGO_HTTP_MULTIPLEXING",
+    "CARGO_HTTP_CHECK_REVOKE",
+    "CARGO_NET_RETRY",
+    "CARGO_REGISTRIES_CRATES_IO_PROTOCOL",
 ];
 const HTTP: &[&str] = &[
-    "proxy", "timeout", "check-revoke", "multiplexing", "low-speed-limit", "ssl-version",
+    "proxy",
+    "timeout",
+    "check-revoke",
+    "multiplexing",
+    "low-speed-limit",
+    "ssl-version",
     "user-agent",
 ];
 const CA_VARIABLES: &[&str] = &["CARGO_HTTP_CAINFO", "SSL_CERT_FILE", "CURL_CA_BUNDLE"];
