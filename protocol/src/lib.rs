@@ -3,8 +3,24 @@
 //! Time ([`time::Now`]) and random bytes are arguments; everything that arrives from outside is
 //! bounded before it is read and has a type that says what was checked.
 
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+
 pub mod archive;
+pub mod blocks;
 pub mod canonical;
+pub mod decide;
+pub mod dsse;
+pub mod fetch;
 pub mod hash;
+pub mod index;
 pub mod key;
+pub mod lookup;
+pub mod manifest;
+pub mod message;
+pub mod policy;
+pub mod statement;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod time;
+pub mod transfer;

@@ -1,1 +1,25 @@
-//! qk
+//! Whole-system tests: real processes, a real network, real crates; and the campaigns that repeat
+//! one thing for as long as somebody is willing to wait.
+
+pub mod fuzz;
+
+use std::path::PathBuf;
+
+/// The `qk` executable under test: what `QK_BIN` names, as `cargo xtask test` sets it, or the one
+/// that cargo built beside this program.
+///
+/// # Panics
+/// When neither is there.
+pub fn qk() -> PathBuf {
+    if let Some(path) = std::env::var_os("QK_BIN") {
+        return path.into();
+    }
+    let this = std::env::current_exe().expect("the path of this program");
+    // Tests lie in target/PROFILE/deps, executables in target/PROFILE.
+    this.ancestors()
+        .skip(1)
+        .take(2)
+        .map(|directory| directory.join("qk"))
+        .find(|candidate| candidate.is_file())
+        .expect("qk is not built: run `cargo xtask test`, or `cargo build -p qk` first")
+}

@@ -1,1 +1,142 @@
-fn main() {}
+//! `cargo xtask`: arguments only, the work is in the library.
+
+use std::os::unix::process::CommandExt;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::{Args, Parser, Subcommand};
+use xtask::{bench, campaign, cargo, deny, setup, test};
+
+/// The project's own commands.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", version)]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Install what building, testing and the demo need, or say what is missing
+    Setup,
+    /// Run all tests: unit, whole-system and documentation tests
+    #[command(after_help = "Example: cargo xtask test --quick -- canonical")]
+    Test(TestArgs),
+    /// A whole network on this machine, with real processes
+    #[command(after_help = "Example: cargo xtask demo --crate hexyl@0.17.0 --json")]
+    Demo(DemoArgs),
+    /// Repeat one thing for long: without a name, list what there is
+    #[command(after_help = "Example: cargo xtask campaign fuzz --seconds 600")]
+    Campaign(CampaignArgs),
+    /// Measure
+    #[command(subcommand)]
+    Bench(Bench),
+    /// Check bans, licences and sources of all dependencies
+    Deny,
+    /// Ask the advisory database about all dependencies (needs the network)
+    Advisories,
+}
+
+#[derive(Args)]
+struct TestArgs {
+    /// Unit and documentation tests only: no set-up, no processes, no network
+    #[arg(long)]
+    quick: bool,
+    /// Passed to the test runner; a plain word selects the tests whose name contains it
+    #[arg(last = true)]
+    args: Vec<String>,
+}
+
+#[derive(Args)]
+struct DemoArgs {
+    /// One JSON object instead of the timeline
+    #[arg(long)]
+    json: bool,
+    /// The crate to build, publish, prove and fetch
+    #[arg(long = "crate", value_name = "NAME[@VER]")]
+    package: Option<String>,
+}
+
+#[derive(Args)]
+struct CampaignArgs {
+    /// Which campaign
+    name: Option<String>,
+    /// Its arguments; `-- --help` lists them
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    args: Vec<String>,
+}
+
+#[derive(Subcommand)]
+enum Bench {
+    /// What a fetch is measured against: `cargo install`, and `curl | tar` from a local web server
+    #[command(after_help = "Example: cargo xtask bench baseline --crate hexyl@0.17.0 --json")]
+    Baseline(BenchArgs),
+}
+
+#[derive(Args)]
+struct BenchArgs {
+    /// The crate to measure with
+    #[arg(
+        long = "crate",
+        value_name = "NAME@VER",
+        default_value = "hexyl@0.17.0"
+    )]
+    package: String,
+    /// Runs of which the median is taken; what compiles runs once
+    #[arg(long, default_value_t = 11)]
+    runs: usize,
+    /// A JSON array instead of a table
+    #[arg(long)]
+    json: bool,
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().task) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: Task) -> Result<()> {
+    match task {
+        Task::Setup => setup::run().map(|_qk| ()),
+        Task::Test(TestArgs { quick, args }) => test::run(quick, &args),
+        Task::Demo(args) => demo(&args),
+        Task::Campaign(args) => campaign(&args),
+        Task::Bench(Bench::Baseline(args)) => {
+            let rows = bench::baseline::rows(&args.package, args.runs)?;
+            bench::write(&rows, args.json, &mut std::io::stdout().lock())?;
+            Ok(())
+        }
+        Task::Deny => deny::check(&["bans", "licenses", "sources"]),
+        Task::Advisories => deny::check(&["advisories"]),
+    }
+}
+
+/// Becomes `qk demo`, so that its output, signals and exit code reach the caller untouched.
+fn demo(args: &DemoArgs) -> Result<()> {
+    let qk = setup::run()?;
+    let mut demo = std::process::Command::new(&qk);
+    demo.arg("demo");
+    if args.json {
+        demo.arg("--json");
+    }
+    if let Some(package) = &args.package {
+        demo.args(["--crate", package]);
+    }
+    cargo::forget_caller(&mut demo);
+    Err(demo.exec()).with_context(|| format!("cannot start {}", qk.display()))
+}
+
+fn campaign(args: &CampaignArgs) -> Result<()> {
+    match &args.name {
+        Some(name) => campaign::run(name, &args.args),
+        None => {
+            println!("{}", campaign::names()?.join("\n"));
+            Ok(())
+        }
+    }
+}

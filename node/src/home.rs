@@ -1,0 +1,403 @@
+//! Where qk keeps things on this machine: keys, joined networks, store, toolchains, socket.
+//!
+//! All of it lies below one directory, `$QK_HOME` or the user's data directory. Files with secrets
+//! have mode 0600; every file is replaced as a whole, so that a crash leaves the old one or the new.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use ed25519_dalek::SigningKey;
+use qk_protocol::hash::{Blake3, NetworkId, NetworkKey};
+use qk_protocol::manifest::{ManifestError, NETWORK_FILE_BYTES_MAX, Network, NetworkFile};
+use qk_protocol::policy::Policy;
+use qk_protocol::time::UnixTime;
+use serde::{Deserialize, Serialize};
+
+/// A configuration file may be this long.
+const CONFIG_BYTES_MAX: u64 = 256 * 1024;
+
+/// The directory that everything of one user of qk lies in.
+#[derive(Debug, Clone)]
+pub struct Home {
+    dir: PathBuf,
+    toolchains: PathBuf,
+}
+
+/// A network that the user joined, and what only this machine knows about it.
+#[derive(Debug, Clone)]
+pub struct Joined {
+    /// The verified network.
+    pub network: Network,
+    /// When it was joined: networks are asked in this order.
+    pub joined: UnixTime,
+    /// The secret of a private network.
+    pub secret: Option<Vec<u8>>,
+}
+
+/// What the user configured: `config.toml`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// A floor under every network's policy.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub policy: Option<Policy>,
+    /// Nodes to ask first, multiaddresses that end in a peer id.
+    pub parent: Vec<String>,
+    /// Where a node listens; empty for a free TCP port on all interfaces.
+    pub listen: Vec<String>,
+    /// Bytes that the store may take.
+    pub quota_bytes: Option<u64>,
+    /// Bytes that are to stay free on its disk.
+    pub free_floor_bytes: Option<u64>,
+    /// Whether to look for nodes on the local network.
+    pub mdns: Option<bool>,
+    /// Whether to use QUIC beside TCP.
+    pub quic: Option<bool>,
+}
+
+/// What goes wrong with files below the home directory.
+#[derive(Debug, thiserror::Error)]
+pub enum HomeError {
+    /// A file or directory cannot be read or written.
+    #[error("{path}: {error}")]
+    Io {
+        /// Which one.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+    /// No directory to keep things in.
+    #[error(
+        "neither QK_HOME, XDG_DATA_HOME nor HOME is set: set QK_HOME to a directory for qk's data"
+    )]
+    NoHome,
+    /// A file is not of the expected form.
+    #[error("{path}: {why}")]
+    Malformed {
+        /// Which one.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A network file that was stored earlier does not verify.
+    #[error("{path}: {error}")]
+    Network {
+        /// Which one.
+        path: PathBuf,
+        /// Why.
+        error: ManifestError,
+    },
+}
+
+/// A joined network on disk.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct JoinedFile {
+    joined: UnixTime,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    secret: Option<String>,
+    network: NetworkFile,
+}
+
+impl Joined {
+    /// What locations are keyed with in this network.
+    pub fn key(&self) -> NetworkKey {
+        self.network.key(self.secret.as_deref())
+    }
+}
+
+impl Home {
+    /// The home that the environment names: `QK_HOME`, else `qk` in the user's data directory.
+    /// `QK_TOOLCHAINS` puts toolchains elsewhere, so that several homes can share them.
+    ///
+    /// # Errors
+    /// When no variable says where.
+    pub fn from_env() -> Result<Self, HomeError> {
+        let set = |name: &str| {
+            std::env::var_os(name)
+                .filter(|value| !value.is_empty())
+                .map(PathBuf::from)
+        };
+        let data = || set("XDG_DATA_HOME").or_else(|| Some(set("HOME")?.join(".local/share")));
+        let dir = set("QK_HOME")
+            .or_else(|| Some(data()?.join("qk")))
+            .ok_or(HomeError::NoHome)?;
+        let dir = std::path::absolute(&dir).map_err(|error| HomeError::Io { path: dir, error })?;
+        let mut home = Self::at(dir);
+        if let Some(toolchains) = set("QK_TOOLCHAINS") {
+            home.toolchains = toolchains;
+        }
+        Ok(home)
+    }
+
+    /// The home in this directory.
+    pub fn at(dir: impl Into<PathBuf>) -> Self {
+        let dir = dir.into();
+        Self {
+            toolchains: dir.join("toolchains"),
+            dir,
+        }
+    }
+
+    /// The directory itself.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Where the store lies.
+    pub fn store(&self) -> PathBuf {
+        self.dir.join("store")
+    }
+
+    /// Where the build toolchain lies.
+    pub fn toolchains(&self) -> &Path {
+        &self.toolchains
+    }
+
+    /// Where builds work; on the same disk as the store, so that artifacts move and are not copied.
+    pub fn work(&self) -> PathBuf {
+        self.dir.join("work")
+    }
+
+    /// Where `.crate` files are kept.
+    pub fn crates(&self) -> PathBuf {
+        self.dir.join("crates")
+    }
+
+    /// The control socket of the node: in `$XDG_RUNTIME_DIR` when the path below the home would pass
+    /// the 108 bytes that Unix allows, named after the home so that two homes do not meet.
+    pub fn socket(&self) -> PathBuf {
+        let own = self.dir.join("qk.sock");
+        if own.as_os_str().len() < 100 {
+            return own;
+        }
+        let runtime =
+            std::env::var_os("XDG_RUNTIME_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
+        let name = Blake3::of(self.dir.as_os_str().as_encoded_bytes()).short();
+        runtime.join(format!("qk-{name}.sock"))
+    }
+
+    /// Reads `config.toml`; the defaults, if there is none.
+    ///
+    /// # Errors
+    /// When it cannot be read or says something unknown.
+    pub fn config(&self) -> Result<Config, HomeError> {
+        let path = self.dir.join("config.toml");
+        let Some(bytes) = read_optional(&path, CONFIG_BYTES_MAX)? else {
+            return Ok(Config::default());
+        };
+        let malformed = |why: String| HomeError::Malformed {
+            path: path.clone(),
+            why,
+        };
+        let config: Config =
+            toml::from_slice(&bytes).map_err(|error| malformed(error.to_string()))?;
+        if let Some(policy) = &config.policy {
+            policy.check().map_err(malformed)?;
+        }
+        Ok(config)
+    }
+
+    /// The signing key of this name, made on first use: `node` identifies the node, `observer` signs
+    /// statements, `root-<network>` manifests and `timestamp-<network>` timestamps.
+    ///
+    /// # Errors
+    /// When the file cannot be read or written, or does not hold a key.
+    pub fn key(&self, name: &str) -> Result<SigningKey, HomeError> {
+        if let Some(key) = self.existing_key(name)? {
+            return Ok(key);
+        }
+        let secret: [u8; 32] = rand::random();
+        let key = SigningKey::from_bytes(&secret);
+        self.keep_key(name, &key)?;
+        Ok(key)
+    }
+
+    /// The signing key of this name, if there is one.
+    ///
+    /// # Errors
+    /// When the file cannot be read or does not hold a key.
+    pub fn existing_key(&self, name: &str) -> Result<Option<SigningKey>, HomeError> {
+        let path = self.key_path(name);
+        let Some(bytes) = read_optional(&path, 256)? else {
+            return Ok(None);
+        };
+        let mut secret = [0; 32];
+        let text = std::str::from_utf8(&bytes).unwrap_or_default().trim();
+        hex::decode_to_slice(text, &mut secret).map_err(|_| HomeError::Malformed {
+            path,
+            why: "expected 64 hex digits: the secret half of an ed25519 key".to_owned(),
+        })?;
+        Ok(Some(SigningKey::from_bytes(&secret)))
+    }
+
+    /// Keeps a signing key under a name. One that is there already is not replaced.
+    ///
+    /// # Errors
+    /// When there is one already, or the file cannot be written.
+    pub fn keep_key(&self, name: &str, key: &SigningKey) -> Result<(), HomeError> {
+        let path = self.key_path(name);
+        if path.exists() {
+            let error = io::Error::from(io::ErrorKind::AlreadyExists);
+            return Err(HomeError::Io { path, error });
+        }
+        self.replace(
+            &path,
+            format!("{}\n", hex::encode(key.to_bytes())).as_bytes(),
+        )
+    }
+
+    /// The networks that the user joined, in the order in which they are asked.
+    ///
+    /// # Errors
+    /// When a file cannot be read or no longer verifies.
+    pub fn networks(&self) -> Result<Vec<Joined>, HomeError> {
+        let dir = self.dir.join("networks");
+        let entries = match fs::read_dir(&dir) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(HomeError::Io { path: dir, error }),
+        };
+        let mut joined = Vec::new();
+        for entry in entries {
+            let path = entry
+                .map_err(|error| HomeError::Io {
+                    path: dir.clone(),
+                    error,
+                })?
+                .path();
+            if path
+                .extension()
+                .is_some_and(|extension| extension == "json")
+            {
+                joined.extend(read_joined(&path)?);
+            }
+        }
+        joined.sort_by_key(|one| (one.joined, one.network.id()));
+        Ok(joined)
+    }
+
+    /// Keeps a network: a new one, or a newer version of one that is joined.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn keep_network(&self, joined: &Joined) -> Result<(), HomeError> {
+        let path = self.network_path(joined.network.id());
+        let file = JoinedFile {
+            joined: joined.joined,
+            secret: joined.secret.as_deref().map(hex::encode),
+            network: joined.network.file().clone(),
+        };
+        let bytes = serde_json::to_vec_pretty(&file).map_err(|error| HomeError::Malformed {
+            path: path.clone(),
+            why: error.to_string(),
+        })?;
+        self.replace(&path, &bytes)
+    }
+
+    /// Leaves a network. Its statements stay in the store.
+    ///
+    /// # Errors
+    /// When the file cannot be removed.
+    pub fn leave_network(&self, id: NetworkId) -> Result<(), HomeError> {
+        let path = self.network_path(id);
+        fs::remove_file(&path).map_err(|error| HomeError::Io { path, error })
+    }
+
+    fn key_path(&self, name: &str) -> PathBuf {
+        self.dir.join("keys").join(name)
+    }
+
+    fn network_path(&self, id: NetworkId) -> PathBuf {
+        self.dir.join("networks").join(format!("{id}.json"))
+    }
+
+    /// Writes beside the file, syncs, renames, syncs the directory. Mode 0600, directories 0700.
+    fn replace(&self, path: &Path, bytes: &[u8]) -> Result<(), HomeError> {
+        let failed = |error| HomeError::Io {
+            path: path.to_owned(),
+            error,
+        };
+        let dir = path.parent().unwrap_or(&self.dir);
+        create_private_dir(dir).map_err(failed)?;
+        let temp = path.with_extension(format!("{}.tmp", std::process::id()));
+        let written = write_new(&temp, bytes).and_then(|()| fs::rename(&temp, path));
+        if written.is_err() {
+            let _ = fs::remove_file(&temp);
+        }
+        written
+            .and_then(|()| File::open(dir)?.sync_all())
+            .map_err(failed)
+    }
+}
+
+/// Makes a directory that only its owner may enter, if it is not there.
+///
+/// # Errors
+/// When it cannot be made.
+pub fn create_private_dir(dir: &Path) -> io::Result<()> {
+    if !dir.is_dir() {
+        fs::create_dir_all(dir)?;
+        fs::set_permissions(dir, fs::Permissions::from_mode(0o700))?;
+    }
+    Ok(())
+}
+
+fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = File::options()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
+}
+
+/// The bytes of a file that may be missing, and of which there may be `bytes_max`.
+fn read_optional(path: &Path, bytes_max: u64) -> Result<Option<Vec<u8>>, HomeError> {
+    let failed = |error| HomeError::Io {
+        path: path.to_owned(),
+        error,
+    };
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(failed(error)),
+    };
+    let mut bytes = Vec::new();
+    file.take(bytes_max + 1)
+        .read_to_end(&mut bytes)
+        .map_err(failed)?;
+    if bytes.len() as u64 > bytes_max {
+        return Err(HomeError::Malformed {
+            path: path.to_owned(),
+            why: format!("more than {bytes_max} bytes"),
+        });
+    }
+    Ok(Some(bytes))
+}
+
+fn read_joined(path: &Path) -> Result<Option<Joined>, HomeError> {
+    let malformed = |why: String| HomeError::Malformed {
+        path: path.to_owned(),
+        why,
+    };
+    let Some(bytes) = read_optional(path, NETWORK_FILE_BYTES_MAX as u64 + 4096)? else {
+        return Ok(None);
+    };
+    let file: JoinedFile =
+        serde_json::from_slice(&bytes).map_err(|error| malformed(error.to_string()))?;
+    let secret = file.secret.map(hex::decode).transpose();
+    let network = Network::verify(file.network).map_err(|error| HomeError::Network {
+        path: path.to_owned(),
+        error,
+    })?;
+    Ok(Some(Joined {
+        network,
+        joined: file.joined,
+        secret: secret.map_err(|_| malformed("the secret is not hex".to_owned()))?,
+    }))
+}

@@ -1,0 +1,393 @@
+//! Which connections are let in: limits on their number, by kind, peer and prefix, and bans.
+//!
+//! The gate is the first field of the composed behaviour and the only one that refuses: those
+//! after it never learn of a connection that does not come about.
+
+use std::collections::{HashMap, VecDeque};
+use std::convert::Infallible;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use libp2p::core::Endpoint;
+use libp2p::core::transport::PortUse;
+use libp2p::swarm::{
+    ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour, THandler, THandlerInEvent,
+    THandlerOutEvent, ToSwarm, dummy,
+};
+use libp2p::{Multiaddr, PeerId};
+
+use super::address::Prefix;
+use super::limits::{BAN_TIME, BANS_MAX, Limits};
+
+/// Why a connection was refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// As many connections of this kind as are allowed.
+    #[error("there are {max} {kind} connections already")]
+    Full {
+        /// Which limit it was.
+        kind: &'static str,
+        /// The limit.
+        max: usize,
+    },
+    /// The peer misbehaved.
+    #[error("{peer} is banned: {why}")]
+    Banned {
+        /// Who.
+        peer: PeerId,
+        /// What it did.
+        why: String,
+    },
+}
+
+/// A peer that is not talked to for a while.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ban {
+    /// Who.
+    pub peer: PeerId,
+    /// What it did.
+    pub why: String,
+    until: Instant,
+}
+
+/// A behaviour that opens no streams and only refuses connections.
+#[derive(Debug)]
+pub(super) struct Gate {
+    limits: Limits,
+    connections: HashMap<ConnectionId, Connection>,
+    bans: HashMap<PeerId, Ban>,
+    /// The order in which bans were spoken, for forgetting the oldest.
+    banned: VecDeque<PeerId>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Connection {
+    stage: Stage,
+    peer: Option<PeerId>,
+    prefix: Option<Prefix>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    PendingIn,
+    PendingOut,
+    In,
+    Out,
+}
+
+impl Gate {
+    pub(super) fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            connections: HashMap::new(),
+            bans: HashMap::new(),
+            banned: VecDeque::new(),
+        }
+    }
+
+    /// Refuses every further connection with `peer` for [`BAN_TIME`].
+    pub(super) fn ban(&mut self, peer: PeerId, why: String) {
+        let until = Instant::now() + BAN_TIME;
+        if self.bans.insert(peer, Ban { peer, why, until }).is_none() {
+            self.banned.push_back(peer);
+        }
+        while self.banned.len() > BANS_MAX {
+            self.banned
+                .pop_front()
+                .and_then(|oldest| self.bans.remove(&oldest));
+        }
+    }
+
+    /// The ban in force against `peer`.
+    pub(super) fn ban_of(&self, peer: &PeerId) -> Option<&Ban> {
+        self.bans.get(peer).filter(|ban| ban.until > Instant::now())
+    }
+
+    /// All bans in force, oldest first.
+    pub(super) fn bans(&self) -> Vec<Ban> {
+        self.banned
+            .iter()
+            .filter_map(|peer| self.ban_of(peer))
+            .cloned()
+            .collect()
+    }
+
+    fn admit_pending(&mut self, id: ConnectionId, new: Connection) -> Result<(), Refused> {
+        if let Some(peer) = new.peer {
+            self.refuse_banned(&peer)?;
+        }
+        match new.stage {
+            Stage::PendingIn => {
+                self.room("pending inbound", self.limits.pending_in_max, |c| {
+                    c.stage == Stage::PendingIn
+                })?;
+                self.room_in_prefix(new.prefix)?;
+            }
+            _ => self.room("pending outbound", self.limits.pending_out_max, |c| {
+                c.stage == Stage::PendingOut
+            })?,
+        }
+        self.connections.insert(id, new);
+        Ok(())
+    }
+
+    fn admit(
+        &mut self,
+        id: ConnectionId,
+        stage: Stage,
+        peer: PeerId,
+        remote: &Multiaddr,
+    ) -> Result<(), Refused> {
+        // It counts as established or not at all from here on, not as pending too.
+        self.connections.remove(&id);
+        self.refuse_banned(&peer)?;
+        let limits = &self.limits;
+        let (kind, max) = match stage {
+            Stage::In | Stage::PendingIn => ("inbound", limits.established_in_max),
+            Stage::Out | Stage::PendingOut => ("outbound", limits.established_out_max),
+        };
+        let prefix = Prefix::of(remote);
+        self.room(kind, max, |c| c.stage == stage)?;
+        self.room("established", limits.established_max, |c| {
+            c.is_established()
+        })?;
+        self.room("per-peer", limits.per_peer_max, |c| {
+            c.is_established() && c.peer == Some(peer)
+        })?;
+        self.room_in_prefix(prefix)?;
+        let peer = Some(peer);
+        self.connections.insert(
+            id,
+            Connection {
+                stage,
+                peer,
+                prefix,
+            },
+        );
+        Ok(())
+    }
+
+    fn refuse_banned(&self, peer: &PeerId) -> Result<(), Refused> {
+        match self.ban_of(peer) {
+            None => Ok(()),
+            Some(ban) => Err(Refused::Banned {
+                peer: *peer,
+                why: ban.why.clone(),
+            }),
+        }
+    }
+
+    fn room_in_prefix(&self, prefix: Option<Prefix>) -> Result<(), Refused> {
+        match prefix {
+            None => Ok(()),
+            Some(_) => self.room("per-prefix", self.limits.per_prefix_max, |c| {
+                c.prefix == prefix && c.stage != Stage::PendingOut
+            }),
+        }
+    }
+
+    // Counting anew each time is cheap for some hundred connections, and no counter can drift.
+    fn room(
+        &self,
+        kind: &'static str,
+        max: usize,
+        counts: impl Fn(&Connection) -> bool,
+    ) -> Result<(), Refused> {
+        match self.connections.values().filter(|c| counts(c)).count() {
+            number if number < max => Ok(()),
+            _ => Err(Refused::Full { kind, max }),
+        }
+    }
+}
+
+impl Connection {
+    fn is_established(&self) -> bool {
+        matches!(self.stage, Stage::In | Stage::Out)
+    }
+}
+
+impl NetworkBehaviour for Gate {
+    type ConnectionHandler = dummy::ConnectionHandler;
+    type ToSwarm = Infallible;
+
+    fn handle_pending_inbound_connection(
+        &mut self,
+        id: ConnectionId,
+        _: &Multiaddr,
+        remote: &Multiaddr,
+    ) -> Result<(), ConnectionDenied> {
+        let new = Connection {
+            stage: Stage::PendingIn,
+            peer: None,
+            prefix: Prefix::of(remote),
+        };
+        self.admit_pending(id, new).map_err(ConnectionDenied::new)
+    }
+
+    fn handle_established_inbound_connection(
+        &mut self,
+        id: ConnectionId,
+        peer: PeerId,
+        _: &Multiaddr,
+        remote: &Multiaddr,
+    ) -> Result<THandler<Self>, ConnectionDenied> {
+        self.admit(id, Stage::In, peer, remote)
+            .map(|()| dummy::ConnectionHandler)
+            .map_err(ConnectionDenied::new)
+    }
+
+    fn handle_pending_outbound_connection(
+        &mut self,
+        id: ConnectionId,
+        peer: Option<PeerId>,
+        _: &[Multiaddr],
+        _: Endpoint,
+    ) -> Result<Vec<Multiaddr>, ConnectionDenied> {
+        let new = Connection {
+            stage: Stage::PendingOut,
+            peer,
+            prefix: None,
+        };
+        self.admit_pending(id, new)
+            .map(|()| Vec::new())
+            .map_err(ConnectionDenied::new)
+    }
+
+    fn handle_established_outbound_connection(
+        &mut self,
+        id: ConnectionId,
+        peer: PeerId,
+        remote: &Multiaddr,
+        _: Endpoint,
+        _: PortUse,
+    ) -> Result<THandler<Self>, ConnectionDenied> {
+        self.admit(id, Stage::Out, peer, remote)
+            .map(|()| dummy::ConnectionHandler)
+            .map_err(ConnectionDenied::new)
+    }
+
+    fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
+        let over = match event {
+            FromSwarm::ConnectionClosed(closed) => closed.connection_id,
+            FromSwarm::DialFailure(failure) => failure.connection_id,
+            FromSwarm::ListenFailure(failure) => failure.connection_id,
+            _ => return,
+        };
+        self.connections.remove(&over);
+    }
+
+    fn on_connection_handler_event(
+        &mut self,
+        _: PeerId,
+        _: ConnectionId,
+        event: THandlerOutEvent<Self>,
+    ) {
+        match event {}
+    }
+
+    fn poll(&mut self, _: &mut Context<'_>) -> Poll<ToSwarm<Infallible, THandlerInEvent<Self>>> {
+        Poll::Pending
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn addr(last: u8) -> Multiaddr {
+        format!("/ip4/8.8.{}.{last}/tcp/1", last / 4)
+            .parse()
+            .unwrap()
+    }
+
+    fn id(number: usize) -> ConnectionId {
+        ConnectionId::new_unchecked(number)
+    }
+
+    fn full(result: Result<(), Refused>) -> &'static str {
+        match result.unwrap_err() {
+            Refused::Full { kind, .. } => kind,
+            Refused::Banned { .. } => "banned",
+        }
+    }
+
+    #[test]
+    fn each_limit_refuses_by_its_name() {
+        let mut gate = Gate::new(Limits {
+            established_in_max: 3,
+            established_out_max: 4,
+            established_max: 5,
+            per_peer_max: 2,
+            per_prefix_max: 2,
+            ..Limits::laptop()
+        });
+        let peer = PeerId::random();
+        let far = |i: u8| addr(i * 4);
+        assert_eq!(gate.admit(id(1), Stage::In, peer, &far(1)), Ok(()));
+        assert_eq!(gate.admit(id(2), Stage::Out, peer, &far(2)), Ok(()));
+        assert_eq!(
+            full(gate.admit(id(3), Stage::In, peer, &far(3))),
+            "per-peer"
+        );
+
+        let any = PeerId::random;
+        assert_eq!(gate.admit(id(4), Stage::In, any(), &addr(5)), Ok(()));
+        assert_eq!(
+            full(gate.admit(id(5), Stage::Out, any(), &addr(6))),
+            "per-prefix"
+        );
+        assert_eq!(gate.admit(id(6), Stage::In, any(), &far(9)), Ok(()));
+        assert_eq!(
+            full(gate.admit(id(7), Stage::In, any(), &far(10))),
+            "inbound"
+        );
+        assert_eq!(gate.admit(id(8), Stage::Out, any(), &far(11)), Ok(()));
+        assert_eq!(
+            full(gate.admit(id(9), Stage::Out, any(), &far(12))),
+            "established"
+        );
+
+        gate.connections.remove(&id(1));
+        assert_eq!(gate.admit(id(9), Stage::Out, any(), &far(12)), Ok(()));
+    }
+
+    #[test]
+    fn a_refused_connection_leaves_nothing_behind() {
+        let mut gate = Gate::new(Limits {
+            pending_in_max: 1,
+            established_in_max: 0,
+            ..Limits::laptop()
+        });
+        let remote = addr(1);
+        for number in 0..10 {
+            gate.handle_pending_inbound_connection(id(number), &remote, &remote)
+                .unwrap();
+            assert!(
+                gate.handle_established_inbound_connection(
+                    id(number),
+                    PeerId::random(),
+                    &remote,
+                    &remote
+                )
+                .is_err()
+            );
+            assert!(gate.connections.is_empty());
+        }
+    }
+
+    #[test]
+    fn bans_are_bounded_and_the_newest_hold() {
+        let mut gate = Gate::new(Limits::laptop());
+        let first = PeerId::random();
+        gate.ban(first, "lied".into());
+        assert_eq!(
+            full(gate.admit(id(1), Stage::In, first, &addr(1))),
+            "banned"
+        );
+        for _ in 0..BANS_MAX {
+            gate.ban(PeerId::random(), "lied".into());
+        }
+        assert_eq!(gate.bans().len(), BANS_MAX);
+        assert_eq!(gate.admit(id(1), Stage::In, first, &addr(1)), Ok(()));
+    }
+}

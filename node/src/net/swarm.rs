@@ -1,0 +1,504 @@
+//! The task that owns the swarm: the only `select!` over it, and the only place that changes it.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use libp2p::core::ConnectedPoint;
+use libp2p::core::transport::ListenerId;
+use libp2p::request_response::{Event as IndexEvent, Message};
+use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
+use libp2p::swarm::{ConnectionId, DialError, Swarm, SwarmEvent};
+use libp2p::{Multiaddr, PeerId, identify, kad, ping};
+use qk_protocol::hash::Point;
+use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+
+use super::address::{Contact, bare, ip_of, transport_name};
+use super::answers::{Answers, Inbound};
+use super::asks::{Ask, Asks};
+use super::behaviour::{Behaviour, BehaviourEvent, Protocols};
+use super::codec::Carried;
+use super::gate::Ban;
+use super::lan::{Lan, LanChange, LanNode};
+use super::table;
+use super::transport::Permits;
+use super::{Connection, Event, PeerInfo};
+
+/// Dials of one node that may fail in a row before it leaves the routing table.
+const FAILED_DIALS_MAX: u32 = 2;
+/// Pings that may fail in a row before a connection counts as dead.
+const FAILED_PINGS_MAX: u32 = 2;
+/// How often an empty routing table is filled from the bootstrap addresses again.
+const REFILL_INTERVAL: Duration = Duration::from_secs(60);
+/// How long a node that shuts down waits for its connections to close.
+const FAREWELL_TIME_MAX: Duration = Duration::from_secs(1);
+/// Longest agent name kept of a peer, in characters.
+const AGENT_CHARS_MAX: usize = 64;
+
+/// What the handle asks of the task.
+pub(super) enum Command {
+    Ask(Ask),
+    /// Somebody stopped waiting for a reply.
+    Prune,
+    Closest(Point, usize, oneshot::Sender<Vec<Contact>>),
+    Contacts(oneshot::Sender<Vec<Contact>>),
+    Peers(oneshot::Sender<Vec<PeerInfo>>),
+    Listening(oneshot::Sender<Vec<Multiaddr>>),
+    Lan(oneshot::Sender<Vec<LanNode>>),
+    Ban(PeerId, String),
+    Bans(oneshot::Sender<Vec<Ban>>),
+    Shutdown(oneshot::Sender<()>),
+}
+
+/// The swarm and all that is known of its connections.
+pub(super) struct Task {
+    pub(super) swarm: Swarm<Behaviour>,
+    pub(super) commands: mpsc::Receiver<Command>,
+    pub(super) events: broadcast::Sender<Event>,
+    pub(super) protocols: Protocols,
+    pub(super) permits: Arc<Permits>,
+    pub(super) bootstrap: Vec<Contact>,
+    pub(super) asks: Asks,
+    pub(super) answers: Answers,
+    pub(super) lan: Option<Lan>,
+    pub(super) peers: BTreeMap<PeerId, Peer>,
+    /// Dials of nodes of the table that failed in a row.
+    pub(super) failed_dials: HashMap<PeerId, u32>,
+    /// Listeners that have no address yet, and who waits for that.
+    pub(super) starting: HashSet<ListenerId>,
+    pub(super) started: Option<oneshot::Sender<()>>,
+}
+
+/// A connected peer.
+#[derive(Debug)]
+pub(super) struct Peer {
+    since: Instant,
+    agent: String,
+    server: bool,
+    rtt: Option<Duration>,
+    failed_pings: u32,
+    connections: HashMap<ConnectionId, ConnectedPoint>,
+}
+
+impl Task {
+    /// Runs until the last handle is dropped or one of them shuts the node down.
+    pub(super) async fn run(mut self) {
+        let mut refill = interval(REFILL_INTERVAL);
+        refill.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        self.report_started();
+        let farewell = loop {
+            tokio::select! {
+                command = self.commands.recv() => match command {
+                    None => break None,
+                    Some(Command::Shutdown(done)) => break Some(done),
+                    Some(command) => self.on_command(command),
+                },
+                event = self.swarm.select_next_some() => self.on_event(event),
+                answer = self.answers.next() => self.on_answer(answer),
+                change = next_on_lan(&mut self.lan) => self.on_lan(change),
+                _ = refill.tick() => self.refill(),
+            }
+        };
+        self.close().await;
+        drop(farewell);
+    }
+
+    fn on_command(&mut self, command: Command) {
+        match command {
+            Command::Ask(ask) => self.asks.start(&mut self.swarm, ask),
+            Command::Prune => self.asks.prune(&mut self.swarm),
+            Command::Closest(point, n, reply) => {
+                let table = &mut self.swarm.behaviour_mut().table;
+                drop(reply.send(table::closest(table, point, n)));
+            }
+            Command::Contacts(reply) => {
+                let table = &mut self.swarm.behaviour_mut().table;
+                drop(reply.send(table::entries(table)));
+            }
+            Command::Peers(reply) => drop(reply.send(self.peer_infos())),
+            Command::Listening(reply) => {
+                drop(reply.send(self.swarm.listeners().cloned().collect()));
+            }
+            Command::Lan(reply) => {
+                drop(reply.send(self.lan.as_ref().map_or_else(Vec::new, Lan::nodes)));
+            }
+            Command::Ban(peer, why) => self.ban(peer, why),
+            Command::Bans(reply) => drop(reply.send(self.swarm.behaviour().gate.bans())),
+            // `run` takes it before.
+            Command::Shutdown(done) => drop(done),
+        }
+    }
+
+    fn on_event(&mut self, event: SwarmEvent<BehaviourEvent>) {
+        match event {
+            SwarmEvent::Behaviour(event) => self.on_behaviour(event),
+            SwarmEvent::ConnectionEstablished {
+                peer_id,
+                connection_id,
+                endpoint,
+                ..
+            } => self.on_connected(peer_id, connection_id, endpoint),
+            SwarmEvent::ConnectionClosed {
+                peer_id,
+                connection_id,
+                ..
+            } => self.on_closed(peer_id, connection_id),
+            SwarmEvent::OutgoingConnectionError {
+                peer_id: Some(peer),
+                connection_id,
+                error,
+            } => {
+                self.asks.dial_failed(peer, connection_id, &error);
+                self.on_dial_failed(peer, &error);
+            }
+            SwarmEvent::NewListenAddr {
+                listener_id,
+                address,
+            } => {
+                tracing::info!(%address, "listening");
+                self.starting.remove(&listener_id);
+                self.report_started();
+                self.announce();
+            }
+            SwarmEvent::ExpiredListenAddr { .. } => self.announce(),
+            SwarmEvent::ListenerClosed {
+                listener_id,
+                reason,
+                ..
+            } => {
+                tracing::warn!(?reason, "a listener closed");
+                self.starting.remove(&listener_id);
+                self.report_started();
+            }
+            SwarmEvent::ListenerError { error, .. } => {
+                tracing::warn!(%error, "a listener failed");
+            }
+            SwarmEvent::IncomingConnectionError {
+                send_back_addr,
+                error,
+                ..
+            } => tracing::debug!(from = %send_back_addr, %error, "inbound connection refused"),
+            // The enum is not ours and grows; the others need no action.
+            _ => {}
+        }
+    }
+
+    fn on_behaviour(&mut self, event: BehaviourEvent) {
+        match event {
+            BehaviourEvent::Gate(never) => match never {},
+            BehaviourEvent::Index(event) => self.on_index(event),
+            BehaviourEvent::Table(event) => self.on_table(event),
+            BehaviourEvent::Identify(event) => self.on_identify(event),
+            BehaviourEvent::Ping(event) => self.on_ping(event),
+        }
+    }
+
+    fn on_index(&mut self, event: IndexEvent<Carried, Carried>) {
+        match event {
+            IndexEvent::Message {
+                peer,
+                connection_id,
+                message:
+                    Message::Request {
+                        request_id,
+                        request,
+                        channel,
+                    },
+            } => {
+                // A connection that is gone needs no answer.
+                if let Some(observed) = self.remote_address(&peer, connection_id) {
+                    self.answers.start(Inbound {
+                        peer,
+                        observed,
+                        id: request_id,
+                        request,
+                        channel,
+                    });
+                }
+            }
+            IndexEvent::Message {
+                message:
+                    Message::Response {
+                        request_id,
+                        response,
+                    },
+                ..
+            } => self.asks.replied(request_id, response),
+            IndexEvent::OutboundFailure {
+                request_id, error, ..
+            } => self.asks.failed(&mut self.swarm, request_id, error),
+            IndexEvent::InboundFailure { request_id, .. }
+            | IndexEvent::ResponseSent { request_id, .. } => self.answers.over(request_id),
+        }
+    }
+
+    fn on_answer(&mut self, answer: super::answers::Answer) {
+        if let Some((channel, bytes)) = answer {
+            let index = &mut self.swarm.behaviour_mut().index;
+            // The asker may be gone; an event says so too.
+            let _ = index.send_response(channel, Carried::from(bytes));
+        }
+    }
+
+    fn on_table(&mut self, event: kad::Event) {
+        if let kad::Event::RoutingUpdated {
+            peer,
+            is_new_peer: true,
+            old_peer,
+            ..
+        } = event
+        {
+            if let Some(old) = old_peer {
+                self.failed_dials.remove(&old);
+            }
+            let table = &mut self.swarm.behaviour_mut().table;
+            if let Some(contact) = table::find(table, peer) {
+                self.publish(Event::Routed(contact));
+            }
+        }
+    }
+
+    /// A peer says what it speaks and where it listens. Only a server of this network enters the
+    /// routing table, and only with addresses that it was dialled at or that have the IP it is
+    /// connected from: otherwise it could have us dial whom it likes.
+    fn on_identify(&mut self, event: identify::Event) {
+        let identify::Event::Received {
+            connection_id,
+            peer_id,
+            info,
+        } = event
+        else {
+            return;
+        };
+        let Some(peer) = self.peers.get_mut(&peer_id) else {
+            return;
+        };
+        let Some(endpoint) = peer.connections.get(&connection_id) else {
+            return;
+        };
+        peer.agent = printable(&info.agent_version);
+        peer.server = info.protocols.contains(&self.protocols.kad)
+            && info.protocols.contains(&self.protocols.index);
+        if !peer.server {
+            return;
+        }
+        let remote = endpoint.get_remote_address();
+        let believed = endpoint.is_dialer() && self.permits.is_named(remote);
+        let dialled = endpoint.is_dialer().then(|| bare(remote));
+        let claimed = info
+            .listen_addrs
+            .into_iter()
+            .filter(|claim| believed || (ip_of(claim).is_some() && ip_of(claim) == ip_of(remote)));
+        let contact = Contact {
+            peer: peer_id,
+            addrs: dialled.into_iter().chain(claimed).collect(),
+        };
+        table::offer(
+            &mut self.swarm.behaviour_mut().table,
+            &contact,
+            &self.permits.rules,
+        );
+    }
+
+    fn on_ping(&mut self, event: ping::Event) {
+        let Some(peer) = self.peers.get_mut(&event.peer) else {
+            return;
+        };
+        match event.result {
+            Ok(rtt) => {
+                peer.rtt = Some(rtt);
+                peer.failed_pings = 0;
+            }
+            Err(ping::Failure::Unsupported) => {}
+            Err(error) => {
+                peer.failed_pings += 1;
+                if peer.failed_pings >= FAILED_PINGS_MAX {
+                    tracing::debug!(peer = %event.peer, %error, "connection is dead");
+                    self.swarm.close_connection(event.connection);
+                }
+            }
+        }
+    }
+
+    fn on_connected(&mut self, peer: PeerId, id: ConnectionId, endpoint: ConnectedPoint) {
+        self.failed_dials.remove(&peer);
+        let entry = self.peers.entry(peer).or_insert_with(|| Peer {
+            since: Instant::now(),
+            agent: String::new(),
+            server: false,
+            rtt: None,
+            failed_pings: 0,
+            connections: HashMap::new(),
+        });
+        entry.connections.insert(id, endpoint);
+        self.asks.connected(&mut self.swarm, peer);
+    }
+
+    fn on_closed(&mut self, peer: PeerId, id: ConnectionId) {
+        if let Some(entry) = self.peers.get_mut(&peer) {
+            entry.connections.remove(&id);
+            if entry.connections.is_empty() {
+                self.peers.remove(&peer);
+            }
+        }
+    }
+
+    /// Removes a node from the table when it could not be reached several times in a row. Dials
+    /// that our own limits refused say nothing about it.
+    fn on_dial_failed(&mut self, peer: PeerId, error: &DialError) {
+        let tells = matches!(
+            error,
+            DialError::Transport(_) | DialError::WrongPeerId { .. } | DialError::NoAddresses
+        );
+        let table = &mut self.swarm.behaviour_mut().table;
+        if !tells || self.peers.contains_key(&peer) || table::find(table, peer).is_none() {
+            return;
+        }
+        let failures = self.failed_dials.entry(peer).or_default();
+        *failures += 1;
+        if *failures >= FAILED_DIALS_MAX {
+            self.forget(peer);
+        }
+    }
+
+    fn forget(&mut self, peer: PeerId) {
+        self.failed_dials.remove(&peer);
+        let table = &mut self.swarm.behaviour_mut().table;
+        if table.remove_peer(&peer).is_some() {
+            self.publish(Event::Forgotten(peer));
+        }
+    }
+
+    fn ban(&mut self, peer: PeerId, why: String) {
+        if peer == *self.swarm.local_peer_id() {
+            return;
+        }
+        tracing::warn!(%peer, %why, "banned");
+        self.swarm.behaviour_mut().gate.ban(peer, why);
+        self.forget(peer);
+        // Not being connected is no error.
+        let _ = self.swarm.disconnect_peer_id(peer);
+    }
+
+    /// Dials the bootstrap nodes while nobody else is known. A machine that was offline for a
+    /// while has lost its whole table.
+    fn refill(&mut self) {
+        if table::entries(&mut self.swarm.behaviour_mut().table).is_empty() {
+            for contact in self.bootstrap.clone() {
+                self.connect(&contact);
+            }
+        }
+    }
+
+    fn connect(&mut self, contact: &Contact) {
+        let options = DialOpts::peer_id(contact.peer)
+            .condition(PeerCondition::DisconnectedAndNotDialing)
+            .addresses(contact.dialled())
+            .allocate_new_port()
+            .build();
+        match self.swarm.dial(options) {
+            Ok(()) | Err(DialError::DialPeerConditionFalse(_)) => {}
+            Err(error) => tracing::debug!(peer = %contact.peer, %error, "cannot dial"),
+        }
+    }
+
+    /// A node on the LAN is dialled at its private address once somebody asks it. Where private
+    /// addresses are normal, it is a neighbour like any other and is dialled now.
+    fn on_lan(&mut self, change: LanChange) {
+        match change {
+            LanChange::Found(node) => {
+                tracing::info!(peer = %node.contact.peer, role = ?node.role, "found on the LAN");
+                for address in &node.contact.addrs {
+                    self.permits.name(address);
+                }
+                if self.permits.rules.allow_private {
+                    self.connect(&node.contact);
+                }
+                self.publish(Event::OnLan(node));
+            }
+            LanChange::Lost(node) => {
+                for address in &node.contact.addrs {
+                    self.permits.forget(address);
+                }
+            }
+        }
+    }
+
+    fn announce(&self) {
+        if let Some(lan) = &self.lan {
+            lan.announce(&self.swarm.listeners().cloned().collect::<Vec<_>>());
+        }
+    }
+
+    fn remote_address(&self, peer: &PeerId, id: ConnectionId) -> Option<Multiaddr> {
+        let endpoint = self.peers.get(peer)?.connections.get(&id)?;
+        Some(bare(endpoint.get_remote_address()))
+    }
+
+    fn peer_infos(&self) -> Vec<PeerInfo> {
+        self.peers
+            .iter()
+            .map(|(peer, known)| PeerInfo {
+                peer: *peer,
+                agent: known.agent.clone(),
+                server: known.server,
+                rtt: known.rtt,
+                connected_for: known.since.elapsed(),
+                connections: known.connections.values().map(connection_of).collect(),
+            })
+            .collect()
+    }
+
+    fn publish(&self, event: Event) {
+        // Nobody listening is no error.
+        let _ = self.events.send(event);
+    }
+
+    fn report_started(&mut self) {
+        if self.starting.is_empty()
+            && let Some(started) = self.started.take()
+        {
+            // Whoever started the node may be gone.
+            let _ = started.send(());
+        }
+    }
+
+    async fn close(&mut self) {
+        for peer in self.peers.keys().copied().collect::<Vec<_>>() {
+            let _ = self.swarm.disconnect_peer_id(peer);
+        }
+        let all_closed = async {
+            while self.swarm.connected_peers().next().is_some() {
+                self.swarm.select_next_some().await;
+            }
+        };
+        // Those that take longer are cut off.
+        let _ = timeout(FAREWELL_TIME_MAX, all_closed).await;
+    }
+}
+
+async fn next_on_lan(lan: &mut Option<Lan>) -> LanChange {
+    match lan {
+        Some(lan) => lan.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+fn connection_of(endpoint: &ConnectedPoint) -> Connection {
+    let address = bare(endpoint.get_remote_address());
+    Connection {
+        transport: transport_name(&address),
+        dialled: endpoint.is_dialer(),
+        address,
+    }
+}
+
+/// A peer's text as it may be shown: short, without control characters.
+fn printable(text: &str) -> String {
+    text.chars()
+        .filter(|c| c.is_ascii_graphic() || *c == ' ')
+        .take(AGENT_CHARS_MAX)
+        .collect()
+}

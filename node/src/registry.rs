@@ -1,1 +1,0 @@
-//! Reads registries as cargo does.

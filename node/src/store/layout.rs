@@ -1,0 +1,193 @@
+//! Names and marks in the store's directory: lock, version, boot, and moving files durably.
+
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{self, Write};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use super::error::{At, StoreError};
+
+/// Version of the directory's layout, in the file `version`.
+pub(super) const VERSION: u32 = 1;
+/// Files kept in `aside/`; the oldest goes when one more comes.
+const ASIDE_MAX: usize = 32;
+
+/// The paths of a store.
+#[derive(Debug, Clone)]
+pub(super) struct Layout {
+    pub(super) dir: PathBuf,
+    pub(super) blobs: PathBuf,
+    pub(super) journal: PathBuf,
+    pub(super) index: PathBuf,
+    pub(super) part: PathBuf,
+    pub(super) temp: PathBuf,
+    /// What was found corrupt; kept for a look, never read by qk.
+    pub(super) aside: PathBuf,
+    boot: PathBuf,
+}
+
+/// How the store was left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Left {
+    /// Closed, or never opened, or its process ended within this boot: what was written is there.
+    Intact,
+    /// The machine went down while it was open: what was not synced may be missing or mixed.
+    Unclean,
+}
+
+impl Layout {
+    /// Takes the lock, checks the version, creates what is missing. The lock holds as long as the
+    /// file lives.
+    pub(super) fn open(dir: &Path) -> Result<(Self, File), StoreError> {
+        create_dir(dir)?;
+        let lock = take_lock(dir)?;
+        let layout = Self {
+            dir: dir.to_owned(),
+            blobs: dir.join("blobs"),
+            journal: dir.join("journal"),
+            index: dir.join("index"),
+            part: dir.join("part"),
+            temp: dir.join("temp"),
+            aside: dir.join("aside"),
+            boot: dir.join("boot"),
+        };
+        layout.check_version()?;
+        for dir in [&layout.blobs, &layout.journal, &layout.part, &layout.aside] {
+            create_dir(dir)?;
+        }
+        // Nobody else has the lock: what lies here is left over from a killed process.
+        remove_dir(&layout.temp)?;
+        create_dir(&layout.temp)?;
+        sync_dir(dir)?;
+        Ok((layout, lock))
+    }
+
+    /// Notes that the store is open in this boot, and says how it was left.
+    pub(super) fn mark_open(&self) -> Result<Left, StoreError> {
+        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        let mark = format!("open {}\n", boot.trim());
+        let before = match fs::read_to_string(&self.boot) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            read => Some(read.at(&self.boot)?),
+        };
+        let left = match before.as_deref() {
+            Some(before) if before == mark && !boot.is_empty() => return Ok(Left::Intact),
+            None | Some("closed\n") => Left::Intact,
+            Some(_) => Left::Unclean,
+        };
+        if left == Left::Unclean {
+            // Before the mark, or a second crash here would find an old index that looks trusted.
+            remove_dir(&self.index)?;
+            sync_dir(&self.dir)?;
+        }
+        self.replace(&self.boot, mark.as_bytes())?;
+        Ok(left)
+    }
+
+    /// Notes that everything is on the disk.
+    pub(super) fn mark_closed(&self) -> Result<(), StoreError> {
+        self.replace(&self.boot, b"closed\n")
+    }
+
+    fn check_version(&self) -> Result<(), StoreError> {
+        let path = self.dir.join("version");
+        let text = match fs::read_to_string(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                if self.journal.exists() {
+                    return Err(StoreError::NotAStore {
+                        path: self.dir.clone(),
+                        why: "it has a journal but no file named version".to_owned(),
+                    });
+                }
+                return self.replace(&path, format!("{VERSION}\n").as_bytes());
+            }
+            read => read.at(&path)?,
+        };
+        match text.trim_end().parse() {
+            Ok(VERSION) => Ok(()),
+            Ok(found) if found > VERSION => Err(StoreError::NewerVersion {
+                path,
+                found,
+                known: VERSION,
+            }),
+            Ok(_) | Err(_) => Err(StoreError::NotAStore {
+                path,
+                why: format!(
+                    "expected {VERSION}, got {:?}",
+                    text.chars().take(20).collect::<String>()
+                ),
+            }),
+        }
+    }
+
+    /// Writes a small file so that it has either its old or its new content.
+    fn replace(&self, path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
+        let temp = path.with_extension("new");
+        let mut file = File::create(&temp).at(&temp)?;
+        file.write_all(bytes).at(&temp)?;
+        file.sync_all().at(&temp)?;
+        fs::rename(&temp, path).at(path)?;
+        sync_dir(&self.dir)
+    }
+}
+
+fn take_lock(dir: &Path) -> Result<File, StoreError> {
+    let path = dir.join("lock");
+    let mut options = OpenOptions::new();
+    let file = options
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .at(&path)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(StoreError::Locked {
+            path: dir.to_owned(),
+        }),
+        Err(TryLockError::Error(error)) => Err(StoreError::io(path, error)),
+    }
+}
+
+/// Creates a directory that only its owner can read, with its parents.
+pub(super) fn create_dir(dir: &Path) -> Result<(), StoreError> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .at(dir)
+}
+
+/// Removes a directory with what is in it; that it is not there is right, too.
+pub(super) fn remove_dir(dir: &Path) -> Result<(), StoreError> {
+    match fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(StoreError::io(dir, error)),
+        _ => Ok(()),
+    }
+}
+
+/// Makes renames, creations and removals in `dir` durable.
+pub(super) fn sync_dir(dir: &Path) -> Result<(), StoreError> {
+    File::open(dir).and_then(|file| file.sync_all()).at(dir)
+}
+
+/// Moves a corrupt file to `aside/`, under a name of its own, and says where it is.
+pub(super) fn move_aside(path: &Path, aside: &Path) -> Result<PathBuf, StoreError> {
+    let mut kept: Vec<_> = fs::read_dir(aside)
+        .at(aside)?
+        .filter_map(Result::ok)
+        .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
+        .collect();
+    kept.sort();
+    for (_, oldest) in kept.iter().take((kept.len() + 1).saturating_sub(ASIDE_MAX)) {
+        fs::remove_file(oldest).at(oldest)?;
+    }
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let free = (1u32..).map(|n| aside.join(format!("{name}.{n}")));
+    let to = free
+        .into_iter()
+        .find(|to| !to.exists())
+        .unwrap_or_else(|| aside.join(&*name));
+    fs::rename(path, &to).at(path)?;
+    Ok(to)
+}

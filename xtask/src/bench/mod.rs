@@ -1,0 +1,161 @@
+//! Benchmarks: rows of `{name, value, unit, goal, met}`, and what they are measured against.
+
+pub mod baseline;
+pub mod sample;
+
+use std::io::{self, Write};
+
+use serde::{Serialize, Serializer};
+
+/// One measured value.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Row {
+    /// What was measured, in the form `fetch.warm.hexyl`.
+    pub name: String,
+    /// The value.
+    pub value: f64,
+    /// Its unit: `s`, `ratio`, `MB/s`.
+    pub unit: &'static str,
+    /// What it is to be, if anything.
+    pub goal: Option<Goal>,
+    /// Whether it is; absent without a goal.
+    pub met: Option<bool>,
+}
+
+/// What a value is to be; written `<= 0.15` or `>= 10`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Goal {
+    /// This or less.
+    AtMost(f64),
+    /// This or more.
+    AtLeast(f64),
+}
+
+impl Row {
+    /// A value that is only reported.
+    pub fn new(name: impl Into<String>, value: f64, unit: &'static str) -> Self {
+        Self {
+            name: name.into(),
+            value,
+            unit,
+            goal: None,
+            met: None,
+        }
+    }
+
+    /// The same value, held against a goal.
+    pub fn with_goal(self, goal: Goal) -> Self {
+        Self {
+            met: Some(goal.met(self.value)),
+            goal: Some(goal),
+            ..self
+        }
+    }
+
+    /// How many times `self` goes into `other`, without a unit: two durations give "times as fast".
+    pub fn ratio(&self, name: impl Into<String>, other: &Self) -> Self {
+        debug_assert_eq!(self.unit, other.unit, "a ratio needs one unit");
+        Self::new(name, other.value / self.value, "ratio")
+    }
+}
+
+impl Goal {
+    fn met(self, value: f64) -> bool {
+        match self {
+            Self::AtMost(most) => value <= most,
+            Self::AtLeast(least) => value >= least,
+        }
+    }
+}
+
+impl std::fmt::Display for Goal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::AtMost(most) => write!(f, "<= {most}"),
+            Self::AtLeast(least) => write!(f, ">= {least}"),
+        }
+    }
+}
+
+impl Serialize for Goal {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// Whether every goal that was set is met.
+pub fn all_met(rows: &[Row]) -> bool {
+    rows.iter().all(|row| row.met != Some(false))
+}
+
+/// Writes the rows as one JSON array, or as a table for people.
+///
+/// # Errors
+/// When `out` cannot be written to.
+pub fn write(rows: &[Row], json: bool, out: &mut impl Write) -> io::Result<()> {
+    if json {
+        serde_json::to_writer_pretty(&mut *out, rows)?;
+        return writeln!(out);
+    }
+    let width = rows.iter().map(|row| row.name.len()).max().unwrap_or(0);
+    for row in rows {
+        write!(out, "{:width$}  {:>10.3} {}", row.name, row.value, row.unit)?;
+        if let (Some(goal), Some(met)) = (row.goal, row.met) {
+            write!(out, "  goal {goal}: {}", if met { "met" } else { "MISSED" })?;
+        }
+        writeln!(out)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rows() -> Vec<Row> {
+        let warm = Row::new("fetch.warm", 0.125, "s").with_goal(Goal::AtMost(0.15));
+        let install = Row::new("cargo-install", 50.0, "s");
+        let faster = warm
+            .ratio("fetch.warm.against.cargo-install", &install)
+            .with_goal(Goal::AtLeast(500.0));
+        vec![warm, install, faster]
+    }
+
+    fn written(json: bool) -> String {
+        let mut out = Vec::new();
+        write(&rows(), json, &mut out).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn the_table_names_what_was_missed() {
+        assert_eq!(
+            written(false),
+            "fetch.warm                             0.125 s  goal <= 0.15: met\n\
+             cargo-install                         50.000 s\n\
+             fetch.warm.against.cargo-install     400.000 ratio  goal >= 500: MISSED\n"
+        );
+        assert!(!all_met(&rows()));
+        assert!(all_met(&rows()[..2]));
+    }
+
+    #[test]
+    fn json_rows_have_five_members_each() {
+        let rows: serde_json::Value = serde_json::from_str(&written(true)).unwrap();
+        assert_eq!(
+            rows,
+            serde_json::json!([
+                { "name": "fetch.warm", "value": 0.125, "unit": "s", "goal": "<= 0.15", "met": true },
+                { "name": "cargo-install", "value": 50.0, "unit": "s", "goal": null, "met": null },
+                { "name": "fetch.warm.against.cargo-install", "value": 400.0, "unit": "ratio",
+                  "goal": ">= 500", "met": false },
+            ])
+        );
+    }
+
+    #[test]
+    fn a_value_at_its_goal_meets_it() {
+        assert!(Goal::AtMost(0.15).met(0.15) && Goal::AtLeast(2.0).met(2.0));
+        assert!(!Goal::AtMost(0.15).met(f64::NAN) && !Goal::AtLeast(2.0).met(f64::NAN));
+    }
+}

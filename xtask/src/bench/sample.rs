@@ -1,0 +1,99 @@
+//! The same thing several times.
+
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::cargo::describe;
+
+/// What several runs took, in seconds, in ascending order; never empty.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Samples(Vec<f64>);
+
+impl Samples {
+    /// Calls `once` `runs` times; it returns the seconds that count, without its own preparations.
+    ///
+    /// # Errors
+    /// The first error of `once`; that nothing was to be run.
+    pub fn take(runs: usize, mut once: impl FnMut() -> Result<f64>) -> Result<Self> {
+        ensure!(runs > 0, "at least one run is needed");
+        let mut seconds = (0..runs).map(|_| once()).collect::<Result<Vec<_>>>()?;
+        seconds.sort_by(f64::total_cmp);
+        Ok(Self(seconds))
+    }
+
+    /// The middle one, or the mean of the two in the middle. Not the mean: one run during which the
+    /// machine did something else would move it.
+    pub fn median(&self) -> f64 {
+        let middle = self.0.len() / 2;
+        if self.0.len() % 2 == 1 {
+            self.0[middle]
+        } else {
+            f64::midpoint(self.0[middle - 1], self.0[middle])
+        }
+    }
+
+    /// The fastest one.
+    pub fn min(&self) -> f64 {
+        self.0[0]
+    }
+
+    /// The slowest one.
+    pub fn max(&self) -> f64 {
+        self.0[self.0.len() - 1]
+    }
+}
+
+/// Seconds from starting the program to its end, its standard output dropped.
+///
+/// # Errors
+/// When it cannot be started or fails; what it wrote to standard error is in the message.
+pub fn seconds(command: &mut Command) -> Result<f64> {
+    let line = describe(command);
+    let start = Instant::now();
+    let output = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .and_then(std::process::Child::wait_with_output)
+        .with_context(|| format!("cannot run `{line}`"))?;
+    let seconds = start.elapsed().as_secs_f64();
+    ensure!(
+        output.status.success(),
+        "`{line}` failed: {}\n{}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(seconds)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn samples(values: &[f64]) -> Samples {
+        let mut values = values.iter();
+        Samples::take(values.len(), || Ok(*values.next().unwrap())).unwrap()
+    }
+
+    #[test]
+    fn the_median_ignores_the_outlier() {
+        assert_eq!(samples(&[9.0, 1.0, 2.0]).median(), 2.0);
+        assert_eq!(samples(&[4.0, 1.0, 2.0, 90.0]).median(), 3.0);
+        let all = samples(&[3.0, 1.0, 2.0]);
+        assert_eq!((all.min(), all.max()), (1.0, 3.0));
+        assert!(Samples::take(0, || Ok(1.0)).is_err());
+    }
+
+    #[test]
+    fn a_program_that_fails_is_no_measurement() {
+        assert!(seconds(Command::new("sh").args(["-c", "exit 0"])).unwrap() > 0.0);
+        let error = seconds(Command::new("sh").args(["-c", "echo no >&2; exit 11"])).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "`sh -c echo no >&2; exit 11` failed: exit status: 11\nno\n"
+        );
+    }
+}
