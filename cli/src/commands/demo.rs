@@ -60,7 +60,7 @@ pub(crate) fn run(args: &DemoArgs, output: &Output) -> Outcome {
         demo.dir.disable_cleanup(true);
         output.line(format!("kept: {}", demo.dir.path().display()));
     }
-    output.result(&report, |report| summary(report));
+    output.result(&report, summary);
     Ok(())
 }
 

@@ -383,8 +383,8 @@ impl Member {
     ) -> usize {
         let requests: Arc<Vec<Request>> = Arc::new(requests.collect());
         let mut telling = JoinSet::new();
-        for contact in to.iter().take(WIDTH).cloned() {
-            let (member, requests) = (self.clone(), requests.clone());
+        for contact in to.iter().take(WIDTH) {
+            let (member, requests, contact) = (self.clone(), requests.clone(), contact.clone());
             telling.spawn(async move {
                 for request in requests.iter() {
                     let reply = member.ask(&contact, request, TELL_TIMEOUT).await;
