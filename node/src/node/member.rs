@@ -208,6 +208,12 @@ impl Member {
         })
     }
 
+    /// Drops hints whose time is over.
+    pub(super) fn forget_hints(&self) {
+        let mut hints = self.hints.lock().unwrap_or_else(PoisonError::into_inner);
+        hints.forget(unix_now());
+    }
+
     async fn closest(&self, point: Point) -> Vec<Contact> {
         let Some(net) = self.net() else {
             return Vec::new();
