@@ -76,10 +76,7 @@ async fn dispatch(command: Command, output: Output) -> Outcome {
         Command::Store(command) => commands::store::run(&session, command).await,
         Command::Setup => commands::doctor::setup(&session).await,
         Command::Doctor => commands::doctor::doctor(&session).await,
-        Command::Demo(args) => {
-            let demo = tokio::task::spawn_blocking(move || commands::demo::run(&args, &output));
-            demo.await.map_err(session::failed)?
-        }
+        Command::Demo(args) => commands::demo::run(args, output).await,
         Command::Completions { .. } => Ok(()),
     }
 }

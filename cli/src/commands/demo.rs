@@ -3,8 +3,11 @@
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Instant;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
+use qk_node::home::Home;
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -49,43 +52,111 @@ struct Stage {
     seconds: f64,
 }
 
+/// How long the processes of an interrupted demo may take to end.
+const STRIKE_MAX: Duration = Duration::from_secs(3);
 /// The verifiers of the demo, beside the publisher.
 const VERIFIERS: [&str; 2] = ["bob", "carol"];
 
-pub(crate) fn run(args: &DemoArgs, output: &Output) -> Outcome {
-    let mut demo = Demo::new(args, output)?;
-    let report = demo.play(&args.krate)?;
-    demo.stop();
-    if args.keep {
-        demo.dir.disable_cleanup(true);
-        output.line(format!("kept: {}", demo.dir.path().display()));
+pub(crate) async fn run(args: DemoArgs, output: Output) -> Outcome {
+    let other = |error: std::io::Error| Failure::new(Kind::Other, format!("demo: {error}"));
+    let dir = tempfile::Builder::new()
+        .prefix("qk-demo-")
+        .tempdir()
+        .map_err(other)?;
+    let set = Arc::new(Set {
+        path: dir.path().to_owned(),
+        dir: Mutex::new(Some(dir)),
+        children: Mutex::default(),
+    });
+    // Dropped with this future, which is what Ctrl-C does.
+    let _strike = Strike(set.clone());
+    let keep = args.keep;
+    let played = tokio::task::spawn_blocking(move || {
+        let mut demo = Demo::new(&output, set)?;
+        let report = demo.play(&args.krate)?;
+        output.result(&report, summary);
+        if keep {
+            demo.set.keep();
+            output.line(format!("kept: {}", demo.set.path.display()));
+        }
+        Ok(())
+    });
+    played.await.map_err(crate::session::failed)?
+}
+
+/// Processes and directories of a demo.
+#[derive(Debug)]
+struct Set {
+    path: PathBuf,
+    dir: Mutex<Option<tempfile::TempDir>>,
+    children: Mutex<Vec<Pid>>,
+}
+
+/// Ends a demo's processes and removes its directories when it is dropped: also when the demo is
+/// interrupted while it waits for one of them.
+struct Strike(Arc<Set>);
+
+impl Drop for Strike {
+    fn drop(&mut self) {
+        let children = std::mem::take(&mut *lock(&self.0.children));
+        for child in &children {
+            let _ = kill_process(*child, Signal::TERM);
+        }
+        let begin = Instant::now();
+        // Not for ever: what does not end within seconds is not waited for.
+        while begin.elapsed() < STRIKE_MAX
+            && children
+                .iter()
+                .any(|child| test_kill_process(*child).is_ok())
+        {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        drop(lock(&self.0.dir).take());
     }
-    output.result(&report, |report| summary(report));
-    Ok(())
+}
+
+impl Set {
+    fn keep(&self) {
+        if let Some(mut dir) = lock(&self.dir).take() {
+            dir.disable_cleanup(true);
+        }
+    }
+
+    fn began(&self, child: &Child) {
+        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+        lock(&self.children).extend(pid);
+    }
+
+    /// Waits for a child that was begun, and forgets it.
+    fn finish(&self, child: Child) -> std::io::Result<std::process::Output> {
+        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+        let finished = child.wait_with_output();
+        lock(&self.children).retain(|one| Some(*one) != pid);
+        finished
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 struct Demo<'a> {
     output: &'a Output,
-    dir: tempfile::TempDir,
+    set: Arc<Set>,
     program: PathBuf,
     toolchains: PathBuf,
-    nodes: Vec<(String, Child)>,
+    nodes: Vec<Child>,
     stages: Vec<Stage>,
     started: Instant,
 }
 
 impl<'a> Demo<'a> {
-    fn new(_args: &DemoArgs, output: &'a Output) -> Outcome<Self> {
-        let other = |error: std::io::Error| Failure::new(Kind::Other, format!("demo: {error}"));
-        let home =
-            qk_node::home::Home::from_env().map_err(|error| Failure::new(Kind::Other, error))?;
+    fn new(output: &'a Output, set: Arc<Set>) -> Outcome<Self> {
+        let home = Home::from_env().map_err(crate::session::failed)?;
         Ok(Self {
             output,
-            dir: tempfile::Builder::new()
-                .prefix("qk-demo-")
-                .tempdir()
-                .map_err(other)?,
-            program: std::env::current_exe().map_err(other)?,
+            set,
+            program: std::env::current_exe().map_err(crate::session::failed)?,
             toolchains: home.toolchains().to_owned(),
             nodes: Vec::new(),
             stages: Vec::new(),
@@ -161,7 +232,7 @@ impl<'a> Demo<'a> {
     fn found(&mut self) -> Outcome {
         let port = free_port()?;
         let address = format!("/ip4/127.0.0.1/tcp/{port}");
-        let file = self.dir.path().join("demo.qknet");
+        let file = self.set.path.join("demo.qknet");
         let file = file.to_string_lossy().into_owned();
         self.json(
             "alice",
@@ -214,8 +285,8 @@ impl<'a> Demo<'a> {
 
     fn fetch(&mut self, spec: &str, more: &[&str]) -> Outcome<Value> {
         let root = self
-            .dir
-            .path()
+            .set
+            .path
             .join("installed")
             .to_string_lossy()
             .into_owned();
@@ -229,18 +300,12 @@ impl<'a> Demo<'a> {
 
     /// Both at the same time, as two operators would.
     fn rebuild(&mut self, spec: &str) -> Outcome {
-        let running: Vec<_> = VERIFIERS
+        let begun: Vec<_> = VERIFIERS
             .into_iter()
-            .map(|name| {
-                self.command(name, &["verify", spec, "--json"])
-                    .stdout(Stdio::piped())
-                    .stderr(Stdio::piped())
-                    .spawn()
-            })
+            .map(|name| self.begin(name, &["verify", spec]))
             .collect();
-        for (name, child) in VERIFIERS.into_iter().zip(running) {
-            let finished = child.and_then(Child::wait_with_output);
-            result_of(name, finished)?;
+        for (name, child) in VERIFIERS.into_iter().zip(begun) {
+            result_of(name, self.set.finish(child?))?;
         }
         Ok(())
     }
@@ -269,25 +334,24 @@ impl<'a> Demo<'a> {
     /// Starts a node that runs until the demo ends, and waits until it listens.
     fn spawn(&mut self, name: &str, args: &[&str]) -> Outcome {
         let failed = |error: std::io::Error| Failure::new(Kind::Other, format!("{name}: {error}"));
-        let log =
-            std::fs::File::create(self.dir.path().join(format!("{name}.log"))).map_err(failed)?;
-        let mut child = self
-            .command(name, args)
-            .arg("--json")
+        let log = self.set.path.join(format!("{name}.log"));
+        let stderr = std::fs::File::create(&log).map_err(failed)?;
+        let mut command = self.command(name, args);
+        let mut child = command
             .stdout(Stdio::piped())
-            .stderr(log)
+            .stderr(stderr)
             .spawn()
             .map_err(failed)?;
+        self.set.began(&child);
         let mut line = String::new();
         if let Some(stdout) = child.stdout.take() {
             BufReader::new(stdout)
                 .read_line(&mut line)
                 .map_err(failed)?;
         }
-        self.nodes.push((name.to_owned(), child));
+        self.nodes.push(child);
         if line.trim().is_empty() {
-            let log = std::fs::read_to_string(self.dir.path().join(format!("{name}.log")))
-                .unwrap_or_default();
+            let log = std::fs::read_to_string(&log).unwrap_or_default();
             return Err(Failure::new(
                 Kind::Other,
                 format!("{name}'s node did not start: {}", log.trim()),
@@ -296,43 +360,47 @@ impl<'a> Demo<'a> {
         Ok(())
     }
 
+    /// Runs a command of somebody to its end.
     fn json(&mut self, name: &str, args: &[&str]) -> Outcome<Value> {
-        result_of(name, self.command(name, args).arg("--json").output())
+        let child = self.begin(name, args)?;
+        result_of(name, self.set.finish(child))
+    }
+
+    fn begin(&self, name: &str, args: &[&str]) -> Outcome<Child> {
+        let mut command = self.command(name, args);
+        let child = command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn();
+        let child = child.map_err(|error| Failure::new(Kind::Other, format!("{name}: {error}")))?;
+        self.set.began(&child);
+        Ok(child)
     }
 
     fn command(&self, name: &str, args: &[&str]) -> Command {
         let mut command = Command::new(&self.program);
         command
             .args(args)
-            .env("QK_HOME", self.dir.path().join(name))
+            .arg("--json")
+            .env("QK_HOME", self.set.path.join(name))
             .env("QK_TOOLCHAINS", &self.toolchains)
             .stdin(Stdio::null());
         command
     }
-
-    fn stop(&mut self) {
-        for (_, child) in &self.nodes {
-            terminate(child);
-        }
-        for (_, child) in &mut self.nodes {
-            let _ = child.wait();
-        }
-        self.nodes.clear();
-    }
 }
 
 impl Drop for Demo<'_> {
+    /// Ends the nodes and waits for them, so that they are gone when the demo says that it is over.
     fn drop(&mut self) {
-        self.stop();
-    }
-}
-
-fn terminate(child: &Child) {
-    if let Some(pid) = i32::try_from(child.id())
-        .ok()
-        .and_then(rustix::process::Pid::from_raw)
-    {
-        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        for child in &mut self.nodes {
+            if let Some(pid) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
+                let _ = kill_process(pid, Signal::TERM);
+            }
+        }
+        for child in &mut self.nodes {
+            let _ = child.wait();
+        }
+        lock(&self.set.children).clear();
     }
 }
 

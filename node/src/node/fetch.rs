@@ -19,6 +19,7 @@ use super::member::{Member, next, now, unix_now};
 use super::{Node, NodeError};
 use crate::blocks::download::{self, DownloadError, DownloadOptions, Progress};
 use crate::blocks::part::{Part, PartError};
+use crate::net::Kept;
 use crate::store::Keep;
 
 /// Providers that wait to be asked.
@@ -347,7 +348,7 @@ impl Node {
         let part = part.map_err(|_| NodeError::Stopping)??;
         let (providers, receiver) = mpsc::channel(PROVIDERS_PENDING_MAX);
         let naming = async {
-            looking.name_providers(named, &providers).await;
+            let _kept = looking.name_providers(named, &providers).await;
             drop(providers);
             std::future::pending::<()>().await;
         };
@@ -430,12 +431,13 @@ impl Looking {
         }
     }
 
-    /// Connects with providers and names them, until nobody is left to ask for more.
+    /// Connects with providers and names them, until nobody is left to ask for more. Their connections
+    /// are kept as long as the answer lives.
     async fn name_providers(
         &mut self,
         named: Vec<Contact>,
         providers: &mpsc::Sender<libp2p::PeerId>,
-    ) {
+    ) -> Vec<Kept> {
         let mut connecting = JoinSet::new();
         for contact in named {
             self.connect(contact, providers, &mut connecting);
@@ -448,24 +450,24 @@ impl Looking {
                 }
             }
         }
-        connecting.join_all().await;
+        connecting.join_all().await.into_iter().flatten().collect()
     }
 
     fn connect(
         &self,
         contact: Contact,
         providers: &mpsc::Sender<libp2p::PeerId>,
-        connecting: &mut JoinSet<()>,
+        connecting: &mut JoinSet<Option<Kept>>,
     ) {
         let (member, providers) = (self.member.clone(), providers.clone());
         connecting.spawn(async move {
-            let (Some(net), Some(contact)) = (member.net(), member.to_dial(&contact)) else {
-                return;
-            };
+            let (net, contact) = (member.net()?, member.to_dial(&contact)?);
             let peer = contact.peer;
-            if net.connect(contact, CONNECT_TIMEOUT).await.is_ok() {
-                let _ = providers.send(peer).await;
-            }
+            // Marked before it is dialled, so that nothing closes the connection in between.
+            let kept = net.keep(peer);
+            net.connect(contact, CONNECT_TIMEOUT).await.ok()?;
+            providers.send(peer).await.ok()?;
+            Some(kept)
         });
     }
 

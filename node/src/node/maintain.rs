@@ -18,6 +18,8 @@ use crate::home::Joined;
 const REFRESH_EVERY: Duration = Duration::from_secs(600);
 /// How often others are told again what this node has, which they forget after a day.
 const ANNOUNCE_EVERY: Duration = Duration::from_secs(6 * 3600);
+/// How often the store is cleaned up and scrubbed.
+const CLEAN_EVERY: Duration = Duration::from_secs(3600);
 /// How old a timestamp gets before the node beside its key renews it.
 const RENEW_AFTER_SECONDS: u64 = 24 * 3600;
 /// Points of its own that a node looks through for what to announce.
@@ -28,15 +30,35 @@ impl Node {
     pub async fn maintain(&self) {
         let mut refresh = tokio::time::interval(REFRESH_EVERY);
         let mut announce = tokio::time::interval(ANNOUNCE_EVERY);
+        let mut clean = tokio::time::interval(CLEAN_EVERY);
         loop {
             let done = tokio::select! {
                 _ = refresh.tick() => self.refresh().await,
                 _ = announce.tick() => self.announce().await,
+                _ = clean.tick() => self.clean().await,
             };
             if let Err(error) = done {
                 tracing::warn!(%error, "maintenance failed and will be tried again");
             }
         }
+    }
+
+    /// Keeps the store within its quota and looks for damage.
+    ///
+    /// # Errors
+    /// When the store cannot be read or written.
+    pub async fn clean(&self) -> Result<(), NodeError> {
+        let cleaned = self.store_gc().await?;
+        for evicted in &cleaned.artifacts.evicted {
+            tracing::info!(root = %evicted.root, bytes = evicted.bytes, "evicted as the quota asks");
+        }
+        if let Some(damage) = self.blocking(|store| store.scrub()).await? {
+            tracing::error!(%damage, "the store was damaged, and mended as far as possible");
+        }
+        for member in self.members() {
+            member.forget_hints();
+        }
+        Ok(())
     }
 
     /// Renews timestamps whose key is here, and takes newer manifests from others.

@@ -208,6 +208,12 @@ impl Member {
         })
     }
 
+    /// Drops hints whose time is over.
+    pub(super) fn forget_hints(&self) {
+        let mut hints = self.hints.lock().unwrap_or_else(PoisonError::into_inner);
+        hints.forget(unix_now());
+    }
+
     async fn closest(&self, point: Point) -> Vec<Contact> {
         let Some(net) = self.net() else {
             return Vec::new();
@@ -383,8 +389,8 @@ impl Member {
     ) -> usize {
         let requests: Arc<Vec<Request>> = Arc::new(requests.collect());
         let mut telling = JoinSet::new();
-        for contact in to.iter().take(WIDTH).cloned() {
-            let (member, requests) = (self.clone(), requests.clone());
+        for contact in to.iter().take(WIDTH) {
+            let (member, requests, contact) = (self.clone(), requests.clone(), contact.clone());
             telling.spawn(async move {
                 for request in requests.iter() {
                     let reply = member.ask(&contact, request, TELL_TIMEOUT).await;

@@ -33,7 +33,8 @@ use crate::blocks::behaviour::serving;
 use crate::blocks::serve::{ServeLimits, Server};
 use crate::home::{Config, Home, HomeError, Joined};
 use crate::net::{
-    self, Contact, ContactError, LanRole, Limits, Multiaddr, Net, NetConfig, StartError,
+    self, Contact, ContactError, LanRole, Limits, Multiaddr, Net, NetConfig, PreSharedKey,
+    StartError,
 };
 use crate::store::{Keep, Options, StoreError};
 
@@ -144,7 +145,8 @@ impl Node {
         let bootstrap = &joined.network.manifest().bootstrap;
         let parents = options.parent.iter().chain(&self.config.parent);
         let named = addresses(parents.chain(bootstrap))?;
-        let private = joined.secret.is_some() || named.iter().any(is_local);
+        let pre_shared = joined.secret.as_deref().map(pre_shared_key);
+        let private = pre_shared.is_some() || named.iter().any(is_local);
         let identity = net::identity_of(self.home.key("node")?.to_bytes())?;
         let own = identity.public().to_peer_id();
         let contacts = named
@@ -181,7 +183,7 @@ impl Node {
             listen,
             // A command that only asks does not look around: it would tell the LAN what it fetches.
             lan: (options.hold && self.config.mdns.unwrap_or(true)).then_some(LanRole::Node),
-            pre_shared: None,
+            pre_shared,
             quic: self.config.quic.unwrap_or(true),
             allow_private: private,
         };
@@ -433,6 +435,11 @@ pub fn store_options(config: &Config) -> Options {
         free_floor_bytes: config.free_floor_bytes.unwrap_or(defaults.free_floor_bytes),
         ..defaults
     }
+}
+
+/// What the nodes of a private network encrypt their connections with, beside their own keys.
+fn pre_shared_key(secret: &[u8]) -> PreSharedKey {
+    PreSharedKey::new(blake3::derive_key("qk pre-shared key v1", secret))
 }
 
 fn addresses<'a>(texts: impl IntoIterator<Item = &'a String>) -> Result<Vec<Multiaddr>, NodeError> {
