@@ -1,0 +1,163 @@
+//! A node of this process: it takes part in a lab's network over the same libp2p as `qk` does, but
+//! answers as a test wants it to.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use qk_node::blocks::behaviour::OnLane;
+use qk_node::net::{Contact, Keypair, Limits, Multiaddr, Net, NetConfig};
+use qk_protocol::blocks::{self, Blob, REQUEST_HEAD_BYTES, Status};
+use qk_protocol::hash::{NetworkId, Point, Root};
+use qk_protocol::message::{Answer, Have, Reply, Request};
+use serde_bytes::ByteBuf;
+
+use crate::lab::PATIENCE;
+
+/// How long one question may take.
+const ASK_TIME: Duration = Duration::from_secs(20);
+
+/// A node of this process.
+#[derive(Debug)]
+pub struct Peer {
+    net: Net,
+    asked: Arc<Mutex<Vec<Vec<u8>>>>,
+}
+
+impl Peer {
+    /// Starts one that listens on a free port of loopback and knows nothing: it answers every
+    /// request with "no statements" and remembers the request. `on_lane` serves blocks.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub async fn start(network: NetworkId, on_lane: Option<OnLane>) -> Self {
+        Self::start_at("/ip4/127.0.0.1/tcp/0", Keypair::generate_ed25519(), network, on_lane).await
+    }
+
+    /// As [`start`](Self::start), at an address and with a key that were chosen before.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub async fn start_at(listen: &str, identity: Keypair, network: NetworkId, on_lane: Option<OnLane>) -> Self {
+        let config = NetConfig {
+            identity,
+            network,
+            listen: vec![listen.parse().expect("an address")],
+            external: Vec::new(),
+            bootstrap: Vec::new(),
+            server: true,
+            lan: None,
+            pre_shared: None,
+            quic: false,
+            allow_private: true,
+            limits: Limits::server(),
+        };
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let remembered = asked.clone();
+        let answer = move |_, _, request: Vec<u8>| {
+            remembered.lock().expect("no panic").push(request);
+            async { nothing().encode() }
+        };
+        let net = Net::start(config, answer, on_lane).await.expect("a node");
+        Self { net, asked }
+    }
+
+    /// Its network side.
+    pub fn net(&self) -> &Net {
+        &self.net
+    }
+
+    /// Where it listens, with its peer id.
+    ///
+    /// # Panics
+    /// When it has ended.
+    pub async fn address(&self) -> String {
+        let addrs = self.net.listen_addrs().await.expect("it runs");
+        format!("{}/p2p/{}", addrs[0], self.net.local_peer())
+    }
+
+    /// Every request that it was sent, as the bytes that came.
+    ///
+    /// # Panics
+    /// When a handler panicked.
+    pub fn asked(&self) -> Vec<Vec<u8>> {
+        self.asked.lock().expect("no panic").clone()
+    }
+
+    /// Asks the node at an address; `None` where it gives no answer.
+    pub async fn ask(&self, address: &str, request: &Request) -> Option<Reply> {
+        let address: Multiaddr = address.parse().expect("an address");
+        let contact: Contact = self.net.name(&address).expect("an address that names its node");
+        let bytes = self.net.ask(contact, request.encode(), ASK_TIME).await.ok()?;
+        Reply::decode(&bytes).ok().map(|decoded| decoded.message)
+    }
+
+    /// Tells the node at an address that this one has a root.
+    ///
+    /// # Panics
+    /// When it is not believed.
+    pub async fn announce(&self, address: &str, point: Point, root: Root) {
+        let addrs = self.net.listen_addrs().await.expect("it runs");
+        let have = Request::Have(Have {
+            roots: vec![(point, root)],
+            addrs: addrs.iter().map(|addr| ByteBuf::from(addr.to_vec())).collect(),
+        });
+        let told = tokio::time::timeout(PATIENCE, self.ask(address, &have)).await.expect("in time");
+        let taken = Answer::Taken {
+            taken: 1,
+            refused: 0,
+        };
+        assert_eq!(told.map(|reply| reply.answer), Some(taken));
+    }
+}
+
+fn nothing() -> Reply {
+    Reply {
+        closer: Vec::new(),
+        answer: Answer::Statements {
+            statements: Vec::new(),
+            providers: Vec::new(),
+            next: None,
+        },
+    }
+}
+
+/// A provider of `bytes` that flips a bit of everything that it sends; `asked` says whether it was.
+///
+/// # Panics
+/// When `bytes` are no blob.
+pub fn lying(bytes: Vec<u8>, asked: Arc<AtomicBool>) -> OnLane {
+    let (blob, tree) = blocks::outboard(&bytes[..], bytes.len() as u64).expect("a slice reads");
+    let lie = Arc::new((bytes, tree, blob));
+    Arc::new(move |_, stream| {
+        let (lie, asked) = (lie.clone(), asked.clone());
+        tokio::spawn(async move {
+            asked.store(true, Ordering::SeqCst);
+            // An error is the reader's good right: it leaves a liar.
+            let _ = serve_lies(stream, &lie).await;
+        });
+    })
+}
+
+async fn serve_lies(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    (bytes, tree, blob): &(Vec<u8>, Vec<u8>, Blob),
+) -> std::io::Result<()> {
+    loop {
+        let mut request = vec![0; REQUEST_HEAD_BYTES];
+        stream.read_exact(&mut request).await?;
+        let head = request[..].try_into().expect("a head");
+        let rest = blocks::Request::rest_bytes(&head).map_err(std::io::Error::other)?;
+        request.resize(REQUEST_HEAD_BYTES + rest, 0);
+        stream.read_exact(&mut request[REQUEST_HEAD_BYTES..]).await?;
+        let request = blocks::Request::decode(&request).map_err(std::io::Error::other)?;
+        let wire = blocks::encode(blob, &request.ranges, &bytes[..], &tree[..]);
+        let mut wire = wire.map_err(std::io::Error::other)?;
+        // The last byte is one of the blob's: every hash above it is right, and it is not.
+        *wire.last_mut().expect("a block") ^= 4;
+        stream.write_all(&[Status::Ok.byte()]).await?;
+        stream.write_all(&wire).await?;
+        stream.flush().await?;
+    }
+}
