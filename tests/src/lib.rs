@@ -1,7 +1,6 @@
 //! Whole-system tests: real processes, a real network, real crates; and the campaigns that repeat
 //! one thing for as long as somebody is willing to wait.
 
-pub mod fuzz;
 pub mod store_load;
 
 use std::path::PathBuf;
