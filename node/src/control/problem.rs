@@ -6,7 +6,8 @@ use qk_protocol::decide::Verdict;
 use qk_protocol::hash::Root;
 use serde::{Deserialize, Serialize};
 
-use crate::blocks::{DownloadError, PartError};
+use crate::blocks::download::DownloadError;
+use crate::blocks::part::PartError;
 use crate::home::HomeError;
 use crate::node::{FetchError, NodeError};
 use crate::store::StoreError;

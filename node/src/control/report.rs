@@ -262,7 +262,7 @@ impl TryFrom<FindWire> for FindReport {
     type Error = StatementError;
 
     fn try_from(wire: FindWire) -> Result<Self, StatementError> {
-        let read = |held: &HeldWire| {
+        let read = |held: &HeldWire| -> Result<Held, StatementError> {
             Ok(Held {
                 statement: Arc::new(Statement::read(held.envelope.as_bytes())?),
                 stored: held.stored,

@@ -4,18 +4,22 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use qk_protocol::hash::{Point, Root};
+use qk_protocol::hash::{NetworkId, Point, Root};
 use qk_protocol::manifest::NetworkFile;
 use qk_protocol::statement::Statement;
 
 use super::member::{Member, unix_now};
 use super::shelf::StoreShelf;
 use super::{Node, NodeError};
+use crate::control::Reloaded;
+use crate::home::Joined;
 
 /// How often newer manifests and timestamps are asked for.
 const REFRESH_EVERY: Duration = Duration::from_secs(600);
 /// How often others are told again what this node has, which they forget after a day.
 const ANNOUNCE_EVERY: Duration = Duration::from_secs(6 * 3600);
+/// How often the store is cleaned up and scrubbed.
+const CLEAN_EVERY: Duration = Duration::from_secs(3600);
 /// How old a timestamp gets before the node beside its key renews it.
 const RENEW_AFTER_SECONDS: u64 = 24 * 3600;
 /// Points of its own that a node looks through for what to announce.
@@ -26,15 +30,35 @@ impl Node {
     pub async fn maintain(&self) {
         let mut refresh = tokio::time::interval(REFRESH_EVERY);
         let mut announce = tokio::time::interval(ANNOUNCE_EVERY);
+        let mut clean = tokio::time::interval(CLEAN_EVERY);
         loop {
             let done = tokio::select! {
                 _ = refresh.tick() => self.refresh().await,
                 _ = announce.tick() => self.announce().await,
+                _ = clean.tick() => self.clean().await,
             };
             if let Err(error) = done {
                 tracing::warn!(%error, "maintenance failed and will be tried again");
             }
         }
+    }
+
+    /// Keeps the store within its quota and looks for damage.
+    ///
+    /// # Errors
+    /// When the store cannot be read or written.
+    pub async fn clean(&self) -> Result<(), NodeError> {
+        let cleaned = self.store_gc().await?;
+        for evicted in &cleaned.artifacts.evicted {
+            tracing::info!(root = %evicted.root, bytes = evicted.bytes, "evicted as the quota asks");
+        }
+        if let Some(damage) = self.blocking(|store| store.scrub()).await? {
+            tracing::error!(%damage, "the store was damaged, and mended as far as possible");
+        }
+        for member in self.members() {
+            member.forget_hints();
+        }
+        Ok(())
     }
 
     /// Renews timestamps whose key is here, and takes newer manifests from others.
@@ -43,16 +67,15 @@ impl Node {
     /// When a newer version cannot be kept.
     pub async fn refresh(&self) -> Result<(), NodeError> {
         for member in self.members() {
-            self.renew(member)?;
+            self.renew(&member)?;
             if let Some(newer) = member.refresh().await {
                 self.home().keep_network(&newer)?;
                 let manifest = newer.network.manifest();
                 tracing::info!(network = %manifest.name, version = manifest.version, "took a newer manifest or timestamp");
             }
-            // The owner may have signed a newer version with another command.
-            self.reread(member)?;
         }
-        Ok(())
+        // The owner may have signed a newer version, or joined a network, with another command.
+        self.reload().await.map(drop)
     }
 
     fn renew(&self, member: &Arc<Member>) -> Result<(), NodeError> {
@@ -61,23 +84,67 @@ impl Node {
         if unix_now().since(network.timestamp().issued) < RENEW_AFTER_SECONDS {
             return Ok(());
         }
-        let Some(key) = self.home().existing_key(&format!("timestamp-{}", network.id()))? else {
+        let Some(key) = self
+            .home()
+            .existing_key(&format!("timestamp-{}", network.id()))?
+        else {
             return Ok(());
         };
         let renewed: NetworkFile = network.renew(&key, unix_now())?.file().clone();
         self.advance(member.id(), renewed)
     }
 
-    fn reread(&self, member: &Arc<Member>) -> Result<(), NodeError> {
+    /// Looks again at the networks on disk: takes part in new ones, takes newer versions, leaves
+    /// those that are gone.
+    ///
+    /// # Errors
+    /// When a file cannot be read or a network cannot be started; networks before it are as on disk.
+    pub async fn reload(&self) -> Result<Reloaded, NodeError> {
+        let _one_at_a_time = self.reloading.lock().await;
         let on_disk = self.home().networks()?;
-        let newer = on_disk.iter().find(|one| one.network.id() == member.id());
-        if let Some(newer) = newer
-            && newer.network != member.joined().network
-            && member.advance(newer.network.file().clone()).is_ok()
-        {
-            tracing::info!("took a newer manifest from this machine");
+        let mut reloaded = Reloaded {
+            left: self.leave_all_but(&on_disk).await,
+            ..Reloaded::default()
+        };
+        for joined in on_disk {
+            let id = joined.network.id();
+            match self.member(id) {
+                Ok(member) if member.joined().network == joined.network => {}
+                Ok(member) => match member.advance(joined.network.file().clone()) {
+                    Ok(_) => reloaded.advanced.push(id),
+                    // What others told is newer than the file; it is kept before it is taken next.
+                    Err(error) => {
+                        tracing::debug!(network = %id, %error, "the file on disk was not taken")
+                    }
+                },
+                Err(_) => {
+                    let member = self.start_member(joined).await?;
+                    self.set_members(|members| {
+                        members.push(member);
+                        members.sort_by_key(|member| (member.joined().joined, member.id()));
+                    });
+                    reloaded.joined.push(id);
+                }
+            }
         }
-        Ok(())
+        Ok(reloaded)
+    }
+
+    async fn leave_all_but(&self, on_disk: &[Joined]) -> Vec<NetworkId> {
+        let stays =
+            |member: &Arc<Member>| on_disk.iter().any(|one| one.network.id() == member.id());
+        let leaves: Vec<Arc<Member>> = self
+            .members()
+            .into_iter()
+            .filter(|member| !stays(member))
+            .collect();
+        self.set_members(|members| members.retain(stays));
+        for member in &leaves {
+            if let Some(net) = member.net() {
+                net.shutdown().await;
+            }
+        }
+        leaves.iter().map(|member| member.id()).collect()
     }
 
     /// Puts this node's own statements again, and tells who it is that has their artifacts.
@@ -86,8 +153,8 @@ impl Node {
     /// When the store cannot be read.
     pub async fn announce(&self) -> Result<(), NodeError> {
         for member in self.members() {
-            for (point, (statements, roots)) in self.own_statements(member).await? {
-                self.tell(member, point, &statements, &roots).await;
+            for (point, (statements, roots)) in self.own_statements(&member).await? {
+                self.tell(&member, point, &statements, &roots).await;
             }
         }
         Ok(())
@@ -109,8 +176,12 @@ impl Node {
                     .map(|held| held.statement)
                     .filter(|statement| statement.observer() == own)
                     .collect();
-                let observed = statements.iter().filter_map(|statement| statement.observation());
-                let here = observed.map(|one| one.subject.root).filter(|root| store.has_blob(root));
+                let observed = statements
+                    .iter()
+                    .filter_map(|statement| statement.observation());
+                let here = observed
+                    .map(|one| one.subject.root)
+                    .filter(|root| store.has_blob(root));
                 let roots: Vec<Root> = here.collect();
                 if !statements.is_empty() {
                     by_point.insert(point, (statements, roots));

@@ -1,0 +1,356 @@
+//! A command's side of the control socket.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use hyper::client::conn::http1;
+use hyper::{Method, Request, Response, header};
+use hyper_util::rt::TokioIo;
+use qk_protocol::hash::{NetworkId, Root};
+use qk_protocol::key::ArtifactKey;
+use qk_protocol::statement::Statement;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::net::UnixStream;
+use tokio::task::JoinSet;
+
+use super::report::FindWire;
+use super::server::{io_problem, is_ours};
+use super::{
+    ANSWER_BYTES_MAX, Artifact, ChangedWire, Cleaned, FetchLine, FetchReport, FindReport, FindSpec,
+    PeerReport, Problem, ProblemKind, PublishWire, Reloaded, RootWire, Status,
+};
+use crate::home::Home;
+use crate::node::{FetchEvent, FetchSpec, Published};
+use crate::store::FsckReport;
+
+/// How long a running node may take to look at its networks again.
+const RELOAD_MAX: Duration = Duration::from_secs(30);
+
+/// The running node of a home. Each question goes over a connection of its own.
+#[derive(Debug, Clone)]
+pub struct Client {
+    socket: PathBuf,
+}
+
+impl Client {
+    /// The running node of this home; `None` when none runs.
+    ///
+    /// # Errors
+    /// When the socket belongs to another user, or cannot be reached although it is there.
+    pub async fn connect(home: &Home) -> Result<Option<Self>, Problem> {
+        let client = Self {
+            socket: home.socket(),
+        };
+        Ok(client.dial().await?.map(|_| client))
+    }
+
+    /// Tells the running node of this home, if there is one, that networks changed on disk. Blocks;
+    /// for commands without a runtime, and from within one as well.
+    ///
+    /// # Errors
+    /// When it does not do so.
+    pub fn reload_running(home: &Home) -> Result<Option<Reloaded>, Problem> {
+        let told = async {
+            match Self::connect(home).await? {
+                Some(client) => client.reload().await.map(Some),
+                None => Ok(None),
+            }
+        };
+        let blocking = || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build();
+            let runtime = runtime.map_err(|error| Problem::new(ProblemKind::Io, error))?;
+            let told = runtime.block_on(async { tokio::time::timeout(RELOAD_MAX, told).await });
+            told.unwrap_or_else(|_| Err(protocol("the running node did not answer in time")))
+        };
+        // A thread of its own: a runtime cannot be entered from within another one.
+        let joined = std::thread::scope(|scope| scope.spawn(blocking).join());
+        joined.unwrap_or_else(|_| {
+            Err(Problem::new(
+                ProblemKind::Other,
+                "telling the running node failed",
+            ))
+        })
+    }
+
+    /// See [`Access::status`](crate::access::Access::status).
+    ///
+    /// # Errors
+    /// The same for all methods here: the node's own, or one about the connection.
+    pub async fn status(&self) -> Result<Status, Problem> {
+        self.get("/status").await
+    }
+
+    /// See [`Access::peers`](crate::access::Access::peers).
+    ///
+    /// # Errors
+    /// As [`status`](Self::status).
+    pub async fn peers(&self) -> Result<Vec<PeerReport>, Problem> {
+        self.get("/peers").await
+    }
+
+    /// See [`Access::store_ls`](crate::access::Access::store_ls).
+    ///
+    /// # Errors
+    /// As [`status`](Self::status).
+    pub async fn store_ls(&self) -> Result<Vec<Artifact>, Problem> {
+        self.get("/store").await
+    }
+
+    /// See [`Access::store_gc`](crate::access::Access::store_gc).
+    ///
+    /// # Errors
+    /// As [`status`](Self::status).
+    pub async fn store_gc(&self) -> Result<Cleaned, Problem> {
+        self.post("/store/gc", &()).await
+    }
+
+    /// See [`Access::store_fsck`](crate::access::Access::store_fsck).
+    ///
+    /// # Errors
+    /// As [`status`](Self::status).
+    pub async fn store_fsck(&self) -> Result<FsckReport, Problem> {
+        self.post("/store/fsck", &()).await
+    }
+
+    /// See [`Access::store_pin`](crate::access::Access::store_pin).
+    ///
+    /// # Errors
+    /// As [`status`](Self::status).
+    pub async fn store_pin(&self, root: Root) -> Result<bool, Problem> {
+        let answer: ChangedWire = self.post("/store/pin", &RootWire { root }).await?;
+        Ok(answer.changed)
+    }
+
+    /// See [`Access::store_unpin`](crate::access::Access::store_unpin).
+    ///
+    /// # Errors
+    /// As [`status`](Self::status).
+    pub async fn store_unpin(&self, root: Root) -> Result<bool, Problem> {
+        let answer: ChangedWire = self.post("/store/unpin", &RootWire { root }).await?;
+        Ok(answer.changed)
+    }
+
+    /// See [`Access::publish`](crate::access::Access::publish).
+    ///
+    /// # Errors
+    /// As [`status`](Self::status).
+    pub async fn publish(
+        &self,
+        archive: Option<PathBuf>,
+        statement: &Statement,
+    ) -> Result<Published, Problem> {
+        // The node has another working directory.
+        let absolute =
+            |path: PathBuf| std::path::absolute(&path).map_err(|error| io_problem(&path, &error));
+        let request = PublishWire {
+            archive: archive.map(absolute).transpose()?,
+            envelope: String::from_utf8(statement.envelope().to_vec()).map_err(protocol)?,
+        };
+        self.post("/publish", &request).await
+    }
+
+    /// See [`Access::find`](crate::access::Access::find). Statements are verified once more here.
+    ///
+    /// # Errors
+    /// As [`status`](Self::status).
+    pub async fn find(&self, spec: &FindSpec) -> Result<FindReport, Problem> {
+        let wire: FindWire = self.post("/find", spec).await?;
+        wire.try_into().map_err(protocol)
+    }
+
+    /// See [`Access::reload`](crate::access::Access::reload).
+    ///
+    /// # Errors
+    /// As [`status`](Self::status).
+    pub async fn reload(&self) -> Result<Reloaded, Problem> {
+        self.post("/reload", &()).await
+    }
+
+    /// See [`Access::announce`](crate::access::Access::announce).
+    ///
+    /// # Errors
+    /// As [`status`](Self::status).
+    pub async fn announce(&self) -> Result<(), Problem> {
+        self.post("/announce", &()).await
+    }
+
+    /// See [`Access::draw`](crate::access::Access::draw).
+    ///
+    /// # Errors
+    /// As [`status`](Self::status).
+    pub async fn draw(&self, network: NetworkId) -> Result<Option<ArtifactKey>, Problem> {
+        self.post("/draw", &network).await
+    }
+
+    /// See [`Access::fetch`](crate::access::Access::fetch). Dropping the future closes the
+    /// connection, which ends the fetch in the node.
+    ///
+    /// # Errors
+    /// As [`status`](Self::status).
+    pub async fn fetch(
+        &self,
+        spec: &FetchSpec,
+        on_event: &(dyn Fn(FetchEvent) + Send + Sync),
+    ) -> Result<FetchReport, Problem> {
+        let mut exchange = self.ask(Method::POST, "/fetch", to_json(spec)?).await?;
+        if !exchange.response.status().is_success() {
+            return Err(exchange.problem().await);
+        }
+        let mut pending = BytesMut::new();
+        while let Some(bytes) = exchange.more().await? {
+            pending.extend_from_slice(&bytes);
+            while let Some(end) = pending.iter().position(|byte| *byte == b'\n') {
+                let line = pending.split_to(end + 1);
+                match serde_json::from_slice(&line).map_err(other_version)? {
+                    FetchLine::Event(event) => on_event(event),
+                    FetchLine::Fetched(report) => return Ok(*report),
+                    FetchLine::Problem(problem) => return Err(*problem),
+                }
+            }
+            if pending.len() > ANSWER_BYTES_MAX {
+                return Err(protocol("the running node's answer has no end"));
+            }
+        }
+        Err(gone("it closed the connection during the fetch"))
+    }
+
+    async fn get<T: DeserializeOwned>(&self, path: &'static str) -> Result<T, Problem> {
+        self.ask(Method::GET, path, Bytes::new())
+            .await?
+            .answer()
+            .await
+    }
+
+    async fn post<T: DeserializeOwned>(
+        &self,
+        path: &'static str,
+        body: &impl Serialize,
+    ) -> Result<T, Problem> {
+        self.ask(Method::POST, path, to_json(body)?)
+            .await?
+            .answer()
+            .await
+    }
+
+    async fn ask(
+        &self,
+        method: Method,
+        path: &'static str,
+        body: Bytes,
+    ) -> Result<Exchange, Problem> {
+        let Some(stream) = self.dial().await? else {
+            return Err(gone("nobody listens on its socket any more"));
+        };
+        let (mut sender, connection) =
+            http1::handshake(TokioIo::new(stream)).await.map_err(gone)?;
+        let mut driving = JoinSet::new();
+        driving.spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "the control connection broke");
+            }
+        });
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(header::HOST, "qk")
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(Full::new(body))
+            .map_err(protocol)?;
+        Ok(Exchange {
+            response: sender.send_request(request).await.map_err(gone)?,
+            _driving: driving,
+        })
+    }
+
+    /// A connection; `None` when nobody listens.
+    async fn dial(&self) -> Result<Option<UnixStream>, Problem> {
+        match UnixStream::connect(&self.socket).await {
+            Ok(stream) if is_ours(&stream) => Ok(Some(stream)),
+            Ok(_) => Err(other_user(&self.socket)),
+            Err(error) if is_nobody(&error) => Ok(None),
+            Err(error) => Err(io_problem(&self.socket, &error)),
+        }
+    }
+}
+
+/// An answer under way. Dropping it closes the connection.
+#[derive(Debug)]
+struct Exchange {
+    response: Response<Incoming>,
+    _driving: JoinSet<()>,
+}
+
+impl Exchange {
+    async fn answer<T: DeserializeOwned>(self) -> Result<T, Problem> {
+        if !self.response.status().is_success() {
+            return Err(self.problem().await);
+        }
+        serde_json::from_slice(&self.whole().await?).map_err(other_version)
+    }
+
+    /// The problem that is the answer.
+    async fn problem(self) -> Problem {
+        let status = self.response.status();
+        match self.whole().await {
+            Ok(body) => serde_json::from_slice(&body)
+                .unwrap_or_else(|_| protocol(format!("the running node answered {status}"))),
+            Err(problem) => problem,
+        }
+    }
+
+    async fn whole(self) -> Result<Bytes, Problem> {
+        let body = Limited::new(self.response.into_body(), ANSWER_BYTES_MAX);
+        Ok(body.collect().await.map_err(gone)?.to_bytes())
+    }
+
+    /// The next bytes of the answer.
+    async fn more(&mut self) -> Result<Option<Bytes>, Problem> {
+        while let Some(frame) = self.response.frame().await {
+            if let Ok(bytes) = frame.map_err(gone)?.into_data() {
+                return Ok(Some(bytes));
+            }
+        }
+        Ok(None)
+    }
+}
+
+fn to_json(value: &impl Serialize) -> Result<Bytes, Problem> {
+    Ok(serde_json::to_vec(value).map_err(protocol)?.into())
+}
+
+fn is_nobody(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
+    )
+}
+
+fn protocol(error: impl std::fmt::Display) -> Problem {
+    Problem::new(ProblemKind::Protocol, error)
+}
+
+fn other_version(error: serde_json::Error) -> Problem {
+    protocol(format!(
+        "the running node answers something that qk {} does not know, is it of another version? ({error})",
+        env!("CARGO_PKG_VERSION")
+    ))
+}
+
+fn other_user(socket: &Path) -> Problem {
+    let message = format!("{} is served by another user: not asked", socket.display());
+    Problem::new(ProblemKind::Other, message)
+}
+
+fn gone(error: impl std::fmt::Display) -> Problem {
+    Problem::new(
+        ProblemKind::Stopping,
+        format!("the running node went away: {error}"),
+    )
+}

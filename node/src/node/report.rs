@@ -1,0 +1,250 @@
+//! What a node says of itself and of what it holds.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use qk_protocol::archive;
+use qk_protocol::decide::Held;
+use qk_protocol::hash::{Root, StatementId};
+use qk_protocol::key::ArtifactKey;
+
+use super::fetch::{FetchError, FetchSpec, OnEvent};
+use super::member::{Found, Member, unix_now};
+use super::{Node, NodeError, store_options};
+use crate::control::{
+    Artifact, Cleaned, ConnectionReport, FetchReport, FindReport, FindSpec, NetworkStatus,
+    PeerReport, Status, StoreStatus,
+};
+use crate::net::{self, PeerInfo};
+use crate::store::{BlobInfo, FsckReport};
+
+impl Node {
+    /// What this node is doing.
+    ///
+    /// # Errors
+    /// When the store or the node's key cannot be read.
+    pub async fn status(&self) -> Result<Status, NodeError> {
+        let mut networks = Vec::new();
+        for member in self.members() {
+            networks.push(network_status(&member).await);
+        }
+        let identity = net::identity_of(self.home.key("node")?.to_bytes())?;
+        Ok(Status {
+            running: self.options.hold,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            process: std::process::id(),
+            home: self.home.dir().to_owned(),
+            peer: identity.public().to_peer_id().to_string(),
+            observer: self.own(),
+            uptime_seconds: self.started.elapsed().as_secs(),
+            peers: networks.iter().map(|network| network.peers).sum(),
+            networks,
+            store: self.store_status().await?,
+        })
+    }
+
+    async fn store_status(&self) -> Result<StoreStatus, NodeError> {
+        let quota_bytes = store_options(&self.config).quota_bytes;
+        self.blocking(move |store| {
+            let blobs = store.ls()?;
+            Ok(StoreStatus {
+                dir: store.dir().to_owned(),
+                artifacts: blobs.len(),
+                artifact_bytes: blobs.iter().map(|blob| blob.bytes).sum(),
+                quota_bytes,
+                counts: store.counts()?,
+            })
+        })
+        .await
+    }
+
+    /// All connected peers, network by network.
+    ///
+    /// # Errors
+    /// None at present: a network side that has ended has no peers.
+    pub async fn peers(&self) -> Result<Vec<PeerReport>, NodeError> {
+        let mut reports = Vec::new();
+        for member in self.members() {
+            let Some(net) = member.net() else {
+                continue;
+            };
+            let name = member.joined().network.manifest().name.clone();
+            let peers = net.peers().await.unwrap_or_default();
+            reports.extend(
+                peers
+                    .into_iter()
+                    .map(|peer| peer_report(name.clone(), peer)),
+            );
+        }
+        Ok(reports)
+    }
+
+    /// As [`fetch`](Self::fetch), with a report that can be written down.
+    ///
+    /// # Errors
+    /// See [`FetchError`].
+    pub async fn fetch_report(
+        &self,
+        spec: &FetchSpec,
+        on_event: OnEvent<'_>,
+    ) -> Result<FetchReport, FetchError> {
+        let fetched = self.fetch(spec, on_event).await?;
+        let member = self.member(fetched.network)?;
+        let name = member.joined().network.manifest().name.clone();
+        Ok(FetchReport::new(fetched, name))
+    }
+
+    /// Everything that is known about a release. What the network knows of its principals'
+    /// statements is kept.
+    ///
+    /// # Errors
+    /// When the network is not joined or the store fails.
+    pub async fn find(&self, spec: &FindSpec) -> Result<FindReport, NodeError> {
+        let member = self.member(spec.network)?;
+        let held = self.held(&member, &spec.release).await?;
+        let mut known: BTreeMap<StatementId, Held> = held
+            .into_iter()
+            .map(|held| (held.statement.id(), held))
+            .collect();
+        let mut found = Found::default();
+        if !spec.offline && member.net().is_some() {
+            let point = spec.release.location(member.key()).point();
+            found = member.find(point).await;
+            // A holder may answer with statements of other releases, or of other networks.
+            found
+                .statements
+                .retain(|one| one.network() == spec.network && one.key().release() == spec.release);
+            self.keep(&member, found.statements.clone()).await?;
+        }
+        for statement in found.statements {
+            known.entry(statement.id()).or_insert(Held {
+                statement,
+                stored: unix_now(),
+            });
+        }
+        let mut providers: BTreeMap<Root, std::collections::BTreeSet<_>> = BTreeMap::new();
+        for provider in found.providers {
+            providers
+                .entry(provider.root)
+                .or_default()
+                .insert(provider.contact.node);
+        }
+        Ok(FindReport {
+            held: known.into_values().collect(),
+            providers: providers
+                .into_iter()
+                .map(|(root, nodes)| (root, nodes.len()))
+                .collect(),
+            answered: found.answered.len(),
+            known: found.known,
+        })
+    }
+
+    /// All artifacts in the store, sorted by root.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn store_ls(&self) -> Result<Vec<Artifact>, NodeError> {
+        self.blocking(|store| {
+            let artifact = |blob: BlobInfo| Artifact {
+                key: key_of(&store.blob_path(&blob.root)),
+                blob,
+            };
+            Ok(store.ls()?.into_iter().map(artifact).collect())
+        })
+        .await
+    }
+
+    /// Evicts artifacts as the quota asks, and compacts the journal.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    pub async fn store_gc(&self) -> Result<Cleaned, NodeError> {
+        self.blocking(|store| {
+            Ok(Cleaned {
+                artifacts: store.gc(unix_now())?,
+                journal: store.compact()?,
+            })
+        })
+        .await
+    }
+
+    /// Reads everything in the store and names what is damaged.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn store_fsck(&self) -> Result<FsckReport, NodeError> {
+        self.blocking(|store| store.fsck()).await
+    }
+
+    /// Keeps a root from being evicted; says whether it was not pinned before.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    pub async fn store_pin(&self, root: Root) -> Result<bool, NodeError> {
+        self.blocking(move |store| store.pin(root)).await
+    }
+
+    /// Takes a pin back; says whether there was one.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    pub async fn store_unpin(&self, root: Root) -> Result<bool, NodeError> {
+        self.blocking(move |store| store.unpin(root)).await
+    }
+}
+
+async fn network_status(member: &Arc<Member>) -> NetworkStatus {
+    let joined = member.joined();
+    let manifest = joined.network.manifest();
+    let mut status = NetworkStatus {
+        name: manifest.name.clone(),
+        id: member.id(),
+        version: manifest.version,
+        expires: joined.network.timestamp().expires,
+        fresh: joined.network.fresh(unix_now()),
+        online: false,
+        listening: Vec::new(),
+        peers: 0,
+        contacts: 0,
+    };
+    if let Some(net) = member.net()
+        && let (Ok(listening), Ok(peers), Ok(contacts)) = (
+            net.listen_addrs().await,
+            net.peers().await,
+            net.contacts().await,
+        )
+    {
+        status.online = true;
+        status.listening = listening.iter().map(ToString::to_string).collect();
+        status.peers = peers.len();
+        status.contacts = contacts.len();
+    }
+    status
+}
+
+fn peer_report(network: String, peer: PeerInfo) -> PeerReport {
+    let connections = peer.connections.into_iter().map(|one| ConnectionReport {
+        address: one.address.to_string(),
+        transport: one.transport.to_owned(),
+        dialled: one.dialled,
+    });
+    PeerReport {
+        network,
+        peer: peer.peer.to_string(),
+        agent: peer.agent,
+        server: peer.server,
+        rtt_seconds: peer.rtt.map(|rtt| rtt.as_secs_f64()),
+        connected_seconds: peer.connected_for.as_secs_f64(),
+        connections: connections.collect(),
+    }
+}
+
+/// The key in an archive's first entry, which is part of what the root names.
+fn key_of(archive: &Path) -> Option<ArtifactKey> {
+    let file = std::fs::File::open(archive).ok()?;
+    let size = file.metadata().ok()?.len();
+    let reader = archive::Reader::new(file, size, archive::Limits::default()).ok()?;
+    Some(reader.contents().key.clone())
+}
