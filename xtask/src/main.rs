@@ -1,5 +1,6 @@
 //! `cargo xtask`: arguments only, the work is in the library.
 
+use std::hash::{BuildHasher, RandomState};
 use std::os::unix::process::CommandExt;
 use std::process::ExitCode;
 
@@ -25,9 +26,12 @@ enum Task {
     /// A whole network on this machine, with real processes
     #[command(after_help = "Example: cargo xtask demo --crate hexyl@0.17.0 --json")]
     Demo(DemoArgs),
-    /// Repeat one thing for long: without a name, list what there is
-    #[command(after_help = "Example: cargo xtask campaign fuzz --seconds 600")]
-    Campaign(CampaignArgs),
+    /// Throw mutated input at every decoder
+    #[command(after_help = "Example: cargo xtask fuzz --seconds 3600 --target reply")]
+    Fuzz(FuzzArgs),
+    /// Kill a process that works on a store, at random points, and check what is left
+    #[command(after_help = "Example: cargo xtask kill --rounds 300")]
+    Kill(KillArgs),
     /// Measure
     #[command(subcommand)]
     Bench(Bench),
@@ -58,12 +62,26 @@ struct DemoArgs {
 }
 
 #[derive(Args)]
-struct CampaignArgs {
-    /// Which campaign
-    name: Option<String>,
-    /// Its arguments; `-- --help` lists them
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-    args: Vec<String>,
+struct FuzzArgs {
+    /// How long altogether, shared equally by the decoders
+    #[arg(long, default_value_t = 60)]
+    seconds: u64,
+    /// Where randomness begins; by default another one each time, which is printed
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Only this decoder
+    #[arg(long)]
+    target: Option<String>,
+}
+
+#[derive(Args)]
+struct KillArgs {
+    /// How often
+    #[arg(long, default_value_t = 300)]
+    rounds: u64,
+    /// Where randomness begins; by default another one each time, which is printed
+    #[arg(long)]
+    seed: Option<u64>,
 }
 
 #[derive(Subcommand)]
@@ -108,7 +126,8 @@ fn run(task: Task) -> Result<()> {
         Task::Setup => setup::run().map(|_qk| ()),
         Task::Test(TestArgs { quick, args }) => test::run(quick, &args),
         Task::Demo(args) => demo(&args),
-        Task::Campaign(args) => campaign(&args),
+        Task::Fuzz(args) => campaign::fuzz(args.seconds, seed(args.seed), args.target),
+        Task::Kill(args) => campaign::kill(args.rounds, seed(args.seed)),
         Task::Bench(Bench::Fetch(args)) => bench_fetch(args),
         Task::Deny => deny::check(&["bans", "licenses", "sources"]),
         Task::Advisories => deny::check(&["advisories"]),
@@ -130,14 +149,9 @@ fn demo(args: &DemoArgs) -> Result<()> {
     Err(demo.exec()).with_context(|| format!("cannot start {}", qk.display()))
 }
 
-fn campaign(args: &CampaignArgs) -> Result<()> {
-    match &args.name {
-        Some(name) => campaign::run(name, &args.args),
-        None => {
-            println!("{}", campaign::names()?.join("\n"));
-            Ok(())
-        }
-    }
+/// The seed asked for, or one that differs from run to run.
+fn seed(asked: Option<u64>) -> u64 {
+    asked.unwrap_or_else(|| RandomState::new().hash_one("seed"))
 }
 
 /// Measures an optimised `qk`, as people run it.

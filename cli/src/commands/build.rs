@@ -385,6 +385,7 @@ impl<'a> Maker<'a> {
         let event = move |event: Event| {
             let text = match event {
                 Event::Unpacking => "unpacking".to_owned(),
+                Event::Preparing => "filling the linker's cache, once".to_owned(),
                 Event::Fetching { line } => line,
                 Event::Compiling { krate, done, total } => format!("{done}/{total} {krate}"),
                 Event::Collecting => "taking the results".to_owned(),
