@@ -69,7 +69,10 @@ pub fn campaign(rounds: u64, seed: u64) -> anyhow::Result<Figures> {
         }
         let new = round_of(&mut lab, &key, &mut next, &mut rng, &mut figures);
         let all = round + 1 == rounds || (round + 1).is_multiple_of(ALL_EVERY);
-        let older: Vec<_> = held.iter().map(|(id, release)| (*id, Release::clone(release))).collect();
+        let older: Vec<_> = held
+            .iter()
+            .map(|(id, release)| (*id, Release::clone(release)))
+            .collect();
         let looked_up: Vec<_> = match all {
             true => older,
             false => older.sample(&mut rng, OLDER_LOOKED_UP).cloned().collect(),
@@ -126,9 +129,13 @@ fn round_of(
     lab.kill(ALICE);
     figures.kills += 1;
     putting.abort_all();
-    lab.runtime().block_on(async { while putting.join_next().await.is_some() {} });
+    lab.runtime()
+        .block_on(async { while putting.join_next().await.is_some() {} });
     let mut new = Vec::new();
-    for (statements, answer) in first.into_iter().chain(std::iter::from_fn(|| acknowledged.blocking_recv())) {
+    for (statements, answer) in first
+        .into_iter()
+        .chain(std::iter::from_fn(|| acknowledged.blocking_recv()))
+    {
         let taken = Answer::Taken {
             taken: statements.len() as u32,
             refused: 0,
@@ -144,7 +151,12 @@ fn round_of(
 }
 
 /// What one peer puts, a list for each request.
-fn requests(lab: &Lab, key: &ArtifactKey, next: &mut u64, rng: &mut StdRng) -> Vec<Vec<Arc<Statement>>> {
+fn requests(
+    lab: &Lab,
+    key: &ArtifactKey,
+    next: &mut u64,
+    rng: &mut StdRng,
+) -> Vec<Vec<Arc<Statement>>> {
     let lists = (0..20).map(|_| {
         let count = rng.random_range(1..8);
         let statements = (0..count).map(|_| {
@@ -168,7 +180,11 @@ fn statement(lab: &Lab, key: &ArtifactKey, number: u64) -> Statement {
         sha256: Sha256::of(&archive),
         size: 8,
     };
-    lab.observe(if number.is_multiple_of(2) { BOB } else { CAROL }, &key, subject)
+    lab.observe(
+        if number.is_multiple_of(2) { BOB } else { CAROL },
+        &key,
+        subject,
+    )
 }
 
 fn look_up(
@@ -193,6 +209,10 @@ fn look_up(
         Ok::<_, Problem>(missing)
     })?;
     figures.looked_up += statements.len() as u64;
-    ensure!(missing.is_empty(), "acknowledged and lost: {}", missing.join(", "));
+    ensure!(
+        missing.is_empty(),
+        "acknowledged and lost: {}",
+        missing.join(", ")
+    );
     Ok(())
 }

@@ -36,7 +36,8 @@ fn two_builds_give_one_root() {
             .build(&order, &options, &Cancel::default(), &mut quiet)
             .unwrap();
         let archive = directory.path().join(format!("{hostname}.tar"));
-        let packed = built.pack(&archive).unwrap();
+        let key = built.key.clone().expect("the crate has a lock");
+        let packed = built.pack(key, &archive).unwrap();
         assert_eq!(packed.key, built.key.clone().unwrap());
         let output = Command::new(&built.bins[NAME]).arg("--version").output();
         let said = String::from_utf8(output.unwrap().stdout).unwrap();
