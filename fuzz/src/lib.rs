@@ -15,6 +15,7 @@ use ed25519_dalek::SigningKey;
 use qk_protocol::archive::{self, Contents, EntryKind, Limits, Reader};
 use qk_protocol::key::ArtifactKey;
 use qk_protocol::manifest::{Manifest, Network, NetworkFile};
+use qk_protocol::message::{Reply, Request};
 use qk_protocol::statement::{STATEMENT_BYTES_MAX, Statement};
 use qk_protocol::{canonical, dsse};
 
@@ -31,6 +32,8 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("key", key),
     ("manifest", manifest),
     ("network", network),
+    ("reply", reply),
+    ("request", request),
     ("statement", statement),
 ];
 
@@ -130,6 +133,23 @@ pub fn network(data: &[u8]) {
     if let Ok(network) = Network::verify(file) {
         assert_eq!(Network::verify(network.file().clone()).unwrap(), network);
         assert_eq!(network.advance(network.file().clone()).unwrap(), network);
+    }
+}
+
+/// An answer of the index: what is read survives its own bytes. Not the same ones: CBOR has several
+/// ways to say one thing, and nothing hashes or signs a message.
+pub fn reply(data: &[u8]) {
+    if let Ok(decoded) = Reply::decode(data) {
+        let again = Reply::decode(&decoded.message.encode()).unwrap();
+        assert_eq!((again.message, again.invalid), (decoded.message, 0));
+    }
+}
+
+/// A request to the index, as [`reply`].
+pub fn request(data: &[u8]) {
+    if let Ok(decoded) = Request::decode(data) {
+        let again = Request::decode(&decoded.message.encode()).unwrap();
+        assert_eq!((again.message, again.invalid), (decoded.message, 0));
     }
 }
 
