@@ -61,14 +61,21 @@ impl Client {
             }
         };
         let blocking = || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build();
             let runtime = runtime.map_err(|error| Problem::new(ProblemKind::Io, error))?;
             let told = runtime.block_on(async { tokio::time::timeout(RELOAD_MAX, told).await });
             told.unwrap_or_else(|_| Err(protocol("the running node did not answer in time")))
         };
         // A thread of its own: a runtime cannot be entered from within another one.
         let joined = std::thread::scope(|scope| scope.spawn(blocking).join());
-        joined.unwrap_or_else(|_| Err(Problem::new(ProblemKind::Other, "telling the running node failed")))
+        joined.unwrap_or_else(|_| {
+            Err(Problem::new(
+                ProblemKind::Other,
+                "telling the running node failed",
+            ))
+        })
     }
 
     /// See [`Access::status`](crate::access::Access::status).
@@ -139,7 +146,8 @@ impl Client {
         statement: &Statement,
     ) -> Result<Published, Problem> {
         // The node has another working directory.
-        let absolute = |path: PathBuf| std::path::absolute(&path).map_err(|error| io_problem(&path, &error));
+        let absolute =
+            |path: PathBuf| std::path::absolute(&path).map_err(|error| io_problem(&path, &error));
         let request = PublishWire {
             archive: archive.map(absolute).transpose()?,
             envelope: String::from_utf8(statement.envelope().to_vec()).map_err(protocol)?,
@@ -205,7 +213,10 @@ impl Client {
     }
 
     async fn get<T: DeserializeOwned>(&self, path: &'static str) -> Result<T, Problem> {
-        self.ask(Method::GET, path, Bytes::new()).await?.answer().await
+        self.ask(Method::GET, path, Bytes::new())
+            .await?
+            .answer()
+            .await
     }
 
     async fn post<T: DeserializeOwned>(
@@ -213,14 +224,23 @@ impl Client {
         path: &'static str,
         body: &impl Serialize,
     ) -> Result<T, Problem> {
-        self.ask(Method::POST, path, to_json(body)?).await?.answer().await
+        self.ask(Method::POST, path, to_json(body)?)
+            .await?
+            .answer()
+            .await
     }
 
-    async fn ask(&self, method: Method, path: &'static str, body: Bytes) -> Result<Exchange, Problem> {
+    async fn ask(
+        &self,
+        method: Method,
+        path: &'static str,
+        body: Bytes,
+    ) -> Result<Exchange, Problem> {
         let Some(stream) = self.dial().await? else {
             return Err(gone("nobody listens on its socket any more"));
         };
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(gone)?;
+        let (mut sender, connection) =
+            http1::handshake(TokioIo::new(stream)).await.map_err(gone)?;
         let mut driving = JoinSet::new();
         driving.spawn(async move {
             if let Err(error) = connection.await {
@@ -297,7 +317,10 @@ fn to_json(value: &impl Serialize) -> Result<Bytes, Problem> {
 }
 
 fn is_nobody(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
+    )
 }
 
 fn protocol(error: impl std::fmt::Display) -> Problem {
@@ -317,5 +340,8 @@ fn other_user(socket: &Path) -> Problem {
 }
 
 fn gone(error: impl std::fmt::Display) -> Problem {
-    Problem::new(ProblemKind::Stopping, format!("the running node went away: {error}"))
+    Problem::new(
+        ProblemKind::Stopping,
+        format!("the running node went away: {error}"),
+    )
 }

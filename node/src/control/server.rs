@@ -61,7 +61,10 @@ pub struct Listener {
 ///
 /// # Errors
 /// As [`Listener::bind`].
-pub async fn serve(node: Arc<Node>, shutdown: impl Future<Output = ()> + Send + 'static) -> Result<(), Problem> {
+pub async fn serve(
+    node: Arc<Node>,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> Result<(), Problem> {
     let listener = Listener::bind(node.home())?;
     listener.serve(node, shutdown).await;
     Ok(())
@@ -147,7 +150,12 @@ impl Drop for Bound {
 fn lock(home: &Home) -> Result<File, Problem> {
     let path = home.dir().join("node.lock");
     let failed = |error: io::Error| io_problem(&path, &error);
-    let options = File::options().read(true).write(true).create(true).truncate(false).open(&path);
+    let options = File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&path);
     let mut file = options.map_err(failed)?;
     match file.try_lock() {
         Ok(()) => {}
@@ -176,7 +184,10 @@ fn remove_stale(path: &Path) -> Result<(), Problem> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(io_problem(path, &error)),
         Ok(found) if !found.file_type().is_socket() => {
-            let message = format!("{} is not a socket: the node does not replace it", path.display());
+            let message = format!(
+                "{} is not a socket: the node does not replace it",
+                path.display()
+            );
             Err(Problem::new(ProblemKind::Malformed, message))
         }
         Ok(_) => fs::remove_file(path).map_err(|error| io_problem(path, &error)),
@@ -190,7 +201,9 @@ pub(super) fn io_problem(path: &Path, error: &io::Error) -> Problem {
 /// Whether the other end of a connection is this user or root.
 pub(super) fn is_ours(stream: &UnixStream) -> bool {
     let own = rustix::process::geteuid().as_raw();
-    stream.peer_cred().is_ok_and(|peer| may_ask(peer.uid(), own))
+    stream
+        .peer_cred()
+        .is_ok_and(|peer| may_ask(peer.uid(), own))
 }
 
 pub(super) fn may_ask(peer: u32, own: u32) -> bool {
@@ -217,7 +230,13 @@ impl axum::serve::Listener for Guarded {
             };
             let (stream, address) = axum::serve::Listener::accept(&mut self.listener).await;
             if is_ours(&stream) {
-                return (Connection { stream, _slot: slot }, address);
+                return (
+                    Connection {
+                        stream,
+                        _slot: slot,
+                    },
+                    address,
+                );
             }
             tracing::warn!("refused another user on the control socket");
         }
@@ -236,13 +255,21 @@ struct Connection {
 }
 
 impl AsyncRead for Connection {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }
 
 impl AsyncWrite for Connection {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, bytes)
     }
 
@@ -282,7 +309,10 @@ fn router(control: Control) -> Router {
         .fallback(unknown)
         .method_not_allowed_fallback(unknown)
         .layer(DefaultBodyLimit::max(REQUEST_BYTES_MAX))
-        .layer(middleware::from_fn_with_state(control.clone(), until_the_end))
+        .layer(middleware::from_fn_with_state(
+            control.clone(),
+            until_the_end,
+        ))
         .with_state(control)
 }
 
@@ -295,7 +325,11 @@ async fn until_the_end(State(control): State<Control>, request: Request, next: N
 }
 
 async fn unknown(request: Request) -> Problem {
-    let message = format!("the running node does not know {} {}", request.method(), request.uri().path());
+    let message = format!(
+        "the running node does not know {} {}",
+        request.method(),
+        request.uri().path()
+    );
     protocol(message)
 }
 
@@ -456,12 +490,18 @@ impl Events {
         match event {
             FetchEvent::Verified { bytes } => {
                 let bytes = bytes + self.untold.swap(0, Ordering::Relaxed);
-                if self.sender.try_send(FetchEvent::Verified { bytes }).is_err() {
+                if self
+                    .sender
+                    .try_send(FetchEvent::Verified { bytes })
+                    .is_err()
+                {
                     self.untold.fetch_add(bytes, Ordering::Relaxed);
                 }
             }
             // Of these there are few, and they are only for people.
-            FetchEvent::Asking { .. } | FetchEvent::Begin { .. } | FetchEvent::ProviderFailed { .. } => {
+            FetchEvent::Asking { .. }
+            | FetchEvent::Begin { .. }
+            | FetchEvent::ProviderFailed { .. } => {
                 let _ = self.sender.try_send(event);
             }
         }
@@ -475,7 +515,9 @@ impl Events {
 
 fn read<T: DeserializeOwned>(body: Given) -> Result<T, Problem> {
     let body = body.map_err(|error| match error.status() {
-        StatusCode::PAYLOAD_TOO_LARGE => protocol(format!("the request is longer than {REQUEST_BYTES_MAX} bytes")),
+        StatusCode::PAYLOAD_TOO_LARGE => protocol(format!(
+            "the request is longer than {REQUEST_BYTES_MAX} bytes"
+        )),
         _ => protocol(error.body_text()),
     })?;
     serde_json::from_slice(&body).map_err(protocol)

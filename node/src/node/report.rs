@@ -71,7 +71,11 @@ impl Node {
             };
             let name = member.joined().network.manifest().name.clone();
             let peers = net.peers().await.unwrap_or_default();
-            reports.extend(peers.into_iter().map(|peer| peer_report(name.clone(), peer)));
+            reports.extend(
+                peers
+                    .into_iter()
+                    .map(|peer| peer_report(name.clone(), peer)),
+            );
         }
         Ok(reports)
     }
@@ -99,16 +103,18 @@ impl Node {
     pub async fn find(&self, spec: &FindSpec) -> Result<FindReport, NodeError> {
         let member = self.member(spec.network)?;
         let held = self.held(&member, &spec.release).await?;
-        let mut known: BTreeMap<StatementId, Held> =
-            held.into_iter().map(|held| (held.statement.id(), held)).collect();
+        let mut known: BTreeMap<StatementId, Held> = held
+            .into_iter()
+            .map(|held| (held.statement.id(), held))
+            .collect();
         let mut found = Found::default();
         if !spec.offline && member.net().is_some() {
             let point = spec.release.location(member.key()).point();
             found = member.find(point).await;
             // A holder may answer with statements of other releases, or of other networks.
-            found.statements.retain(|one| {
-                one.network() == spec.network && one.key().release() == spec.release
-            });
+            found
+                .statements
+                .retain(|one| one.network() == spec.network && one.key().release() == spec.release);
             self.keep(&member, found.statements.clone()).await?;
         }
         for statement in found.statements {
@@ -119,11 +125,17 @@ impl Node {
         }
         let mut providers: BTreeMap<Root, std::collections::BTreeSet<_>> = BTreeMap::new();
         for provider in found.providers {
-            providers.entry(provider.root).or_default().insert(provider.contact.node);
+            providers
+                .entry(provider.root)
+                .or_default()
+                .insert(provider.contact.node);
         }
         Ok(FindReport {
             held: known.into_values().collect(),
-            providers: providers.into_iter().map(|(root, nodes)| (root, nodes.len())).collect(),
+            providers: providers
+                .into_iter()
+                .map(|(root, nodes)| (root, nodes.len()))
+                .collect(),
             answered: found.answered.len(),
             known: found.known,
         })
@@ -198,8 +210,11 @@ async fn network_status(member: &Arc<Member>) -> NetworkStatus {
         contacts: 0,
     };
     if let Some(net) = member.net()
-        && let (Ok(listening), Ok(peers), Ok(contacts)) =
-            (net.listen_addrs().await, net.peers().await, net.contacts().await)
+        && let (Ok(listening), Ok(peers), Ok(contacts)) = (
+            net.listen_addrs().await,
+            net.peers().await,
+            net.contacts().await,
+        )
     {
         status.online = true;
         status.listening = listening.iter().map(ToString::to_string).collect();

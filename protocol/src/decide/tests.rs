@@ -72,7 +72,10 @@ fn a_verdict_is_read_back_as_it_was_written() {
     for (decision, scenario) in scenarios {
         let verdict = scenario.verdict();
         let written = serde_json::to_string(&verdict).unwrap();
-        assert!(written.starts_with(&format!("{{\"decision\":\"{decision}\"")), "{written}");
+        assert!(
+            written.starts_with(&format!("{{\"decision\":\"{decision}\"")),
+            "{written}"
+        );
         assert_eq!(serde_json::from_str::<Verdict>(&written).unwrap(), verdict);
     }
 }

@@ -37,7 +37,11 @@ pub(super) struct TestHome {
 impl TestHome {
     pub(super) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        fs::write(dir.path().join("config.toml"), "mdns = false\nquic = false\n").unwrap();
+        fs::write(
+            dir.path().join("config.toml"),
+            "mdns = false\nquic = false\n",
+        )
+        .unwrap();
         let home = Home::at(dir.path());
         Self { dir, home }
     }
@@ -97,7 +101,10 @@ impl TestHome {
         next.network = Some(id);
         next.version += 1;
         next.name = name.to_owned();
-        let network = joined.network.succeed(&next, &[&key_of("root")], &key_of("clock"), unix_now());
+        let network =
+            joined
+                .network
+                .succeed(&next, &[&key_of("root")], &key_of("clock"), unix_now());
         self.keep(network.unwrap());
     }
 
@@ -131,7 +138,9 @@ impl TestHome {
         };
         let path = self.archive_path();
         let file = fs::File::create(&path).unwrap();
-        let written = archive::write(file, &contents, LOCK, &BTreeMap::new(), |_| Ok(&program[..]));
+        let written = archive::write(file, &contents, LOCK, &BTreeMap::new(), |_| {
+            Ok(&program[..])
+        });
         let identity = written.unwrap();
         let observation = Observation {
             subject: Subject {

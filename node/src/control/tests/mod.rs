@@ -22,14 +22,18 @@ use crate::home::Home;
 use crate::node::{FetchEvent, From, NodeOptions};
 
 async fn open(home: &TestHome) -> Access {
-    Access::open(home.home.clone(), NodeOptions::default()).await.unwrap()
+    Access::open(home.home.clone(), NodeOptions::default())
+        .await
+        .unwrap()
 }
 
 /// A node to begin with that takes connections and never says a word.
 fn silent() -> (std::net::TcpListener, String) {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
-    let peer = libp2p::identity::Keypair::generate_ed25519().public().to_peer_id();
+    let peer = libp2p::identity::Keypair::generate_ed25519()
+        .public()
+        .to_peer_id();
     (listener, format!("/ip4/127.0.0.1/tcp/{port}/p2p/{peer}"))
 }
 
@@ -45,13 +49,17 @@ fn raw(socket: &Path, bytes: &[u8]) -> String {
 
 async fn raw_off(home: &Home, bytes: Vec<u8>) -> String {
     let socket = home.socket();
-    tokio::task::spawn_blocking(move || raw(&socket, &bytes)).await.unwrap()
+    tokio::task::spawn_blocking(move || raw(&socket, &bytes))
+        .await
+        .unwrap()
 }
 
 fn post(path: &str, body: &[u8]) -> Vec<u8> {
     let length = body.len();
-    let mut bytes =
-        format!("POST {path} HTTP/1.1\r\nhost: qk\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n").into_bytes();
+    let mut bytes = format!(
+        "POST {path} HTTP/1.1\r\nhost: qk\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n"
+    )
+    .into_bytes();
     bytes.extend_from_slice(body);
     bytes
 }
@@ -66,7 +74,10 @@ async fn what_is_published_is_found_listed_and_fetched() {
 
     let (archive, statement) = home.built(network);
     let root = statement.observation().unwrap().subject.root;
-    let published = access.publish(Some(archive), statement.clone()).await.unwrap();
+    let published = access
+        .publish(Some(archive), statement.clone())
+        .await
+        .unwrap();
     assert_eq!(published.holders, 1);
 
     let spec = FindSpec {
@@ -81,24 +92,51 @@ async fn what_is_published_is_found_listed_and_fetched() {
 
     let listed = access.store_ls().await.unwrap();
     assert_eq!(listed.len(), 1);
-    assert_eq!((listed[0].blob.root, &listed[0].key), (root, &Some(artifact_key("hello"))));
+    assert_eq!(
+        (listed[0].blob.root, &listed[0].key),
+        (root, &Some(artifact_key("hello")))
+    );
 
     // One's own build suffices for oneself.
     let report = access.fetch(&fetch_of("hello"), &|_| {}).await.unwrap();
-    assert_eq!((report.trusted.subject.root, report.from), (root, From::Store));
-    assert_eq!((report.network, report.network_name.as_str()), (network, "lab"));
+    assert_eq!(
+        (report.trusted.subject.root, report.from),
+        (root, From::Store)
+    );
+    assert_eq!(
+        (report.network, report.network_name.as_str()),
+        (network, "lab")
+    );
     assert_eq!(report.trusted.proof, [statement.id()]);
-    assert_eq!(fs::read(&report.archive).unwrap(), fs::read(home.archive_path()).unwrap());
+    assert_eq!(
+        fs::read(&report.archive).unwrap(),
+        fs::read(home.archive_path()).unwrap()
+    );
 
     let status = access.status().await.unwrap();
     assert!(status.running);
     assert_eq!(status.home, home.path());
     assert_eq!(status.observer, running.node.own());
-    assert_eq!((status.store.artifacts, status.store.counts.statements), (1, 1));
+    assert_eq!(
+        (status.store.artifacts, status.store.counts.statements),
+        (1, 1)
+    );
     assert_eq!(status.networks.len(), 1);
     let shown = &status.networks[0];
-    assert_eq!((shown.name.as_str(), shown.version, shown.fresh, shown.online), ("lab", 1, true, true));
-    assert!(shown.listening[0].starts_with("/ip4/127.0.0.1/tcp/"), "{:?}", shown.listening);
+    assert_eq!(
+        (
+            shown.name.as_str(),
+            shown.version,
+            shown.fresh,
+            shown.online
+        ),
+        ("lab", 1, true, true)
+    );
+    assert!(
+        shown.listening[0].starts_with("/ip4/127.0.0.1/tcp/"),
+        "{:?}",
+        shown.listening
+    );
     access.announce().await.unwrap();
     running.end().await;
 }
@@ -118,19 +156,35 @@ async fn the_store_is_looked_after_through_the_socket() {
     assert!(access.store_ls().await.unwrap()[0].blob.pinned);
     assert!(access.store_unpin(root).await.unwrap());
     assert!(!access.store_unpin(root).await.unwrap());
-    assert!(access.store_gc().await.unwrap().artifacts.evicted.is_empty());
+    assert!(
+        access
+            .store_gc()
+            .await
+            .unwrap()
+            .artifacts
+            .evicted
+            .is_empty()
+    );
     assert_eq!(access.peers().await.unwrap(), []);
 
     let report = access.store_fsck().await.unwrap();
     assert_eq!((report.blobs, report.damage.len()), (1, 0));
-    let artifact = access.fetch(&fetch_of("hello"), &|_| {}).await.unwrap().archive;
+    let artifact = access
+        .fetch(&fetch_of("hello"), &|_| {})
+        .await
+        .unwrap()
+        .archive;
     let mut bytes = fs::read(&artifact).unwrap();
     bytes[1000] ^= 1;
     fs::set_permissions(&artifact, fs::Permissions::from_mode(0o644)).unwrap();
     fs::write(&artifact, bytes).unwrap();
     let report = access.store_fsck().await.unwrap();
     assert_eq!(report.damage.len(), 1, "{report:?}");
-    assert!(report.damage[0].to_string().contains(&root.to_string()), "{}", report.damage[0]);
+    assert!(
+        report.damage[0].to_string().contains(&root.to_string()),
+        "{}",
+        report.damage[0]
+    );
     running.end().await;
 }
 
@@ -158,7 +212,14 @@ async fn a_problem_is_the_same_through_the_socket_and_without() {
         assert_eq!(&access.fetch(spec, &|_| {}).await.unwrap_err(), without);
     }
     let kinds: Vec<_> = without.iter().map(|problem| problem.kind).collect();
-    assert_eq!(kinds, [ProblemKind::Registry, ProblemKind::Target, ProblemKind::NotTrusted]);
+    assert_eq!(
+        kinds,
+        [
+            ProblemKind::Registry,
+            ProblemKind::Target,
+            ProblemKind::NotTrusted
+        ]
+    );
     let verdict = without[2].verdict.as_ref().unwrap();
     assert!(matches!(&verdict.decision, Decision::Unproven(unproven) if unproven.need == 2));
     running.end().await;
@@ -171,7 +232,10 @@ async fn a_second_node_on_the_same_home_is_told_so() {
     let problem = Listener::bind(&home.home).unwrap_err();
     assert_eq!(problem.kind, ProblemKind::Running);
     let (dir, process) = (home.path().display(), std::process::id());
-    assert_eq!(problem.message, format!("another node is running on {dir}: process {process}"));
+    assert_eq!(
+        problem.message,
+        format!("another node is running on {dir}: process {process}")
+    );
     // It did no harm.
     assert!(open(&home).await.is_daemon());
     running.end().await;
@@ -190,7 +254,10 @@ async fn a_dead_nodes_socket_is_replaced_and_another_file_is_not() {
     drop(Listener::bind(&home.home).unwrap());
 
     fs::write(&socket, "mine").unwrap();
-    assert_eq!(Listener::bind(&home.home).unwrap_err().kind, ProblemKind::Malformed);
+    assert_eq!(
+        Listener::bind(&home.home).unwrap_err().kind,
+        ProblemKind::Malformed
+    );
     assert_eq!(fs::read(&socket).unwrap(), b"mine");
 }
 
@@ -198,7 +265,10 @@ async fn a_dead_nodes_socket_is_replaced_and_another_file_is_not() {
 async fn nobody_else_may_open_the_socket() {
     let home = TestHome::new();
     let _listener = Listener::bind(&home.home).unwrap();
-    let mode = fs::metadata(home.home.socket()).unwrap().permissions().mode();
+    let mode = fs::metadata(home.home.socket())
+        .unwrap()
+        .permissions()
+        .mode();
     assert_eq!(mode & 0o777, 0o600);
 }
 
@@ -233,7 +303,8 @@ async fn another_user_is_not_answered_whatever_the_mode() {
     let request = b"GET /status HTTP/1.1\r\nhost: qk\r\nconnection: close\r\n\r\n".to_vec();
     let own = raw_off(&home.home, request.clone()).await;
     assert!(own.starts_with("HTTP/1.1 200 OK"), "{own}");
-    let others = tokio::task::spawn_blocking(move || as_another_user(move || raw(&socket, &request)));
+    let others =
+        tokio::task::spawn_blocking(move || as_another_user(move || raw(&socket, &request)));
     if let Some(answer) = others.await.unwrap() {
         assert_eq!(answer, "");
     }
@@ -260,9 +331,15 @@ async fn garbage_is_refused_and_the_node_goes_on() {
     let home = TestHome::new();
     let running = home.run().await;
     let mut noise = vec![0; 100_000];
-    blake3::Hasher::new().update(b"noise").finalize_xof().fill(&mut noise);
+    blake3::Hasher::new()
+        .update(b"noise")
+        .finalize_xof()
+        .fill(&mut noise);
     let answer = raw_off(&home.home, noise).await;
-    assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 400"), "{answer}");
+    assert!(
+        answer.is_empty() || answer.starts_with("HTTP/1.1 400"),
+        "{answer}"
+    );
     for (path, body) in [
         ("/fetch", "{"),
         ("/fetch", "{\"wanted\":{}}"),
@@ -293,7 +370,10 @@ async fn a_body_beyond_the_bound_is_refused() {
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     body.push(b' ');
     let answer = raw_off(&home.home, post("/store/pin", &body)).await;
-    assert!(answer.starts_with("HTTP/1.1 400") && answer.contains("longer than 131072 bytes"), "{answer}");
+    assert!(
+        answer.starts_with("HTTP/1.1 400") && answer.contains("longer than 131072 bytes"),
+        "{answer}"
+    );
 
     // Without a length before it, it is counted as it comes.
     let mut chunked = b"POST /store/pin HTTP/1.1\r\nhost: qk\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n".to_vec();
@@ -301,7 +381,10 @@ async fn a_body_beyond_the_bound_is_refused() {
     chunked.extend(&body);
     chunked.extend(b"\r\n0\r\n\r\n");
     let answer = raw_off(&home.home, chunked).await;
-    assert!(answer.starts_with("HTTP/1.1 400") && answer.contains("longer than 131072 bytes"), "{answer}");
+    assert!(
+        answer.starts_with("HTTP/1.1 400") && answer.contains("longer than 131072 bytes"),
+        "{answer}"
+    );
     running.end().await;
 }
 
@@ -356,7 +439,10 @@ async fn a_fetch_ends_when_its_client_goes_away() {
         result = &mut stays => panic!("the fetch whose client went away outlived another: {result:?}"),
     }
     let problem = stays.await.unwrap().unwrap_err();
-    assert_eq!((problem.kind, problem.answered), (ProblemKind::Silent, Some(0)));
+    assert_eq!(
+        (problem.kind, problem.answered),
+        (ProblemKind::Silent, Some(0))
+    );
     running.end().await;
 }
 
@@ -368,7 +454,10 @@ async fn a_fetch_ends_when_the_node_does() {
     let running = home.run().await;
     let fetch = asking(&home).await;
     running.end().await;
-    assert_eq!(fetch.await.unwrap().unwrap_err().kind, ProblemKind::Stopping);
+    assert_eq!(
+        fetch.await.unwrap().unwrap_err().kind,
+        ProblemKind::Stopping
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -381,7 +470,10 @@ async fn networks_start_and_end_without_a_restart() {
 
     let lab = home.join("lab", &[]);
     let reloaded = Access::reload_running(&home.home).unwrap().unwrap();
-    assert_eq!((reloaded.joined, reloaded.advanced, reloaded.left), (vec![lab], vec![], vec![]));
+    assert_eq!(
+        (reloaded.joined, reloaded.advanced, reloaded.left),
+        (vec![lab], vec![], vec![])
+    );
     let status = access.status().await.unwrap();
     assert_eq!(status.networks.len(), 1);
     assert!(status.networks[0].online);
@@ -390,13 +482,19 @@ async fn networks_start_and_end_without_a_restart() {
 
     home.rename(lab, "laboratory");
     let reloaded = access.reload().await.unwrap();
-    assert_eq!((reloaded.joined, reloaded.advanced, reloaded.left), (vec![], vec![lab], vec![]));
+    assert_eq!(
+        (reloaded.joined, reloaded.advanced, reloaded.left),
+        (vec![], vec![lab], vec![])
+    );
     let shown = &access.status().await.unwrap().networks[0];
     assert_eq!((shown.name.as_str(), shown.version), ("laboratory", 2));
 
     home.home.leave_network(lab).unwrap();
     let reloaded = access.reload().await.unwrap();
-    assert_eq!((reloaded.joined, reloaded.advanced, reloaded.left), (vec![], vec![], vec![lab]));
+    assert_eq!(
+        (reloaded.joined, reloaded.advanced, reloaded.left),
+        (vec![], vec![], vec![lab])
+    );
     assert_eq!(access.status().await.unwrap().networks, []);
     running.end().await;
 }
