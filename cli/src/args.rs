@@ -41,7 +41,9 @@ pub(crate) enum Command {
     Doctor,
     Demo(DemoArgs),
     /// Print completions for a shell
-    #[command(after_help = "Example:\n  qk completions bash > ~/.local/share/bash-completion/completions/qk")]
+    #[command(
+        after_help = "Example:\n  qk completions bash > ~/.local/share/bash-completion/completions/qk"
+    )]
     Completions {
         /// Which shell
         shell: clap_complete::Shell,
@@ -109,7 +111,9 @@ pub(crate) enum Fallback {
 
 /// Build a crate in the sandbox; with a network, publish the artifact and what was observed
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  qk build hexyl\n  qk build hexyl@0.17.0 --output hexyl.tar\n  qk build hexyl --no-publish")]
+#[command(
+    after_help = "Examples:\n  qk build hexyl\n  qk build hexyl@0.17.0 --output hexyl.tar\n  qk build hexyl --no-publish"
+)]
 pub(crate) struct BuildArgs {
     /// NAME or NAME@VERSION
     #[arg(value_name = "CRATE[@VER]")]
@@ -176,10 +180,14 @@ pub(crate) struct NodeArgs {
 #[derive(Debug, Subcommand)]
 pub(crate) enum NetworkCommand {
     /// Define a network with this machine as its first principal, and join it
-    #[command(after_help = "Example:\n  qk network new lab --bootstrap /ip4/192.0.2.1/tcp/4433 --output lab.qknet")]
+    #[command(
+        after_help = "Example:\n  qk network new lab --bootstrap /ip4/192.0.2.1/tcp/4433 --output lab.qknet"
+    )]
     New(NetworkNewArgs),
     /// Add a principal, or one more key of one, and sign the next version
-    #[command(after_help = "Example:\n  qk network add alice 5f21… --role verifier --output lab.qknet")]
+    #[command(
+        after_help = "Example:\n  qk network add alice 5f21… --role verifier --output lab.qknet"
+    )]
     Add(NetworkAddArgs),
     /// Show a joined network: who belongs to it, what it builds with, what it asks for
     #[command(after_help = "Example:\n  qk network show --output lab.qknet")]
@@ -242,7 +250,9 @@ pub(crate) struct NetworkShowArgs {
 
 /// Join a network, or take a newer version of one
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  qk join lab.qknet\n  qk join https://example.org/lab.qknet --fingerprint 5f21…")]
+#[command(
+    after_help = "Examples:\n  qk join lab.qknet\n  qk join https://example.org/lab.qknet --fingerprint 5f21…"
+)]
 pub(crate) struct JoinArgs {
     /// The network file, or where it is
     #[arg(value_name = "FILE|URL")]
@@ -308,8 +318,9 @@ impl std::str::FromStr for CrateSpec {
         qk_protocol::key::check_crate_name(name).map_err(|error| error.to_string())?;
         let version = version
             .map(|version| {
-                semver::Version::parse(version)
-                    .map_err(|error| format!("{version:?} is not an exact version such as 1.2.3: {error}"))
+                semver::Version::parse(version).map_err(|error| {
+                    format!("{version:?} is not an exact version such as 1.2.3: {error}")
+                })
             })
             .transpose()?;
         Ok(Self {

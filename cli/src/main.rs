@@ -64,18 +64,19 @@ async fn dispatch(command: Command, output: Output) -> Outcome {
         Command::Proofs(args) => commands::proofs::run(&session, &args).await,
         Command::Node(args) => commands::node::run(&session, &args).await,
         Command::Status => commands::node::status(&session).await,
-        Command::Network(NetworkCommand::New(args)) => commands::network::new(&session, &args).await,
-        Command::Network(NetworkCommand::Add(args)) => commands::network::add(&session, &args).await,
+        Command::Network(NetworkCommand::New(args)) => {
+            commands::network::new(&session, &args).await
+        }
+        Command::Network(NetworkCommand::Add(args)) => {
+            commands::network::add(&session, &args).await
+        }
         Command::Network(NetworkCommand::Show(args)) => commands::network::show(&session, &args),
         Command::Network(NetworkCommand::Key) => commands::network::key(&session),
         Command::Join(args) => commands::network::join(&session, &args).await,
         Command::Store(command) => commands::store::run(&session, command).await,
         Command::Setup => commands::doctor::setup(&session).await,
         Command::Doctor => commands::doctor::doctor(&session).await,
-        Command::Demo(args) => {
-            let demo = tokio::task::spawn_blocking(move || commands::demo::run(&args, output));
-            demo.await.map_err(session::failed)?
-        }
+        Command::Demo(args) => commands::demo::run(args, output).await,
         Command::Completions { .. } => Ok(()),
     }
 }

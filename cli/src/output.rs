@@ -59,7 +59,9 @@ impl Output {
     /// A bar over bytes; invisible unless a person looks.
     pub(crate) fn bytes_bar(&self, size: u64, name: &str) -> ProgressBar {
         let bar = self.bar(ProgressBar::new(size));
-        bar.set_style(style("{prefix:>12} [{bar:32}] {bytes}/{total_bytes} {bytes_per_sec} {eta}"));
+        bar.set_style(style(
+            "{prefix:>12} [{bar:32}] {bytes}/{total_bytes} {bytes_per_sec} {eta}",
+        ));
         bar.set_prefix(name.to_owned());
         bar
     }
@@ -89,7 +91,8 @@ fn print(text: &str) {
 }
 
 fn style(template: &str) -> ProgressStyle {
-    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    let style =
+        ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
     style.progress_chars("█▉▊▋▌▍▎▏ ")
 }
 

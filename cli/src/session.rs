@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use qk_node::access::Access;
-use qk_node::control::Client;
 use qk_node::build::{RustToolchain, Toolchains};
+use qk_node::control::Client;
 use qk_node::home::{Home, Joined};
 use qk_node::node::NodeOptions;
 use qk_node::registry::{Ask, Registry, RegistryError, RegistryOptions, Resolved};
@@ -45,17 +45,22 @@ impl Session {
         if networks.is_empty() {
             return Err(Self::no_network());
         }
-        let names: Vec<_> = networks.iter().map(|one| one.network.manifest().name.clone()).collect();
+        let names: Vec<_> = networks
+            .iter()
+            .map(|one| one.network.manifest().name.clone())
+            .collect();
         let names = names.join(", ");
         if let Some(wanted) = wanted {
             networks.retain(|one| {
                 let fingerprint = one.network.id().to_string();
-                one.network.manifest().name == wanted || (wanted.len() >= 8 && fingerprint.starts_with(wanted))
+                one.network.manifest().name == wanted
+                    || (wanted.len() >= 8 && fingerprint.starts_with(wanted))
             });
         }
         match networks.len() {
             1 => Ok(networks.remove(0)),
-            0 => Err(Failure::new(Kind::NotFound, "no such network is joined").hint(format!("joined are: {names}"))),
+            0 => Err(Failure::new(Kind::NotFound, "no such network is joined")
+                .hint(format!("joined are: {names}"))),
             _ => {
                 let failure = Failure::new(Kind::Usage, "several networks are joined");
                 Err(failure.hint(format!("name one with --network: {names}")))
@@ -64,8 +69,11 @@ impl Session {
     }
 
     pub(crate) fn no_network() -> Failure {
-        Failure::new(Kind::Unproven, "no network is joined, so nobody vouches for anything")
-            .hint("`qk join FILE|URL` joins one, `qk network new NAME` makes one")
+        Failure::new(
+            Kind::Unproven,
+            "no network is joined, so nobody vouches for anything",
+        )
+        .hint("`qk join FILE|URL` joins one, `qk network new NAME` makes one")
     }
 
     /// Finds a release as cargo does.
@@ -80,21 +88,37 @@ impl Session {
             let ask = krate.version.map_or(Ask::Newest, Ask::Exact);
             registry.resolve(&krate.name, &ask)
         });
-        asked.await.map_err(failed)?.map_err(|error| of_registry(&error))
+        asked
+            .await
+            .map_err(failed)?
+            .map_err(|error| of_registry(&error))
     }
 
     /// What is wanted, derived before anybody is asked.
     pub(crate) fn wanted(resolved: &Resolved, flags: &FlagArgs, targets: Vec<String>) -> Wanted {
-        let asked = flags.features.iter().flat_map(|some| some.split_whitespace());
+        let asked = flags
+            .features
+            .iter()
+            .flat_map(|some| some.split_whitespace());
         let mut features: BTreeSet<String> = asked.map(str::to_owned).collect();
         let named_default = features.remove("default");
         if flags.all_features {
-            features.extend(resolved.features.keys().filter(|name| *name != "default").cloned());
+            features.extend(
+                resolved
+                    .features
+                    .keys()
+                    .filter(|name| *name != "default")
+                    .cloned(),
+            );
         }
         Wanted {
             release: resolved.release.clone(),
             source: resolved.checksum,
-            targets: if targets.is_empty() { vec![host_target()] } else { targets },
+            targets: if targets.is_empty() {
+                vec![host_target()]
+            } else {
+                targets
+            },
             features,
             default_features: !flags.no_default_features || named_default || flags.all_features,
             rustflags: BTreeSet::new(),
@@ -122,7 +146,8 @@ impl Session {
             Err(problem) => Err(problem),
         };
         if let Err(problem) = told {
-            self.output.note(format!("note: the running node was not told: {problem}"));
+            self.output
+                .note(format!("note: the running node was not told: {problem}"));
         }
     }
 }
@@ -135,10 +160,12 @@ pub(crate) fn host_target() -> String {
 pub(crate) fn of_registry(error: &RegistryError) -> Failure {
     let kind = match error {
         RegistryError::Name(_) | RegistryError::Config(_) => Kind::Usage,
-        RegistryError::UnknownCrate { .. } | RegistryError::NoVersion { .. } | RegistryError::Yanked { .. } => {
-            Kind::NotFound
+        RegistryError::UnknownCrate { .. }
+        | RegistryError::NoVersion { .. }
+        | RegistryError::Yanked { .. } => Kind::NotFound,
+        RegistryError::Offline { .. } | RegistryError::Network { .. } | RegistryError::Token(_) => {
+            Kind::Network
         }
-        RegistryError::Offline { .. } | RegistryError::Network { .. } | RegistryError::Token(_) => Kind::Network,
         RegistryError::BadIndex { .. } => Kind::Corrupt,
         RegistryError::Unsupported { .. } | RegistryError::Package(_) => Kind::Other,
     };

@@ -19,7 +19,8 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use qk_protocol::hash::Root;
+use qk_protocol::hash::{NetworkId, Root};
+use qk_protocol::key::ArtifactKey;
 use qk_protocol::statement::Statement;
 
 use crate::control::Client;
@@ -213,6 +214,18 @@ impl Access {
         match self {
             Self::Node(node) => Ok(node.announce().await?),
             Self::Daemon(client) => client.announce().await,
+        }
+    }
+
+    /// Draws an entry of a network's index at random that this node's owner has not observed; `None`
+    /// when none turns up.
+    ///
+    /// # Errors
+    /// When the network is not joined.
+    pub async fn draw(&self, network: NetworkId) -> Result<Option<ArtifactKey>, Problem> {
+        match self {
+            Self::Node(node) => Ok(node.draw(network).await?),
+            Self::Daemon(client) => client.draw(network).await,
         }
     }
 

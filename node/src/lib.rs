@@ -8,7 +8,6 @@ pub mod home;
 pub mod install;
 pub mod net;
 pub mod node;
-pub mod pack;
 pub mod registry;
 pub mod store;
 pub mod unpack;

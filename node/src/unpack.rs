@@ -67,11 +67,17 @@ pub enum UnpackError {
 ///
 /// # Errors
 /// See [`UnpackError`]; files that were written by then are of no use.
-pub fn unpack(archive: &Path, subject: &Subject, key: &ArtifactKey, into: &Path) -> Result<Unpacked, UnpackError> {
+pub fn unpack(
+    archive: &Path,
+    subject: &Subject,
+    key: &ArtifactKey,
+    into: &Path,
+) -> Result<Unpacked, UnpackError> {
     let root = subject.root;
     let in_archive = |error| UnpackError::Archive { root, error };
     let file = File::open(archive).map_err(io_at(archive))?;
-    let mut reader = Reader::new(BufReader::new(file), subject.size, Limits::default()).map_err(in_archive)?;
+    let mut reader =
+        Reader::new(BufReader::new(file), subject.size, Limits::default()).map_err(in_archive)?;
     if reader.contents().key != *key {
         return Err(UnpackError::OtherKey(root));
     }
@@ -100,17 +106,27 @@ pub fn unpack(archive: &Path, subject: &Subject, key: &ArtifactKey, into: &Path)
     Ok(Unpacked { contents, bins })
 }
 
-fn check_executable(root: Root, name: &str, path: &Path, contents: &Contents) -> Result<(), UnpackError> {
+fn check_executable(
+    root: Root,
+    name: &str,
+    path: &Path,
+    contents: &Contents,
+) -> Result<(), UnpackError> {
     let wrong = |why: String| UnpackError::Executable {
         root,
         name: name.to_owned(),
         why,
     };
     let file = File::open(path).map_err(io_at(path))?;
-    let found = archive::inspect(BufReader::new(file)).map_err(|error: InspectError| wrong(error.to_string()))?;
-    let stated = contents.executables.get(&format!("{}{name}", archive::EXECUTABLES_PREFIX));
+    let found = archive::inspect(BufReader::new(file))
+        .map_err(|error: InspectError| wrong(error.to_string()))?;
+    let stated = contents
+        .executables
+        .get(&format!("{}{name}", archive::EXECUTABLES_PREFIX));
     if stated != Some(&found) {
-        return Err(wrong("asks of a host something else than qk.json says".to_owned()));
+        return Err(wrong(
+            "asks of a host something else than qk.json says".to_owned(),
+        ));
     }
     Ok(())
 }

@@ -97,6 +97,7 @@ fn check(
     for one in damage {
         // kill -9 damages no file; an index may give up, which costs time and nothing else.
         anyhow::ensure!(matches!(one, Damage::Index { .. }), "{one}");
+        eprintln!("check {}: {one}", figures.checks);
         figures.indexes_made_again += 1;
     }
     if last {

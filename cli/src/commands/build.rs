@@ -2,16 +2,16 @@
 
 use std::path::PathBuf;
 
-use qk_node::access::Access;
 use qk_node::build::{self, BuildError, Builder, Collected, Event, Options, Order, RustToolchain};
 use qk_node::node::{NodeOptions, Published, unix_now};
-use qk_node::pack::pack;
 use qk_node::registry::{Registry, RegistryOptions, Resolved, lock_digest};
 use qk_protocol::decide::{Candidate, Wanted};
 use qk_protocol::dsse::public_key;
 use qk_protocol::hash::{Blake3, KeyId, NetworkId, PublicKey, Sha256, StatementId};
 use qk_protocol::key::ArtifactKey;
-use qk_protocol::statement::{Body, Environment, Failure as Tried, Observation, Reason, Role, Statement, Subject};
+use qk_protocol::statement::{
+    Body, Environment, Failure as Tried, Observation, Reason, Role, Statement, Subject,
+};
 use serde::Serialize;
 
 use super::{of_build, of_problem};
@@ -45,7 +45,11 @@ struct Report {
 
 pub(crate) async fn run(session: &Session, args: &BuildArgs) -> Outcome {
     let resolved = session.resolve(&args.krate, false).await?;
-    let wanted = Session::wanted(&resolved, &args.flags, args.target.iter().cloned().collect());
+    let wanted = Session::wanted(
+        &resolved,
+        &args.flags,
+        args.target.iter().cloned().collect(),
+    );
     let mut maker = Maker::new(session).await?;
     maker.jobs = args.jobs;
     let place = Place::choose(session, &wanted)?;
@@ -77,9 +81,16 @@ pub(crate) async fn run(session: &Session, args: &BuildArgs) -> Outcome {
         report.statement = Some(statement.id());
         report.published = Some(publish(session, &built, statement).await?);
     }
-    let unsigned = match (&report.statement, built.keyed, &place.network, args.no_publish) {
+    let unsigned = match (
+        &report.statement,
+        built.keyed,
+        &place.network,
+        args.no_publish,
+    ) {
         (Some(_), ..) => None,
-        (None, false, ..) => Some("the crate has no Cargo.lock: it has no artifact key, and nothing is signed"),
+        (None, false, ..) => {
+            Some("the crate has no Cargo.lock: it has no artifact key, and nothing is signed")
+        }
         (None, true, _, true) => Some("nothing was signed or published, as asked for"),
         (None, true, None, false) => Some("no network is joined: nothing was signed or published"),
         (None, true, Some(_), false) => None,
@@ -91,12 +102,18 @@ pub(crate) async fn run(session: &Session, args: &BuildArgs) -> Outcome {
     Ok(())
 }
 
-pub(crate) async fn publish(session: &Session, built: &Built, statement: Statement) -> Outcome<Published> {
+pub(crate) async fn publish(
+    session: &Session,
+    built: &Built,
+    statement: Statement,
+) -> Outcome<Published> {
     let access = session.access(NodeOptions::default()).await?;
     let published = access.publish(Some(built.archive.clone()), statement).await;
     let published = published.map_err(|problem| of_problem(&problem))?;
     if published.told == 0 {
-        session.output.note("note: no running node of yours gives the artifact to others: `qk node` does");
+        session
+            .output
+            .note("note: no running node of yours gives the artifact to others: `qk node` does");
     }
     access.shutdown().await;
     Ok(published)
@@ -104,7 +121,10 @@ pub(crate) async fn publish(session: &Session, built: &Built, statement: Stateme
 
 fn describe(report: &Report) -> String {
     let mut lines = vec![
-        format!("{} {} for {} in {} s", report.name, report.version, report.target, report.seconds),
+        format!(
+            "{} {} for {} in {} s",
+            report.name, report.version, report.target, report.seconds
+        ),
         format!("  root    {}", report.subject.root),
         format!("  size    {}", bytes(report.subject.size)),
     ];
@@ -172,7 +192,12 @@ pub(crate) struct Built {
 
 impl Built {
     /// Signs what was seen.
-    pub(crate) fn observe(&self, session: &Session, network: NetworkId, role: Role) -> Outcome<Statement> {
+    pub(crate) fn observe(
+        &self,
+        session: &Session,
+        network: NetworkId,
+        role: Role,
+    ) -> Outcome<Statement> {
         let log = std::fs::read(&self.collected.log).map_err(failed)?;
         let observation = Observation {
             subject: self.subject,
@@ -184,7 +209,12 @@ impl Built {
             work: None,
             work_checks: Default::default(),
         };
-        sign(session, network, self.key.clone(), Body::Observation(observation))
+        sign(
+            session,
+            network,
+            self.key.clone(),
+            Body::Observation(observation),
+        )
     }
 }
 
@@ -217,7 +247,11 @@ pub(crate) fn state_failure(
         // These say something about this machine.
         build::Reason::DiskFull | build::Reason::Fetch | build::Reason::NoLock => return Ok(None),
     };
-    let detail = detail.chars().filter(|c| !c.is_control()).take(250).collect();
+    let detail = detail
+        .chars()
+        .filter(|c| !c.is_control())
+        .take(250)
+        .collect();
     let tried = Tried {
         reason,
         detail,
@@ -250,11 +284,17 @@ impl<'a> Maker<'a> {
     pub(crate) async fn new(session: &'a Session) -> Outcome<Self> {
         let (toolchains, work) = (session.toolchains(), session.home.work());
         if let Some(missing) = toolchains.missing().into_iter().next() {
-            let failure = Failure::new(Kind::BuildFailed, format!("building needs {}", missing.what));
+            let failure = Failure::new(
+                Kind::BuildFailed,
+                format!("building needs {}", missing.what),
+            );
             return Err(failure.hint(missing.how));
         }
         let builder = tokio::task::spawn_blocking(move || Builder::new(toolchains, &work));
-        let builder = builder.await.map_err(failed)?.map_err(|error| of_build(&error))?;
+        let builder = builder
+            .await
+            .map_err(failed)?
+            .map_err(|error| of_build(&error))?;
         Ok(Self {
             session,
             builder,
@@ -264,22 +304,36 @@ impl<'a> Maker<'a> {
 
     /// Builds what is wanted, for the first network that builds it.
     pub(crate) async fn make(&self, wanted: &Wanted, resolved: &Resolved) -> Outcome<Built> {
-        self.build(&Place::choose(self.session, wanted)?, wanted, resolved).await
+        self.build(&Place::choose(self.session, wanted)?, wanted, resolved)
+            .await
     }
 
-    pub(crate) async fn build(&self, place: &Place, wanted: &Wanted, resolved: &Resolved) -> Outcome<Built> {
+    pub(crate) async fn build(
+        &self,
+        place: &Place,
+        wanted: &Wanted,
+        resolved: &Resolved,
+    ) -> Outcome<Built> {
         let order = self.order(place, wanted, resolved).await?;
         self.carry_out(order).await
     }
 
     /// The order of a candidate, with the `.crate` on disk and its lock read.
-    pub(crate) async fn order(&self, place: &Place, wanted: &Wanted, resolved: &Resolved) -> Outcome<Order> {
+    pub(crate) async fn order(
+        &self,
+        place: &Place,
+        wanted: &Wanted,
+        resolved: &Resolved,
+    ) -> Outcome<Order> {
         let dir = self.session.home.crates();
         let (release, checksum) = (wanted.release.clone(), resolved.checksum);
         let got = tokio::task::spawn_blocking(move || {
             std::fs::create_dir_all(&dir).map_err(failed)?;
-            let registry = Registry::open(&RegistryOptions::default()).map_err(|error| of_registry(&error))?;
-            let file = registry.download(&release, &checksum, &dir).map_err(|error| of_registry(&error))?;
+            let registry =
+                Registry::open(&RegistryOptions::default()).map_err(|error| of_registry(&error))?;
+            let file = registry
+                .download(&release, &checksum, &dir)
+                .map_err(|error| of_registry(&error))?;
             let lock = lock_digest(&file, &release).map_err(|error| of_registry(&error.into()))?;
             Ok::<_, Failure>((file, lock))
         });
@@ -328,7 +382,10 @@ impl<'a> Maker<'a> {
             output.note(format!("building {name}"));
         }
         let rustc = order.rustc.clone();
-        let collected = self.builder.build_in_background(order.clone(), options, event).await;
+        let collected = self
+            .builder
+            .build_in_background(order.clone(), options, event)
+            .await;
         bar.finish_and_clear();
         let collected = match collected {
             Ok(collected) => collected,
@@ -344,15 +401,18 @@ impl<'a> Maker<'a> {
             }
         };
         let archive = collected.directory.path().join("artifact.tar");
-        let subject = pack(&collected, &key, &archive);
-        let subject = subject.map_err(|error| Failure::new(Kind::BuildFailed, error))?;
+        let packed = collected.pack(key, &archive);
+        let packed = packed.map_err(|error| Failure::new(Kind::BuildFailed, error))?;
         Ok(Ok(Built {
-            key,
+            key: packed.key,
             keyed,
-            subject,
+            subject: Subject {
+                root: packed.identity.root,
+                sha256: packed.identity.sha256,
+                size: packed.identity.size,
+            },
             archive,
             collected,
         }))
     }
 }
-

@@ -51,7 +51,11 @@ pub(crate) async fn doctor(session: &Session) -> Outcome {
             })
             .collect();
         checks.push(match RustToolchain::active(&toolchains, &host_target()) {
-            Ok(found) => good(format!("rustc {} for {}", found.rustc.version, host_target())),
+            Ok(found) => good(format!(
+                "rustc {} for {}",
+                found.rustc.version,
+                host_target()
+            )),
             Err(error) => bad("a Rust toolchain", error),
         });
         checks.push(match Sandbox::probe() {
@@ -60,13 +64,43 @@ pub(crate) async fn doctor(session: &Session) -> Outcome {
         });
         checks
     });
-    let checks = checks.await.map_err(failed)?;
-    let missing: Vec<_> = checks.iter().filter(|check| !check.ok).map(|check| check.what.clone()).collect();
-    session.output.result(&checks, |checks| checks.iter().map(describe).collect::<Vec<_>>().join("\n"));
-    match missing.is_empty() {
-        true => Ok(()),
-        false if session.output.json => Err(Failure::new(Kind::Other, "")),
-        false => Err(Failure::new(Kind::Other, format!("building needs {}", missing.join(", ")))),
+    let report = Report::new(checks.await.map_err(failed)?);
+    session.output.result(&report, |report| {
+        report
+            .checks
+            .iter()
+            .map(describe)
+            .collect::<Vec<_>>()
+            .join("\n")
+    });
+    match report.error {
+        None => Ok(()),
+        Some(error) => Err(Failure::new(Kind::Other, error).printed(session.output.json)),
+    }
+}
+
+/// Everything that was looked at, and how the command ends.
+#[derive(Debug, Serialize)]
+struct Report {
+    checks: Vec<Check>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+    exit_code: u8,
+}
+
+impl Report {
+    fn new(checks: Vec<Check>) -> Self {
+        let missing: Vec<_> = checks
+            .iter()
+            .filter(|check| !check.ok)
+            .map(|check| check.what.as_str())
+            .collect();
+        let error = (!missing.is_empty()).then(|| format!("building needs {}", missing.join(", ")));
+        Self {
+            exit_code: error.as_ref().map_or(0, |_| Kind::Other.exit_code()),
+            error,
+            checks,
+        }
     }
 }
 

@@ -115,9 +115,18 @@ fn finish(session: &Session, mut summary: Summary) -> Outcome {
         [] => None,
         [one] => Some(one.failure.clone()),
         [first, rest @ ..] => {
-            let same = rest.iter().all(|other| other.failure.kind == first.failure.kind);
-            let kind = if same { first.failure.kind } else { Kind::Other };
-            Some(Failure::new(kind, format!("{} crates failed", summary.failures.len())))
+            let same = rest
+                .iter()
+                .all(|other| other.failure.kind == first.failure.kind);
+            let kind = if same {
+                first.failure.kind
+            } else {
+                Kind::Other
+            };
+            Some(Failure::new(
+                kind,
+                format!("{} crates failed", summary.failures.len()),
+            ))
         }
     };
     summary.exit_code = failure.as_ref().map(|failure| failure.exit_code);
@@ -131,7 +140,12 @@ fn finish(session: &Session, mut summary: Summary) -> Outcome {
     }
 }
 
-async fn one(session: &Session, access: &Access, args: &FetchArgs, krate: &CrateSpec) -> Outcome<Done> {
+async fn one(
+    session: &Session,
+    access: &Access,
+    args: &FetchArgs,
+    krate: &CrateSpec,
+) -> Outcome<Done> {
     let mut stages = Vec::new();
     let begin = Instant::now();
     let resolved = session.resolve(krate, args.offline).await?;
@@ -149,10 +163,18 @@ async fn one(session: &Session, access: &Access, args: &FetchArgs, krate: &Crate
             place(session, args, &resolved, &mut done, &mut stages)?;
             Ok(done.finish(stages))
         }
-        Err(failure) if args.fallback == Fallback::Build && may_build(&failure) && !args.offline => {
-            session.output.note(format!("{}: {}; building it here", resolved.release, failure.error));
+        Err(failure)
+            if args.fallback == Fallback::Build && may_build(&failure) && !args.offline =>
+        {
+            session.output.note(format!(
+                "{}: {}; building it here",
+                resolved.release, failure.error
+            ));
             let begin = Instant::now();
-            let built = Maker::new(session).await?.make(&spec.wanted, &resolved).await?;
+            let built = Maker::new(session)
+                .await?
+                .make(&spec.wanted, &resolved)
+                .await?;
             stages.push(stage("build", begin));
             let mut done = own(built);
             place(session, args, &resolved, &mut done, &mut stages)?;
@@ -165,7 +187,10 @@ async fn one(session: &Session, access: &Access, args: &FetchArgs, krate: &Crate
 /// Whether building from source is an answer to this: not to a dispute, which somebody has to look
 /// at, and not to something that is wrong here.
 fn may_build(failure: &Failure) -> bool {
-    matches!(failure.kind, Kind::Unproven | Kind::NotFound | Kind::Network | Kind::Stale)
+    matches!(
+        failure.kind,
+        Kind::Unproven | Kind::NotFound | Kind::Network | Kind::Stale
+    )
 }
 
 /// What is to be placed, however it was come by.
@@ -197,7 +222,11 @@ impl Ready {
             bytes: self.subject.size,
             blocks_verified: self.blocks_verified,
             network: self.network,
-            observations: self.lines.into_iter().filter(|line| line.root.is_some()).collect(),
+            observations: self
+                .lines
+                .into_iter()
+                .filter(|line| line.root.is_some())
+                .collect(),
             archive: self.archive,
             installed: self.installed,
             stages,
@@ -256,7 +285,11 @@ async fn fetch(session: &Session, access: &Access, spec: &FetchSpec) -> Outcome<
                 bar.inc(bytes);
             }
         }
-        FetchEvent::ProviderFailed { provider, why, banned } => {
+        FetchEvent::ProviderFailed {
+            provider,
+            why,
+            banned,
+        } => {
             let banned = if banned { ", refused from now on" } else { "" };
             output.note(format!("note: provider {provider} {why}{banned}"));
         }
@@ -293,11 +326,18 @@ fn place(
     stages.push(stage("unpack", begin));
     let begin = Instant::now();
     let root = install_root(args.root.as_deref())?;
-    let installed = root.install(&resolved.release, &unpacked.bins, &meta(args, &ready.key), args.force);
+    let installed = root.install(
+        &resolved.release,
+        &unpacked.bins,
+        &meta(args, &ready.key),
+        args.force,
+    );
     ready.installed = installed.map_err(|error| of_install(&error))?.executables;
     stages.push(stage("install", begin));
     if args.root.is_none() && !root.is_on_path(&std::env::var_os("PATH").unwrap_or_default()) {
-        session.output.note(format!("note: {} is not on PATH", root.bin().display()));
+        session
+            .output
+            .note(format!("note: {} is not on PATH", root.bin().display()));
     }
     Ok(())
 }
@@ -315,7 +355,9 @@ fn meta(args: &FetchArgs, key: &ArtifactKey) -> InstallMeta {
     let rustc = &key.flags.rustc;
     let asked = args.crates.iter().find(|krate| krate.name == key.name);
     InstallMeta {
-        version_req: asked.and_then(|krate| krate.version.as_ref()).map(|version| format!("={version}")),
+        version_req: asked
+            .and_then(|krate| krate.version.as_ref())
+            .map(|version| format!("={version}")),
         features: key.flags.features.clone(),
         all_features: args.flags.all_features,
         no_default_features: args.flags.no_default_features,
@@ -323,7 +365,11 @@ fn meta(args: &FetchArgs, key: &ArtifactKey) -> InstallMeta {
         target: key.target.clone(),
         rustc: format!(
             "rustc {} ({})\nbinary: rustc\ncommit-hash: {}\nhost: {}\nrelease: {}\n",
-            rustc.version, &rustc.commit_hash[..9], rustc.commit_hash, rustc.host, rustc.version
+            rustc.version,
+            &rustc.commit_hash[..9],
+            rustc.commit_hash,
+            rustc.host,
+            rustc.version
         ),
     }
 }
@@ -356,16 +402,28 @@ fn stage(name: &str, begin: Instant) -> Stage {
 
 /// One line a crate, as a person reads it: what, on whose word, where.
 fn describe(done: &Done, timings: bool) -> String {
-    let counting: Vec<&Line> = done.observations.iter().filter(|line| line.effect == Effect::Counts).collect();
+    let counting: Vec<&Line> = done
+        .observations
+        .iter()
+        .filter(|line| line.effect == Effect::Counts)
+        .collect();
     let newest = counting.iter().map(|line| line.at).max();
     let word = match (done.how, newest) {
         (How::Built, _) => "built here".to_owned(),
         (How::Store | How::Network, Some(newest)) => {
-            format!("{} principals agree, newest {}", counting.len(), ago(unix_now().since(newest)))
+            format!(
+                "{} principals agree, newest {}",
+                counting.len(),
+                ago(unix_now().since(newest))
+            )
         }
         (How::Store | How::Network, None) => "your own build".to_owned(),
     };
-    let paths: Vec<_> = done.installed.iter().map(|path| path.display().to_string()).collect();
+    let paths: Vec<_> = done
+        .installed
+        .iter()
+        .map(|path| path.display().to_string())
+        .collect();
     let mut text = format!(
         "{} {}  {}  {word}\n  installed {}",
         done.name,
@@ -376,7 +434,11 @@ fn describe(done: &Done, timings: bool) -> String {
     if timings {
         let all: BTreeMap<usize, &Stage> = done.stages.iter().enumerate().collect();
         for stage in all.values() {
-            text.push_str(&format!("\n  {:>10}  {:7.1} ms", stage.name, stage.seconds * 1000.0));
+            text.push_str(&format!(
+                "\n  {:>10}  {:7.1} ms",
+                stage.name,
+                stage.seconds * 1000.0
+            ));
         }
     }
     text

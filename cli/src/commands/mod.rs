@@ -19,12 +19,18 @@ use crate::failure::{Failure, Kind};
 /// A node's problem as the user sees it.
 pub(crate) fn of_problem(problem: &Problem) -> Failure {
     let kind = match problem.kind {
-        ProblemKind::NotTrusted => problem.verdict.as_ref().map_or(Kind::Unproven, |verdict| of_decision(&verdict.decision)),
+        ProblemKind::NotTrusted => problem
+            .verdict
+            .as_ref()
+            .map_or(Kind::Unproven, |verdict| of_decision(&verdict.decision)),
         ProblemKind::NoNetwork | ProblemKind::Registry => Kind::Unproven,
         ProblemKind::Target => Kind::NotFound,
         ProblemKind::Silent | ProblemKind::Download => Kind::Network,
         ProblemKind::Corrupt => Kind::Corrupt,
-        ProblemKind::NotJoined | ProblemKind::Address | ProblemKind::Manifest | ProblemKind::Malformed => Kind::Usage,
+        ProblemKind::NotJoined
+        | ProblemKind::Address
+        | ProblemKind::Manifest
+        | ProblemKind::Malformed => Kind::Usage,
         ProblemKind::Full
         | ProblemKind::Locked
         | ProblemKind::Running
@@ -34,7 +40,10 @@ pub(crate) fn of_problem(problem: &Problem) -> Failure {
         | ProblemKind::Protocol
         | ProblemKind::Other => Kind::Other,
     };
-    let why = problem.verdict.as_ref().map(|verdict| describe(&verdict.decision));
+    let why = problem
+        .verdict
+        .as_ref()
+        .map(|verdict| describe(&verdict.decision));
     let message = match why {
         Some(why) => format!("{}: {why}", problem.message),
         None => problem.message.clone(),
@@ -62,7 +71,10 @@ pub(crate) fn describe(decision: &Decision) -> String {
         Decision::Unproven(unproven) => format!("unproven: {}", unproven.missing),
         Decision::Disputed { roots } => {
             let roots: Vec<_> = roots.iter().map(|root| root.short()).collect();
-            format!("disputed: principals observed different artifacts ({})", roots.join(", "))
+            format!(
+                "disputed: principals observed different artifacts ({})",
+                roots.join(", ")
+            )
         }
         Decision::Stale { why } => format!("stale: {why}"),
         Decision::Blocked { reason } => format!("blocked by the network: {reason}"),
@@ -71,11 +83,19 @@ pub(crate) fn describe(decision: &Decision) -> String {
 
 fn hint(problem: ProblemKind, kind: Kind) -> Option<&'static str> {
     match (problem, kind) {
-        (ProblemKind::NoNetwork, _) => Some("`qk join FILE|URL` joins a network, `qk network new NAME` makes one"),
-        (_, Kind::Unproven) => Some("`qk proofs` shows what was observed; `--fallback build` builds it here"),
-        (_, Kind::Disputed) => Some("`qk proofs` shows who observed what; `qk build` builds it here"),
+        (ProblemKind::NoNetwork, _) => {
+            Some("`qk join FILE|URL` joins a network, `qk network new NAME` makes one")
+        }
+        (_, Kind::Unproven) => {
+            Some("`qk proofs` shows what was observed; `--fallback build` builds it here")
+        }
+        (_, Kind::Disputed) => {
+            Some("`qk proofs` shows who observed what; `qk build` builds it here")
+        }
         (ProblemKind::Full, _) => Some("free some space; what was fetched is kept"),
-        (ProblemKind::Silent, _) => Some("are its nodes running, and reachable from here? `qk network show` names them"),
+        (ProblemKind::Silent, _) => {
+            Some("are its nodes running, and reachable from here? `qk network show` names them")
+        }
         _ => None,
     }
 }
@@ -85,11 +105,17 @@ pub(crate) fn of_build(error: &BuildError) -> Failure {
     match error {
         BuildError::Failed { tail, .. } => {
             let failure = Failure::new(Kind::BuildFailed, error);
-            if tail.is_empty() { failure } else { failure.hint(format!("the log ends with:\n{tail}")) }
+            if tail.is_empty() {
+                failure
+            } else {
+                failure.hint(format!("the log ends with:\n{tail}"))
+            }
         }
-        BuildError::NotHere(_) | BuildError::Sandbox(_) | BuildError::Host(_) | BuildError::Rustc(_) => {
-            Failure::new(Kind::BuildFailed, error).hint("`qk doctor` says what is missing, `qk setup` installs it")
-        }
+        BuildError::NotHere(_)
+        | BuildError::Sandbox(_)
+        | BuildError::Host(_)
+        | BuildError::Rustc(_) => Failure::new(Kind::BuildFailed, error)
+            .hint("`qk doctor` says what is missing, `qk setup` installs it"),
         BuildError::Source { .. } => Failure::new(Kind::Corrupt, error),
         BuildError::Cancelled | BuildError::Io { .. } => Failure::new(Kind::Other, error),
     }

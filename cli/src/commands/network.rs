@@ -11,15 +11,15 @@ use qk_node::node::unix_now;
 use qk_protocol::dsse::public_key;
 use qk_protocol::hash::{Blake3, NetworkId, PrincipalId, PublicKey};
 use qk_protocol::manifest::{
-    Committee, KeyState, Manifest, NETWORK_FILE_BYTES_MAX, Network, NetworkFile, Principal, PrincipalKey,
-    PrincipalRole, RootKeys,
+    Committee, KeyState, Manifest, NETWORK_FILE_BYTES_MAX, Network, NetworkFile, Principal,
+    PrincipalKey, PrincipalRole, RootKeys,
 };
 use qk_protocol::policy::Policy;
 use serde::Serialize;
 
 use crate::args::{JoinArgs, NetworkAddArgs, NetworkNewArgs, NetworkShowArgs, Role};
 use crate::failure::{Failure, Kind, Outcome};
-use crate::output::{Output, ago};
+use crate::output::ago;
 use crate::session::{Session, failed};
 
 /// Members of a committee, unless the manifest says another number.
@@ -49,7 +49,9 @@ pub(crate) fn key(session: &Session) -> Outcome {
         key: public_key(&session.home.key("observer").map_err(failed)?),
         peer: peer_id(&session.home)?,
     };
-    session.output.result(&shown, |shown| format!("{}\n(peer id {})", shown.key, shown.peer));
+    session.output.result(&shown, |shown| {
+        format!("{}\n(peer id {})", shown.key, shown.peer)
+    });
     Ok(())
 }
 
@@ -98,8 +100,10 @@ pub(crate) async fn new(session: &Session, args: &NetworkNewArgs) -> Outcome {
     check_addresses(&manifest.bootstrap)?;
     let usage = |error| Failure::new(Kind::Usage, error);
     let network = Network::create(&manifest, &[&root], &timestamp, unix_now()).map_err(usage)?;
-    home.keep_key(&root_name(network.id()), &root).map_err(failed)?;
-    home.keep_key(&timestamp_name(network.id()), &timestamp).map_err(failed)?;
+    home.keep_key(&root_name(network.id()), &root)
+        .map_err(failed)?;
+    home.keep_key(&timestamp_name(network.id()), &timestamp)
+        .map_err(failed)?;
     keep(session, network, args.output.as_deref()).await
 }
 
@@ -107,7 +111,8 @@ pub(crate) async fn add(session: &Session, args: &NetworkAddArgs) -> Outcome {
     let joined = session.network(args.network.as_deref())?;
     let network = &joined.network;
     let key = args.key.parse().map_err(|error| {
-        Failure::new(Kind::Usage, format!("{error}")).hint("`qk network key` prints it on the other machine")
+        Failure::new(Kind::Usage, format!("{error}"))
+            .hint("`qk network key` prints it on the other machine")
     })?;
     if let Some((principal, _)) = network.principal(key) {
         let message = format!("this key belongs to principal {} already", principal.name);
@@ -116,7 +121,11 @@ pub(crate) async fn add(session: &Session, args: &NetworkAddArgs) -> Outcome {
     let mut manifest = network.manifest().clone();
     manifest.network = Some(network.id());
     manifest.version += 1;
-    match manifest.principals.iter_mut().find(|one| one.name == args.name) {
+    match manifest
+        .principals
+        .iter_mut()
+        .find(|one| one.name == args.name)
+    {
         Some(principal) => principal.keys.push(active(key)),
         None => manifest.principals.push(Principal {
             id: PrincipalId(rand::random()),
@@ -130,7 +139,9 @@ pub(crate) async fn add(session: &Session, args: &NetworkAddArgs) -> Outcome {
     let root = own_key(&session.home, &root_name(network.id()), "root")?;
     let timestamp = own_key(&session.home, &timestamp_name(network.id()), "timestamp")?;
     let usage = |error| Failure::new(Kind::Usage, error);
-    let next = network.succeed(&manifest, &[&root], &timestamp, unix_now()).map_err(usage)?;
+    let next = network
+        .succeed(&manifest, &[&root], &timestamp, unix_now())
+        .map_err(usage)?;
     keep(session, next, args.output.as_deref()).await
 }
 
@@ -145,11 +156,19 @@ pub(crate) fn show(session: &Session, args: &NetworkShowArgs) -> Outcome {
     if let (Some(path), [one]) = (&args.output, &networks[..]) {
         write_file(path, &one.network)?;
     } else if args.output.is_some() {
-        return Err(Failure::new(Kind::Usage, "several networks are joined: name the one to write"));
+        return Err(Failure::new(
+            Kind::Usage,
+            "several networks are joined: name the one to write",
+        ));
     }
     let own = public_key(&session.home.key("observer").map_err(failed)?);
-    let shown: Vec<Shown> = networks.iter().map(|one| shown(&one.network, own, None)).collect();
-    session.output.result(&shown, |shown| shown.iter().map(describe).collect::<Vec<_>>().join("\n\n"));
+    let shown: Vec<Shown> = networks
+        .iter()
+        .map(|one| shown(&one.network, own, None))
+        .collect();
+    session.output.result(&shown, |shown| {
+        shown.iter().map(describe).collect::<Vec<_>>().join("\n\n")
+    });
     Ok(())
 }
 
@@ -169,12 +188,19 @@ pub(crate) async fn join(session: &Session, args: &JoinArgs) -> Outcome {
     if let Some(wanted) = &args.fingerprint
         && *wanted != network.id().to_string()
     {
-        let message = format!("{} defines network {}, not {wanted}", args.from, network.id());
+        let message = format!(
+            "{} defines network {}, not {wanted}",
+            args.from,
+            network.id()
+        );
         return Err(Failure::new(Kind::Corrupt, message));
     }
     let known = session.home.networks().map_err(failed)?;
     let network = match known.iter().find(|one| one.network.id() == network.id()) {
-        Some(known) => known.network.advance(network.file().clone()).map_err(corrupt)?,
+        Some(known) => known
+            .network
+            .advance(network.file().clone())
+            .map_err(corrupt)?,
         None => network,
     };
     if !network.fresh(unix_now()) {
@@ -194,7 +220,9 @@ async fn keep(session: &Session, network: Network, file: Option<&Path>) -> Outco
         write_file(path, &network)?;
     }
     let known = session.home.networks().map_err(failed)?;
-    let known = known.into_iter().find(|one| one.network.id() == network.id());
+    let known = known
+        .into_iter()
+        .find(|one| one.network.id() == network.id());
     let joined = Joined {
         joined: known.as_ref().map_or_else(unix_now, |known| known.joined),
         secret: known.and_then(|known| known.secret),
@@ -215,7 +243,10 @@ fn shown(network: &Network, own: PublicKey, file: Option<&Path>) -> Shown {
         timestamp_issued: network.timestamp().issued.0,
         timestamp_expires: network.timestamp().expires.0,
         fresh: network.fresh(unix_now()),
-        own_roles: network.principal(own).map(|(principal, _)| principal.roles.clone()).unwrap_or_default(),
+        own_roles: network
+            .principal(own)
+            .map(|(principal, _)| principal.roles.clone())
+            .unwrap_or_default(),
         file: file.map(|path| path.display().to_string()),
     }
 }
@@ -227,16 +258,34 @@ fn describe(shown: &Shown) -> String {
         format!("  fingerprint {}", shown.network),
         format!(
             "  timestamp   {}",
-            if shown.fresh { "in force" } else { "ended: nothing new is trusted until it is renewed" }
+            if shown.fresh {
+                "in force"
+            } else {
+                "ended: nothing new is trusted until it is renewed"
+            }
         ),
-        format!("  trusts      what {} principals observed alike", manifest.policy.threshold),
+        format!(
+            "  trusts      what {} principals observed alike",
+            manifest.policy.threshold
+        ),
     ];
     for principal in &manifest.principals {
-        let roles: Vec<_> = principal.roles.iter().map(|role| format!("{role:?}").to_lowercase()).collect();
-        lines.push(format!("  principal   {} ({})", principal.name, roles.join(", ")));
+        let roles: Vec<_> = principal
+            .roles
+            .iter()
+            .map(|role| format!("{role:?}").to_lowercase())
+            .collect();
+        lines.push(format!(
+            "  principal   {} ({})",
+            principal.name,
+            roles.join(", ")
+        ));
     }
     for build in &manifest.builds {
-        lines.push(format!("  builds      {} with rustc {}", build.target, build.rustc.version));
+        lines.push(format!(
+            "  builds      {} with rustc {}",
+            build.target, build.rustc.version
+        ));
     }
     for address in &manifest.bootstrap {
         lines.push(format!("  bootstrap   {address}"));
@@ -249,8 +298,11 @@ fn describe(shown: &Shown) -> String {
 
 fn own_key(home: &Home, name: &str, what: &str) -> Outcome<SigningKey> {
     home.existing_key(name).map_err(failed)?.ok_or_else(|| {
-        Failure::new(Kind::Usage, format!("the {what} key of this network is not on this machine"))
-            .hint("run this where `qk network new` was run")
+        Failure::new(
+            Kind::Usage,
+            format!("the {what} key of this network is not on this machine"),
+        )
+        .hint("run this where `qk network new` was run")
     })
 }
 
@@ -264,7 +316,8 @@ fn check_addresses(addresses: &BTreeSet<String>) -> Outcome {
     for address in addresses {
         let parsed = address.parse::<net::Multiaddr>();
         let parsed = parsed.map_err(|error| error.to_string());
-        let named = parsed.and_then(|parsed| net::Contact::named(&parsed).map_err(|error| error.to_string()));
+        let named = parsed
+            .and_then(|parsed| net::Contact::named(&parsed).map_err(|error| error.to_string()));
         if let Err(error) = named {
             let failure = Failure::new(Kind::Usage, format!("{address}: {error}"));
             return Err(failure.hint("a multiaddress such as /ip4/192.0.2.1/tcp/4433"));
@@ -294,7 +347,10 @@ fn timestamp_name(id: NetworkId) -> String {
 }
 
 fn user_name() -> String {
-    std::env::var("USER").ok().filter(|name| !name.is_empty()).unwrap_or_else(|| "founder".to_owned())
+    std::env::var("USER")
+        .ok()
+        .filter(|name| !name.is_empty())
+        .unwrap_or_else(|| "founder".to_owned())
 }
 
 impl Role {
@@ -308,7 +364,8 @@ impl Role {
 }
 
 fn write_file(path: &Path, network: &Network) -> Outcome {
-    let failed = |error: std::io::Error| Failure::new(Kind::Other, format!("{}: {error}", path.display()));
+    let failed =
+        |error: std::io::Error| Failure::new(Kind::Other, format!("{}: {error}", path.display()));
     let dir = match path.parent() {
         Some(dir) if !dir.as_os_str().is_empty() => dir,
         _ => Path::new("."),
@@ -320,9 +377,12 @@ fn write_file(path: &Path, network: &Network) -> Outcome {
 }
 
 fn read_file(path: &Path) -> Outcome<Vec<u8>> {
-    let failed = |error: std::io::Error| Failure::new(Kind::Usage, format!("{}: {error}", path.display()));
+    let failed =
+        |error: std::io::Error| Failure::new(Kind::Usage, format!("{}: {error}", path.display()));
     let mut bytes = Vec::new();
     let file = std::fs::File::open(path).map_err(failed)?;
-    file.take(NETWORK_FILE_BYTES_MAX as u64 + 1).read_to_end(&mut bytes).map_err(failed)?;
+    file.take(NETWORK_FILE_BYTES_MAX as u64 + 1)
+        .read_to_end(&mut bytes)
+        .map_err(failed)?;
     Ok(bytes)
 }

@@ -17,24 +17,33 @@ use crate::session::Session;
 const LISTEN: [&str; 2] = ["/ip4/0.0.0.0/tcp/0", "/ip4/0.0.0.0/udp/0/quic-v1"];
 
 pub(crate) async fn run(session: &Session, args: &NodeArgs) -> Outcome {
-    let config = session.home.config().map_err(|error| Failure::new(Kind::Usage, error))?;
-    let listen = [&args.listen, &config.listen].into_iter().find(|some| !some.is_empty());
+    let config = session
+        .home
+        .config()
+        .map_err(|error| Failure::new(Kind::Usage, error))?;
+    let listen = [&args.listen, &config.listen]
+        .into_iter()
+        .find(|some| !some.is_empty());
     let options = NodeOptions {
-        listen: listen.cloned().unwrap_or_else(|| LISTEN.map(str::to_owned).to_vec()),
+        listen: listen
+            .cloned()
+            .unwrap_or_else(|| LISTEN.map(str::to_owned).to_vec()),
         parent: args.parent.clone(),
         hold: true,
         offline: false,
     };
-    let listener = control::Listener::bind(&session.home).await;
+    let listener = control::Listener::bind(&session.home);
     let listener = listener.map_err(|problem| of_problem(&problem))?;
     let node = Node::start(session.home.clone(), options).await;
     let node = Arc::new(node.map_err(|error| of_problem(&error.into()))?);
-    if node.members().next().is_none() {
-        session.output.note("note: no network is joined yet; `qk join` is enough, the node need not be restarted");
+    if node.members().is_empty() {
+        session.output.note(
+            "note: no network is joined yet; `qk join` is enough, the node need not be restarted",
+        );
     }
     announce_listening(session, &node).await;
     let (stop, stopping) = tokio::sync::oneshot::channel::<()>();
-    let serving = tokio::spawn(control::serve(node.clone(), listener, async {
+    let serving = tokio::spawn(listener.serve(node.clone(), async {
         let _ = stopping.await;
     }));
     tokio::select! {
@@ -58,11 +67,18 @@ async fn announce_listening(session: &Session, node: &Arc<Node>) {
             addresses.extend(net.listen_addrs().await.unwrap_or_default());
         }
     }
-    let addresses: Vec<String> = addresses.iter().map(|one| format!("{one}/p2p/{peer}")).collect();
+    let addresses: Vec<String> = addresses
+        .iter()
+        .map(|one| format!("{one}/p2p/{peer}"))
+        .collect();
     if session.output.json {
-        session.output.document(&json!({ "event": "listening", "peer": peer, "addresses": addresses }));
+        session
+            .output
+            .document(&json!({ "event": "listening", "peer": peer, "addresses": addresses }));
     } else {
-        addresses.iter().for_each(|address| session.output.line(format!("listening on {address}")));
+        addresses
+            .iter()
+            .for_each(|address| session.output.line(format!("listening on {address}")));
         session.output.line("Ctrl-C stops");
     }
 }
@@ -92,22 +108,40 @@ pub(crate) async fn status(session: &Session) -> Outcome {
         ..NodeOptions::default()
     };
     let access = session.access(options).await?;
-    let status = access.status().await.map_err(|problem| of_problem(&problem))?;
+    let status = access
+        .status()
+        .await
+        .map_err(|problem| of_problem(&problem))?;
     session.output.result(&status, describe);
     Ok(())
 }
 
 fn describe(status: &Status) -> String {
     let mut lines = vec![match status.running {
-        true => format!("running for {} s as process {}, {} peers", status.uptime_seconds, status.process, status.peers),
+        true => format!(
+            "running for {} s as process {}, {} peers",
+            status.uptime_seconds, status.process, status.peers
+        ),
         false => "no node is running: `qk node` starts one".to_owned(),
     }];
     lines.push(format!("peer id   {}", status.peer));
     lines.push(format!("signs as  {}", status.observer));
     for network in &status.networks {
-        let fresh = if network.fresh { "" } else { ", its timestamp has ended" };
-        lines.push(format!("network   {} version {}, {} peers{fresh}", network.name, network.version, network.peers));
-        lines.extend(network.listening.iter().map(|address| format!("          on {address}")));
+        let fresh = if network.fresh {
+            ""
+        } else {
+            ", its timestamp has ended"
+        };
+        lines.push(format!(
+            "network   {} version {}, {} peers{fresh}",
+            network.name, network.version, network.peers
+        ));
+        lines.extend(
+            network
+                .listening
+                .iter()
+                .map(|address| format!("          on {address}")),
+        );
     }
     if status.networks.is_empty() {
         lines.push("network   none joined: `qk join FILE|URL`".to_owned());
@@ -122,4 +156,3 @@ fn describe(status: &Status) -> String {
     ));
     lines.join("\n")
 }
-

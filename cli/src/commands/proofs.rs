@@ -35,7 +35,11 @@ pub(crate) async fn run(session: &Session, args: &ProofsArgs) -> Outcome {
         return Err(Session::no_network());
     }
     let resolved = session.resolve(&args.krate, args.offline).await?;
-    let wanted = Session::wanted(&resolved, &args.flags, args.target.iter().cloned().collect());
+    let wanted = Session::wanted(
+        &resolved,
+        &args.flags,
+        args.target.iter().cloned().collect(),
+    );
     let options = NodeOptions {
         offline: args.offline,
         ..NodeOptions::default()
@@ -74,22 +78,40 @@ pub(crate) async fn run(session: &Session, args: &ProofsArgs) -> Outcome {
         });
     }
     access.shutdown().await;
-    session.output.result(&reports, |reports| reports.iter().map(describe).collect::<Vec<_>>().join("\n\n"));
+    session.output.result(&reports, |reports| {
+        reports
+            .iter()
+            .map(describe)
+            .collect::<Vec<_>>()
+            .join("\n\n")
+    });
     Ok(())
 }
 
-pub(crate) async fn find(access: &Access, network: NetworkId, release: &Release, offline: bool) -> Outcome<FindReport> {
+pub(crate) async fn find(
+    access: &Access,
+    network: NetworkId,
+    release: &Release,
+    offline: bool,
+) -> Outcome<FindReport> {
     let spec = FindSpec {
         network,
         release: release.clone(),
         offline,
     };
-    access.find(&spec).await.map_err(|problem| of_problem(&problem))
+    access
+        .find(&spec)
+        .await
+        .map_err(|problem| of_problem(&problem))
 }
 
 fn others(found: &FindReport, candidates: &[Candidate]) -> usize {
     let matched = |key| candidates.iter().any(|candidate| candidate.matches(key));
-    found.held.iter().filter(|held| !matched(held.statement.key())).count()
+    found
+        .held
+        .iter()
+        .filter(|held| !matched(held.statement.key()))
+        .count()
 }
 
 fn describe(report: &Report) -> String {
@@ -103,18 +125,31 @@ fn describe(report: &Report) -> String {
     };
     lines.push(format!("  {}", in_one_line(&verdict.decision)));
     for line in &verdict.lines {
-        let who = line.principal.clone().unwrap_or_else(|| format!("stranger {}", line.observer.short()));
+        let who = line
+            .principal
+            .clone()
+            .unwrap_or_else(|| format!("stranger {}", line.observer.short()));
         let root = line.root.map_or_else(|| "-".repeat(8), |root| root.short());
         let effect = serde_json::to_value(line.effect).ok();
-        let effect = effect.as_ref().and_then(|effect| effect.as_str()).unwrap_or_default().to_owned();
-        lines.push(format!("    {who:<16} {root}  {effect:<16} {}", ago(unix_now().since(line.at))));
+        let effect = effect
+            .as_ref()
+            .and_then(|effect| effect.as_str())
+            .unwrap_or_default()
+            .to_owned();
+        lines.push(format!(
+            "    {who:<16} {root}  {effect:<16} {}",
+            ago(unix_now().since(line.at))
+        ));
     }
     lines.extend(verdict.notes.iter().map(|note| format!("  note: {note}")));
     for (root, providers) in &report.providers {
         lines.push(format!("  {} given by {providers} nodes", root.short()));
     }
     if report.others > 0 {
-        lines.push(format!("  {} statements are about other targets, flags or toolchains", report.others));
+        lines.push(format!(
+            "  {} statements are about other targets, flags or toolchains",
+            report.others
+        ));
     }
     lines.join("\n")
 }

@@ -27,7 +27,10 @@ pub(crate) async fn run(session: &Session, command: StoreCommand) -> Outcome {
 }
 
 async fn ls(session: &Session, access: &Access) -> Outcome {
-    let artifacts = access.store_ls().await.map_err(|problem| of_problem(&problem))?;
+    let artifacts = access
+        .store_ls()
+        .await
+        .map_err(|problem| of_problem(&problem))?;
     session.output.result(&artifacts, |artifacts| {
         let now = qk_node::node::unix_now();
         let line = |one: &qk_node::access::Artifact| {
@@ -36,7 +39,12 @@ async fn ls(session: &Session, access: &Access) -> Outcome {
                 |key| format!("{} {} {}", key.name, key.version, key.target),
             );
             let pinned = if one.blob.pinned { "  pinned" } else { "" };
-            format!("{}  {:>10}  {name}  used {}{pinned}", one.blob.root, bytes(one.blob.bytes), ago(now.since(one.blob.used)))
+            format!(
+                "{}  {:>10}  {name}  used {}{pinned}",
+                one.blob.root,
+                bytes(one.blob.bytes),
+                ago(now.since(one.blob.used))
+            )
         };
         match artifacts.is_empty() {
             true => "the store is empty".to_owned(),
@@ -47,7 +55,10 @@ async fn ls(session: &Session, access: &Access) -> Outcome {
 }
 
 async fn gc(session: &Session, access: &Access) -> Outcome {
-    let cleaned = access.store_gc().await.map_err(|problem| of_problem(&problem))?;
+    let cleaned = access
+        .store_gc()
+        .await
+        .map_err(|problem| of_problem(&problem))?;
     session.output.result(&cleaned, |cleaned| {
         let artifacts = &cleaned.artifacts;
         format!(
@@ -62,32 +73,42 @@ async fn gc(session: &Session, access: &Access) -> Outcome {
 
 async fn fsck(session: &Session, access: &Access) -> Outcome {
     let bar = session.output.spinner("reading everything");
-    let report = access.store_fsck().await.map_err(|problem| of_problem(&problem))?;
+    let report = access
+        .store_fsck()
+        .await
+        .map_err(|problem| of_problem(&problem))?;
     bar.finish_and_clear();
     if report.damage.is_empty() {
-        session.output.result(&report, |_| "everything is what its name says".to_owned());
+        session
+            .output
+            .result(&report, |_| "everything is what its name says".to_owned());
         return Ok(());
     }
     let named: Vec<_> = report.damage.iter().map(ToString::to_string).collect();
     let message = format!("{} damaged: {}", named.len(), named.join("; "));
     let failure = Failure::new(Kind::Corrupt, message);
-    Err(failure.hint("what was damaged was moved aside and is not served; `qk fetch` gets an artifact again"))
+    Err(failure.hint(
+        "what was damaged was moved aside and is not served; `qk fetch` gets an artifact again",
+    ))
 }
 
 async fn pin(session: &Session, access: &Access, root: &str, keep: bool) -> Outcome {
-    let root: Root = root.parse().map_err(|error| Failure::new(Kind::Usage, error))?;
+    let root: Root = root
+        .parse()
+        .map_err(|error| Failure::new(Kind::Usage, error))?;
     let changed = match keep {
         true => access.store_pin(root).await,
         false => access.store_unpin(root).await,
     };
     let changed = changed.map_err(|problem| of_problem(&problem))?;
-    session.output.result(&json!({ "root": root, "pinned": keep, "changed": changed }), |_| {
-        match (keep, changed) {
+    session.output.result(
+        &json!({ "root": root, "pinned": keep, "changed": changed }),
+        |_| match (keep, changed) {
             (true, true) => format!("{root} is kept whatever the quota"),
             (true, false) => format!("{root} was pinned already"),
             (false, true) => format!("{root} is no longer pinned"),
             (false, false) => format!("{root} was not pinned"),
-        }
-    });
+        },
+    );
     Ok(())
 }

@@ -83,10 +83,19 @@ async fn named(session: &Session, access: &Access, krate: &CrateSpec) -> Outcome
             continue;
         }
         let network = joined.network.id();
-        let held = proofs::find(access, network, &wanted.release, false).await?.held;
-        let observed = |candidate: &Candidate| held.iter().any(|one| candidate.matches(one.statement.key()));
+        let held = proofs::find(access, network, &wanted.release, false)
+            .await?
+            .held;
+        let observed = |candidate: &Candidate| {
+            held.iter()
+                .any(|one| candidate.matches(one.statement.key()))
+        };
         let candidates = wanted.candidates(&manifest.builds);
-        let Some(candidate) = candidates.iter().find(|one| observed(one)).or(candidates.first()) else {
+        let Some(candidate) = candidates
+            .iter()
+            .find(|one| observed(one))
+            .or(candidates.first())
+        else {
             continue;
         };
         return Ok(Some(Task {
@@ -98,7 +107,10 @@ async fn named(session: &Session, access: &Access, krate: &CrateSpec) -> Outcome
             held,
         }));
     }
-    let message = format!("no joined network serves {} for this target", wanted.release);
+    let message = format!(
+        "no joined network serves {} for this target",
+        wanted.release
+    );
     Err(Failure::new(Kind::NotFound, message))
 }
 
@@ -110,11 +122,17 @@ async fn drawn(session: &Session, access: &Access) -> Outcome<Option<Task>> {
     }
     for joined in networks {
         let network = joined.network.id();
-        let drawn = access.draw(network).await.map_err(|problem| of_problem(&problem))?;
+        let drawn = access
+            .draw(network)
+            .await
+            .map_err(|problem| of_problem(&problem))?;
         let Some(key) = drawn else {
             continue;
         };
-        let version = key.version.parse().map_err(|error| Failure::new(Kind::Corrupt, error))?;
+        let version = key
+            .version
+            .parse()
+            .map_err(|error| Failure::new(Kind::Corrupt, error))?;
         let krate = CrateSpec {
             name: key.name.clone(),
             version: Some(version),
@@ -122,10 +140,15 @@ async fn drawn(session: &Session, access: &Access) -> Outcome<Option<Task>> {
         let resolved = session.resolve(&krate, false).await?;
         let candidate = Candidate::of(&key);
         if candidate.source != resolved.checksum || candidate.release != resolved.release {
-            session.output.note(format!("note: {}: an entry names another source than the registry; passed over", key.release()));
+            session.output.note(format!(
+                "note: {}: an entry names another source than the registry; passed over",
+                key.release()
+            ));
             continue;
         }
-        let held = proofs::find(access, network, &candidate.release, false).await?.held;
+        let held = proofs::find(access, network, &candidate.release, false)
+            .await?
+            .held;
         return Ok(Some(Task {
             network,
             network_name: joined.network.manifest().name.clone(),
@@ -154,16 +177,28 @@ async fn rebuild(session: &Session, task: Task) -> Outcome {
     };
     let order: Order = maker.order(&place, &task.wanted, &task.resolved).await?;
     if order.lock.is_none() {
-        let message = format!("{} has no Cargo.lock, and so no artifact key", task.wanted.release);
+        let message = format!(
+            "{} has no Cargo.lock, and so no artifact key",
+            task.wanted.release
+        );
         return Err(Failure::new(Kind::BuildFailed, message));
     }
-    let key = task.candidate.key(order.lock.unwrap_or(qk_protocol::hash::Sha256([0; 32])));
+    let key = task
+        .candidate
+        .key(order.lock.unwrap_or(qk_protocol::hash::Sha256([0; 32])));
     let started = unix_now();
     let built = match maker.try_out(order).await? {
         Ok(built) => built,
         Err(error) => {
             // Published whatever it says: that it did not build is worth knowing, too.
-            if let Some(statement) = state_failure(session, task.network, &key, started, &maker.environment(), &error)? {
+            if let Some(statement) = state_failure(
+                session,
+                task.network,
+                &key,
+                started,
+                &maker.environment(),
+                &error,
+            )? {
                 tell(session, statement).await?;
             }
             return Err(of_build(&error));
@@ -197,8 +232,12 @@ async fn rebuild(session: &Session, task: Task) -> Outcome {
     match report.identical {
         true => Ok(()),
         false => {
-            let message = format!("{} {}: others observed another artifact", report.name, report.version);
-            let failure = Failure::new(Kind::Disputed, message).hint("`qk proofs` shows who observed what");
+            let message = format!(
+                "{} {}: others observed another artifact",
+                report.name, report.version
+            );
+            let failure =
+                Failure::new(Kind::Disputed, message).hint("`qk proofs` shows who observed what");
             Err(failure.printed(session.output.json))
         }
     }
@@ -214,20 +253,35 @@ async fn tell(session: &Session, statement: Statement) -> Outcome {
 
 /// What others observed of the same candidate, and how many of them.
 fn others(task: &Task) -> Vec<(Subject, usize)> {
-    let matching = task.held.iter().filter(|held| task.candidate.matches(held.statement.key()));
+    let matching = task
+        .held
+        .iter()
+        .filter(|held| task.candidate.matches(held.statement.key()));
     let observed: Vec<_> = matching
-        .filter_map(|held| Some((held.statement.observation()?.subject, held.statement.observer())))
+        .filter_map(|held| {
+            Some((
+                held.statement.observation()?.subject,
+                held.statement.observer(),
+            ))
+        })
         .collect();
     let subjects: BTreeSet<Subject> = observed.iter().map(|(subject, _)| *subject).collect();
     let count = |subject: Subject| {
-        let observers: BTreeSet<_> = observed.iter().filter(|(one, _)| *one == subject).map(|(_, who)| *who).collect();
+        let observers: BTreeSet<_> = observed
+            .iter()
+            .filter(|(one, _)| *one == subject)
+            .map(|(_, who)| *who)
+            .collect();
         (subject, observers.len())
     };
     subjects.into_iter().map(count).collect()
 }
 
 fn describe(report: &Report) -> String {
-    let mut lines = vec![format!("{} {} rebuilt in {} s: root {}", report.name, report.version, report.seconds, report.subject.root)];
+    let mut lines = vec![format!(
+        "{} {} rebuilt in {} s: root {}",
+        report.name, report.version, report.seconds, report.subject.root
+    )];
     lines.push(match (report.identical, report.others.is_empty()) {
         (_, true) => "  nobody had observed it before".to_owned(),
         (true, false) => {
@@ -238,9 +292,15 @@ fn describe(report: &Report) -> String {
     });
     if !report.identical {
         for other in &report.others {
-            lines.push(format!("    {}  {} bytes, {} observers", other.root, other.size, other.observers));
+            lines.push(format!(
+                "    {}  {} bytes, {} observers",
+                other.root, other.size, other.observers
+            ));
         }
     }
-    lines.push(format!("  published in {}: {} nodes hold it", report.network, report.published.holders));
+    lines.push(format!(
+        "  published in {}: {} nodes hold it",
+        report.network, report.published.holders
+    ));
     lines.join("\n")
 }

@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 const MOUNT: &str = "/sys/fs/cgroup";
+/// Before the id of the process that a group belongs to.
+const PREFIX: &str = "qk-";
 
 /// Control groups made for one sandbox; removed when dropped.
 #[derive(Debug, Default)]
@@ -43,6 +45,7 @@ impl Cgroup {
             let Some(parent) = below(controllers, path) else {
                 continue;
             };
+            sweep(&parent);
             made.add(&parent, limits);
         }
         made
@@ -51,8 +54,13 @@ impl Cgroup {
     fn add(&mut self, parent: &Path, limits: &[(&str, &str)]) {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let group = parent.join(format!("qk-{}-{number}", std::process::id()));
+        let group = parent.join(format!("{PREFIX}{}-{number}", std::process::id()));
         if fs::create_dir(&group).is_err() {
+            return;
+        }
+        // The kernel fills a new group; a directory of another file system stays empty.
+        if !group.join("cgroup.procs").exists() {
+            let _ = fs::remove_dir(&group);
             return;
         }
         // The first limit is what the group is made for; the others are welcome.
@@ -108,6 +116,20 @@ impl Drop for Cgroup {
     }
 }
 
+/// Removes the groups of processes that were killed; the kernel keeps those that are in use.
+fn sweep(parent: &Path) {
+    for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let pid = name
+            .strip_prefix(PREFIX)
+            .and_then(|rest| rest.split('-').next());
+        let pid = pid.and_then(|pid| pid.parse::<u32>().ok());
+        if pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+            let _ = fs::remove_dir(entry.path());
+        }
+    }
+}
+
 /// `4:memory:/path` → (`memory`, `/path`).
 fn split(line: &str) -> Option<(&str, &str)> {
     let mut fields = line.splitn(3, ':').skip(1);
@@ -121,6 +143,5 @@ fn below(controllers: &str, path: &str) -> Option<PathBuf> {
 }
 
 fn set(file: &Path, value: &str) -> bool {
-    fs::write(file, value).is_ok()
-        && fs::read_to_string(file).is_ok_and(|now| now.trim() == value)
+    fs::write(file, value).is_ok() && fs::read_to_string(file).is_ok_and(|now| now.trim() == value)
 }

@@ -24,15 +24,76 @@ use super::sandbox::Bind;
 /// Part of recipe 1: a host that lacks one builds nothing.
 pub const TOOLS: &[&str] = &[
     // dash or bash, make, and a binary's names.
-    "sh", "bash", "make", "nm", "prlimit",
+    "sh",
+    "bash",
+    "make",
+    "nm",
+    "prlimit",
     // sed, grep, awk, findutils, diffutils.
-    "sed", "grep", "egrep", "fgrep", "awk", "find", "xargs", "cmp", "diff",
+    "sed",
+    "grep",
+    "egrep",
+    "fgrep",
+    "awk",
+    "find",
+    "xargs",
+    "cmp",
+    "diff",
     // coreutils.
-    "[", "basename", "cat", "chmod", "comm", "cp", "csplit", "cut", "date", "dirname", "echo",
-    "env", "expand", "expr", "false", "fold", "head", "id", "install", "join", "ln", "ls", "mkdir",
-    "mkfifo", "mktemp", "mv", "nl", "nproc", "od", "paste", "printf", "pwd", "readlink",
-    "realpath", "rm", "rmdir", "seq", "sha256sum", "sleep", "sort", "split", "stat", "tail", "tee",
-    "test", "timeout", "touch", "tr", "true", "truncate", "tsort", "uname", "unexpand", "uniq",
+    "[",
+    "basename",
+    "cat",
+    "chmod",
+    "comm",
+    "cp",
+    "csplit",
+    "cut",
+    "date",
+    "dirname",
+    "echo",
+    "env",
+    "expand",
+    "expr",
+    "false",
+    "fold",
+    "head",
+    "id",
+    "install",
+    "join",
+    "ln",
+    "ls",
+    "mkdir",
+    "mkfifo",
+    "mktemp",
+    "mv",
+    "nl",
+    "nproc",
+    "od",
+    "paste",
+    "printf",
+    "pwd",
+    "readlink",
+    "realpath",
+    "rm",
+    "rmdir",
+    "seq",
+    "sha256sum",
+    "sleep",
+    "sort",
+    "split",
+    "stat",
+    "tail",
+    "tee",
+    "test",
+    "timeout",
+    "touch",
+    "tr",
+    "true",
+    "truncate",
+    "tsort",
+    "uname",
+    "unexpand",
+    "uniq",
     "wc",
 ];
 
@@ -125,7 +186,11 @@ impl Host {
         };
         let mut own: BTreeSet<String> = BTreeSet::new();
         for program in programs {
-            own.extend(program.file_name().map(|n| n.to_string_lossy().into_owned()));
+            own.extend(
+                program
+                    .file_name()
+                    .map(|n| n.to_string_lossy().into_owned()),
+            );
         }
         for path in programs.iter().chain(tools.values()) {
             closure.add(path, &own)?;
@@ -151,7 +216,11 @@ fn binds(tools: &BTreeMap<String, PathBuf>, libraries: &BTreeMap<String, PathBuf
         .map(|(name, path)| Bind::read(path, Path::new("/usr/bin").join(name)))
         .collect();
     for (name, path) in libraries {
-        let inside = if name == INTERPRETER { INSIDE[1] } else { INSIDE[0] };
+        let inside = if name == INTERPRETER {
+            INSIDE[1]
+        } else {
+            INSIDE[0]
+        };
         binds.push(Bind::read(path, Path::new(inside).join(name)));
     }
     binds

@@ -72,7 +72,10 @@ pub(crate) enum Found {
 /// Pieces of messages of cargo, rustc, linkers and widely used build crates, and what they mean.
 /// The first match counts.
 const SIGNS: &[(&str, Reason)] = &[
-    ("needs to be updated but --locked was passed", Reason::StaleLock),
+    (
+        "needs to be updated but --locked was passed",
+        Reason::StaleLock,
+    ),
     ("cannot update the lock file", Reason::StaleLock),
     ("cannot create the lock file", Reason::NoLock),
     ("No space left on device", Reason::DiskFull),
@@ -90,10 +93,16 @@ const SIGNS: &[(&str, Reason)] = &[
     ("Error running the command: perl", Reason::BuildTool),
     ("Could not find `protoc`", Reason::BuildTool),
     ("Unable to find libclang", Reason::BuildTool),
-    ("pkg-config command could not be found", Reason::SystemLibrary),
+    (
+        "pkg-config command could not be found",
+        Reason::SystemLibrary,
+    ),
     ("Could not find directory of OpenSSL", Reason::SystemLibrary),
     ("The system library", Reason::SystemLibrary),
-    ("unable to find dynamic system library", Reason::SystemLibrary),
+    (
+        "unable to find dynamic system library",
+        Reason::SystemLibrary,
+    ),
     ("unable to find library", Reason::SystemLibrary),
     ("could not find system library", Reason::SystemLibrary),
     ("' file not found", Reason::SystemLibrary),
@@ -111,7 +120,10 @@ pub(crate) fn classify(tail: &str, otherwise: Reason) -> Found {
     }
     let error = |line: &&str| line.trim_start().starts_with("error");
     let line = tail.lines().find(error).or_else(|| tail.lines().last());
-    Found::Reason(otherwise, line.unwrap_or("it said nothing").trim().to_owned())
+    Found::Reason(
+        otherwise,
+        line.unwrap_or("it said nothing").trim().to_owned(),
+    )
 }
 
 /// `package `x v1` cannot be built because it requires rustc 1.99 or newer`, and cargo's list
@@ -137,10 +149,14 @@ mod tests {
 
     #[test]
     fn messages_become_reasons() {
-        let stale = "error: the lock file /qk/src/Cargo.lock needs to be updated but --locked was passed";
+        let stale =
+            "error: the lock file /qk/src/Cargo.lock needs to be updated but --locked was passed";
         assert!(matches!(reason(stale), Found::Reason(Reason::StaleLock, _)));
         let library = "x\n  The pkg-config command could not be found.\ny";
-        assert!(matches!(reason(library), Found::Reason(Reason::SystemLibrary, _)));
+        assert!(matches!(
+            reason(library),
+            Found::Reason(Reason::SystemLibrary, _)
+        ));
         let plain = "   Compiling x\nerror[E0308]: mismatched types\n --> src/main.rs";
         assert_eq!(
             reason(plain),

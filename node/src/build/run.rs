@@ -51,6 +51,7 @@ impl Builder {
     /// Says what is missing and how to get it.
     pub fn new(toolchains: Toolchains, work: &Path) -> Result<Self, BuildError> {
         fs::create_dir_all(work).map_err(doing("create the work directory"))?;
+        sweep(work);
         Ok(Self {
             sandbox: Sandbox::probe()?,
             toolchains,
@@ -62,6 +63,12 @@ impl Builder {
     /// What builds run on here.
     pub fn environment(&self) -> Environment {
         Environment::of(Path::new("/"), &self.sandbox, false)
+    }
+
+    /// Fetches with `access` instead of the user's configuration.
+    pub fn with_access(mut self, access: Access) -> Self {
+        self.access = access;
+        self
     }
 
     /// Builds in the sandbox. Blocks for as long as it takes: call it from a thread of its own.
@@ -136,11 +143,7 @@ struct Tools {
 }
 
 impl Tools {
-    fn find(
-        toolchains: &Toolchains,
-        order: &Order,
-        options: &Options,
-    ) -> Result<Self, BuildError> {
+    fn find(toolchains: &Toolchains, order: &Order, options: &Options) -> Result<Self, BuildError> {
         let pinned = |wheel| {
             toolchains.executable(wheel).ok_or_else(|| NotHere {
                 what: format!("{} {}", wheel.project, wheel.version),
@@ -185,16 +188,26 @@ impl Tools {
 
 /// The directories of one build on the host.
 struct Work {
-    root: tempfile::TempDir,
+    root: Scratch,
     out: tempfile::TempDir,
+}
+
+/// A directory that goes with this value, whatever untrusted code did to it.
+struct Scratch(PathBuf);
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        remove_all(&self.0);
+    }
 }
 
 impl Work {
     /// Directories below `parent`; those that a phase may write belong to the build's uid.
     fn new(parent: &Path, sandbox: &Sandbox) -> Result<Self, BuildError> {
-        let make = || tempfile::Builder::new().prefix("build-").tempdir_in(parent);
+        let prefix = format!("{WORK_PREFIX}{}-", std::process::id());
+        let make = || tempfile::Builder::new().prefix(&prefix).tempdir_in(parent);
         let work = Self {
-            root: make().map_err(doing("create a work directory"))?,
+            root: Scratch(make().map_err(doing("create a work directory"))?.keep()),
             out: make().map_err(doing("create a work directory"))?,
         };
         for name in ["scratch", "src", "tools"] {
@@ -208,7 +221,7 @@ impl Work {
     }
 
     fn at(&self, name: &str) -> PathBuf {
-        self.root.path().join(name)
+        self.root.0.join(name)
     }
 
     fn out(&self) -> &Path {
@@ -216,21 +229,33 @@ impl Work {
     }
 
     fn keep_out(self) -> tempfile::TempDir {
-        let Self { root, out } = self;
-        remove(root);
-        out
+        self.out
+    }
+}
+
+/// Before the id of the process that a work directory belongs to.
+const WORK_PREFIX: &str = "build-";
+
+/// Removes the work directories of processes that were killed.
+fn sweep(parent: &Path) {
+    for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let pid = name.strip_prefix(WORK_PREFIX);
+        let pid = pid.and_then(|rest| rest.split('-').next()?.parse::<u32>().ok());
+        if pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+            remove_all(&entry.path());
+        }
     }
 }
 
 /// Removes what untrusted code may have made hard to remove.
-fn remove(directory: tempfile::TempDir) {
-    let path = directory.keep();
+fn remove_all(path: &Path) {
     // The last process of a stopped sandbox may still be on its way out.
     for _ in 0..20 {
-        if fs::remove_dir_all(&path).is_ok() || !path.exists() {
+        if fs::remove_dir_all(path).is_ok() || !path.exists() {
             return;
         }
-        for entry in walkdir::WalkDir::new(&path).into_iter().flatten() {
+        for entry in walkdir::WalkDir::new(path).into_iter().flatten() {
             if entry.file_type().is_dir() {
                 let open = <fs::Permissions as std::os::unix::fs::PermissionsExt>::from_mode(0o700);
                 let _ = fs::set_permissions(entry.path(), open);
@@ -286,7 +311,12 @@ impl Job<'_> {
         let own_lock = self.unpack()?;
         self.fetch(own_lock)?;
         let lock = self.lock()?;
-        if own_lock && self.order.lock.is_some_and(|want| want != Sha256::of(&lock)) {
+        if own_lock
+            && self
+                .order
+                .lock
+                .is_some_and(|want| want != Sha256::of(&lock))
+        {
             let detail = "its Cargo.lock is not the one that the key names".to_owned();
             return Err(self.failed(Reason::BadCrate, detail));
         }
@@ -620,7 +650,10 @@ impl Job<'_> {
             }
             End::OutOfMemory => {
                 let memory = self.options.limits.memory_bytes >> 20;
-                (Reason::OutOfMemory, format!("more than {memory} MiB of memory"))
+                (
+                    Reason::OutOfMemory,
+                    format!("more than {memory} MiB of memory"),
+                )
             }
             End::Exit(_) | End::Signal(_) => match super::log::classify(&tail, reason) {
                 super::log::Found::Reason(reason, line) => (reason, line),
@@ -707,7 +740,9 @@ fn finished_package(line: &str) -> Option<String> {
         package_id: Option<String>,
     }
     let message: Message = serde_json::from_str(line).ok()?;
-    let id = message.package_id.filter(|_| message.reason == "compiler-artifact")?;
+    let id = message
+        .package_id
+        .filter(|_| message.reason == "compiler-artifact")?;
     let name = id.rsplit(['#', '/']).next()?.replace('@', " ");
     Some(name.chars().filter(|c| !c.is_control()).take(80).collect())
 }

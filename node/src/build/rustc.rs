@@ -80,11 +80,7 @@ impl RustToolchain {
     ///
     /// # Errors
     /// [`NotHere`] with the command that gets it.
-    pub fn find(
-        wanted: &Rustc,
-        toolchains: &Toolchains,
-        target: &str,
-    ) -> Result<Self, RustcError> {
+    pub fn find(wanted: &Rustc, toolchains: &Toolchains, target: &str) -> Result<Self, RustcError> {
         let mut near = None;
         for sysroot in candidates() {
             let Ok(says) = ask(&sysroot.join("bin/rustc")) else {
@@ -116,11 +112,7 @@ impl RustToolchain {
     ///
     /// # Errors
     /// When it is not a compiler for `target`.
-    pub fn at(
-        sysroot: &Path,
-        toolchains: &Toolchains,
-        target: &str,
-    ) -> Result<Self, RustcError> {
+    pub fn at(sysroot: &Path, toolchains: &Toolchains, target: &str) -> Result<Self, RustcError> {
         let says = ask(&sysroot.join("bin/rustc"))?;
         let std = sysroot.join("lib/rustlib").join(target).join("lib");
         if !std.is_dir() {
@@ -214,7 +206,10 @@ fn output(rustc: &Path, arguments: &[&str]) -> Result<String, RustcError> {
         why,
     };
     // Not in the user's directory, whose rust-toolchain.toml is for the user's own builds.
-    let output = Command::new(rustc).args(arguments).current_dir("/").output();
+    let output = Command::new(rustc)
+        .args(arguments)
+        .current_dir("/")
+        .output();
     let output = output.map_err(|error| odd(error.to_string()))?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);

@@ -359,7 +359,9 @@ impl Sandbox {
                 unshare
             }
         };
-        launcher.args(["-eu", "-c", LAUNCH, "qk-sandbox"]).arg(&filter);
+        launcher
+            .args(["-eu", "-c", LAUNCH, "qk-sandbox"])
+            .arg(&filter);
         let groups: Vec<PathBuf> = cgroup.procs().collect();
         launcher.arg(groups.len().to_string()).args(groups);
         match self.drop_to {
@@ -368,13 +370,25 @@ impl Sandbox {
             }
             Some(uid) => {
                 let staged = stage(&mut binds, scratch)?;
-                launcher.arg(&staged.at).arg(staged.sources.len().to_string());
+                launcher
+                    .arg(&staged.at)
+                    .arg(staged.sources.len().to_string());
                 launcher.args(staged.sources);
                 let uid = uid.to_string();
-                launcher.args(["setpriv", "--reuid", &uid, "--regid", &uid, "--clear-groups", "--"]);
+                launcher.args([
+                    "setpriv",
+                    "--reuid",
+                    &uid,
+                    "--regid",
+                    &uid,
+                    "--clear-groups",
+                    "--",
+                ]);
             }
         }
-        launcher.arg(&self.bwrap).args(self.arguments(run, limits, &binds));
+        launcher
+            .arg(&self.bwrap)
+            .args(self.arguments(run, limits, &binds));
         launcher
             .env_clear()
             .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
@@ -389,7 +403,8 @@ impl Sandbox {
 
     fn arguments(&self, run: &Run, limits: &Limits, binds: &[Bind]) -> Vec<OsString> {
         let mut arguments = Arguments::default();
-        arguments.words("--unshare-user --unshare-ipc --unshare-pid --unshare-uts --unshare-cgroup");
+        arguments
+            .words("--unshare-user --unshare-ipc --unshare-pid --unshare-uts --unshare-cgroup");
         if !run.network {
             arguments.words("--unshare-net");
         }
@@ -399,12 +414,20 @@ impl Sandbox {
         arguments.words("--cap-drop ALL --die-with-parent --new-session --clearenv --seccomp 9");
         // The command is process 1, so bubblewrap ends only after everything in it is dead.
         arguments.words("--as-pid-1");
-        arguments.words("--uid").words(INSIDE_ID).words("--gid").words(INSIDE_ID);
+        arguments
+            .words("--uid")
+            .words(INSIDE_ID)
+            .words("--gid")
+            .words(INSIDE_ID);
         arguments.words("--hostname").push(&run.hostname);
         arguments.words("--proc /proc --dev /dev");
         let tmp = limits.tmp_bytes.to_string();
         for directory in ["/tmp", "/dev/shm"] {
-            arguments.words("--size").push(&tmp).words("--tmpfs").push(directory);
+            arguments
+                .words("--size")
+                .push(&tmp)
+                .words("--tmpfs")
+                .push(directory);
         }
         for bind in binds {
             arguments.words(if bind.writable { "--bind" } else { "--ro-bind" });
@@ -416,10 +439,16 @@ impl Sandbox {
         for (name, value) in &run.env {
             arguments.words("--setenv").push(name).push(value);
         }
-        arguments.words("--remount-ro / --chdir").push(&run.cwd).words("--");
+        arguments
+            .words("--remount-ro / --chdir")
+            .push(&run.cwd)
+            .words("--");
         arguments.limits(limits);
         // A shell as process 1 collects what others leave behind.
-        arguments.words("/bin/sh -c").push(r#""$@"; exit $?"#).words("qk");
+        arguments
+            .words("/bin/sh -c")
+            .push(r#""$@"; exit $?"#)
+            .words("qk");
         arguments.0.extend(run.argv.iter().cloned());
         arguments.0
     }
@@ -484,7 +513,10 @@ fn stage(binds: &mut [Bind], scratch: &Path) -> Result<Staged, SandboxError> {
     let mut sources = Vec::new();
     for bind in binds.iter_mut() {
         if ["/usr/", "/etc/", "/lib", "/bin"].iter().any(|public| {
-            bind.host.as_os_str().as_encoded_bytes().starts_with(public.as_bytes())
+            bind.host
+                .as_os_str()
+                .as_encoded_bytes()
+                .starts_with(public.as_bytes())
         }) || bind.host == Path::new("/usr")
         {
             continue;

@@ -133,7 +133,10 @@ pub fn program() -> Result<Vec<u8>, SeccompError> {
     Ok(code.iter().flat_map(instruction).collect())
 }
 
-fn compile(rules: BTreeMap<c_long, Vec<SeccompRule>>, errno: i32) -> Result<BpfProgram, SeccompError> {
+fn compile(
+    rules: BTreeMap<c_long, Vec<SeccompRule>>,
+    errno: i32,
+) -> Result<BpfProgram, SeccompError> {
     let errno = SeccompAction::Errno(errno.unsigned_abs());
     let filter = SeccompFilter::new(rules, SeccompAction::Allow, errno, TargetArch::x86_64)?;
     Ok(filter.try_into()?)

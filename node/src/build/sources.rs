@@ -142,12 +142,28 @@ pub struct Access {
 
 const INSIDE_CA: &str = "/etc/ssl/certs/ca-certificates.crt";
 const PASSED: &[&str] = &[
-    "http_proxy", "https_proxy", "all_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY",
-    "ALL_PROXY", "NO_PROXY", "CARGO_HTTP_PROXY", "CARGO_HTTP_TIMEOUT", "CARGO_HTTP_MULTIPLEXING",
-    "CARGO_HTTP_CHECK_REVOKE", "CARGO_NET_RETRY", "CARGO_REGISTRIES_CRATES_IO_PROTOCOL",
+    "http_proxy",
+    "https_proxy",
+    "all_proxy",
+    "no_proxy",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "ALL_PROXY",
+    "NO_PROXY",
+    "CARGO_HTTP_PROXY",
+    "CARGO_HTTP_TIMEOUT",
+    "CARGO_HTTP_MULTIPLEXING",
+    "CARGO_HTTP_CHECK_REVOKE",
+    "CARGO_NET_RETRY",
+    "CARGO_REGISTRIES_CRATES_IO_PROTOCOL",
 ];
 const HTTP: &[&str] = &[
-    "proxy", "timeout", "check-revoke", "multiplexing", "low-speed-limit", "ssl-version",
+    "proxy",
+    "timeout",
+    "check-revoke",
+    "multiplexing",
+    "low-speed-limit",
+    "ssl-version",
     "user-agent",
 ];
 const CA_VARIABLES: &[&str] = &["CARGO_HTTP_CAINFO", "SSL_CERT_FILE", "CURL_CA_BUNDLE"];
@@ -164,11 +180,14 @@ impl Access {
     pub fn of_user() -> Self {
         let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
         let home = home.or_else(|| std::env::home_dir().map(|home| home.join(".cargo")));
-        let config = home.and_then(|home| {
-            ["config.toml", "config"]
-                .iter()
-                .find_map(|name| read_config(&home.join(name)))
-        });
+        Self::of_cargo_home(&home.unwrap_or_default())
+    }
+
+    /// The same with another directory in place of the user's `$CARGO_HOME`.
+    pub fn of_cargo_home(home: &Path) -> Self {
+        let config = ["config.toml", "config"]
+            .iter()
+            .find_map(|name| read_config(&home.join(name)));
         let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
         Self::new(&config.unwrap_or_default(), &variable)
     }

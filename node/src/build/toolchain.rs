@@ -206,7 +206,10 @@ impl Toolchains {
         // Only now, after the checksum: an unzip that python brings along is good enough for a
         // file that is known byte by byte.
         let mut unzip = Command::new("python3");
-        unzip.args(["-m", "zipfile", "-e"]).arg(&file).arg(&unpacked);
+        unzip
+            .args(["-m", "zipfile", "-e"])
+            .arg(&file)
+            .arg(&unpacked);
         said(&mut unzip, wheel)?;
         let executable = unpacked.join(wheel.executable);
         fs::set_permissions(&executable, fs::Permissions::from_mode(0o755))
@@ -239,10 +242,12 @@ fn download(wheel: &Wheel, scratch: &Path) -> Result<PathBuf, SetupError> {
     let mut found = fs::read_dir(&wheels).map_err(doing("read what pip downloaded"))?;
     let first = found.next().transpose();
     let first = first.map_err(doing("read what pip downloaded"))?;
-    first.map(|entry| entry.path()).ok_or_else(|| SetupError::Download {
-        what: wheel.name(),
-        said: "it wrote no file".into(),
-    })
+    first
+        .map(|entry| entry.path())
+        .ok_or_else(|| SetupError::Download {
+            what: wheel.name(),
+            said: "it wrote no file".into(),
+        })
 }
 
 fn said(command: &mut Command, wheel: &Wheel) -> Result<(), SetupError> {

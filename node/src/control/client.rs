@@ -10,7 +10,8 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper::{Method, Request, Response, header};
 use hyper_util::rt::TokioIo;
-use qk_protocol::hash::Root;
+use qk_protocol::hash::{NetworkId, Root};
+use qk_protocol::key::ArtifactKey;
 use qk_protocol::statement::Statement;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -178,6 +179,14 @@ impl Client {
     /// As [`status`](Self::status).
     pub async fn announce(&self) -> Result<(), Problem> {
         self.post("/announce", &()).await
+    }
+
+    /// See [`Access::draw`](crate::access::Access::draw).
+    ///
+    /// # Errors
+    /// As [`status`](Self::status).
+    pub async fn draw(&self, network: NetworkId) -> Result<Option<ArtifactKey>, Problem> {
+        self.post("/draw", &network).await
     }
 
     /// See [`Access::fetch`](crate::access::Access::fetch). Dropping the future closes the

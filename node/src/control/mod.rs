@@ -15,6 +15,7 @@
 //! POST /publish         {archive?, envelope} -> Published
 //! POST /find            FindSpec -> statements' envelopes, providers, answered, known
 //! POST /reload          -> Reloaded
+//! POST /draw            network id -> ArtifactKey or null
 //! POST /announce        -> null
 //! ```
 //!

@@ -21,6 +21,8 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use futures::Stream;
+use qk_protocol::hash::NetworkId;
+use qk_protocol::key::ArtifactKey;
 use qk_protocol::statement::Statement;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -306,6 +308,7 @@ fn router(control: Control) -> Router {
         .route("/find", post(find))
         .route("/reload", post(reload))
         .route("/announce", post(announce))
+        .route("/draw", post(draw))
         .fallback(unknown)
         .method_not_allowed_fallback(unknown)
         .layer(DefaultBodyLimit::max(REQUEST_BYTES_MAX))
@@ -385,6 +388,11 @@ async fn reload(State(control): State<Control>) -> Answer<Reloaded> {
 
 async fn announce(State(control): State<Control>) -> Answer<()> {
     Ok(Json(control.node.announce().await?))
+}
+
+async fn draw(State(control): State<Control>, body: Given) -> Answer<Option<ArtifactKey>> {
+    let network: NetworkId = read(body)?;
+    Ok(Json(control.node.draw(network).await?))
 }
 
 async fn fetch(State(control): State<Control>, body: Given) -> Result<Response, Problem> {

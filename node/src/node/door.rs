@@ -52,7 +52,10 @@ impl Door {
     ///
     /// # Errors
     /// Those of opening, and of `work`.
-    pub fn with<T>(&self, work: impl FnOnce(&Store) -> Result<T, StoreError>) -> Result<T, StoreError> {
+    pub fn with<T>(
+        &self,
+        work: impl FnOnce(&Store) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
         match &self.held {
             Some(store) => work(store),
             None => work(&self.open()?),
@@ -63,7 +66,9 @@ impl Door {
         let begin = Instant::now();
         loop {
             match Store::open(&self.dir, self.options.clone()) {
-                Err(StoreError::Locked { .. }) if begin.elapsed() < WAIT_MAX => thread::sleep(WAIT_STEP),
+                Err(StoreError::Locked { .. }) if begin.elapsed() < WAIT_MAX => {
+                    thread::sleep(WAIT_STEP)
+                }
                 opened => return opened,
             }
         }
@@ -72,7 +77,9 @@ impl Door {
 
 impl Blobs for Door {
     fn open(&self, root: Root) -> io::Result<Option<Held>> {
-        let opened = self.with(|store| store.open_blob(&root)).map_err(io::Error::other)?;
+        let opened = self
+            .with(|store| store.open_blob(&root))
+            .map_err(io::Error::other)?;
         opened
             .map(|blob| {
                 Ok(Held {

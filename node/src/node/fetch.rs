@@ -19,6 +19,7 @@ use super::member::{Member, next, now, unix_now};
 use super::{Node, NodeError};
 use crate::blocks::download::{self, DownloadError, DownloadOptions, Progress};
 use crate::blocks::part::{Part, PartError};
+use crate::net::Kept;
 use crate::store::Keep;
 
 /// Providers that wait to be asked.
@@ -163,7 +164,11 @@ impl Node {
     ///
     /// # Errors
     /// See [`FetchError`]. What was fetched before a failure stays for the next attempt.
-    pub async fn fetch(&self, spec: &FetchSpec, on_event: OnEvent<'_>) -> Result<Fetched, FetchError> {
+    pub async fn fetch(
+        &self,
+        spec: &FetchSpec,
+        on_event: OnEvent<'_>,
+    ) -> Result<Fetched, FetchError> {
         let registry = &spec.wanted.release.registry;
         let mut last = FetchError::NoNetwork;
         let mut served = false;
@@ -227,7 +232,8 @@ impl Node {
         on_event(FetchEvent::Asking {
             network: member.joined().network.manifest().name.clone(),
         });
-        self.fetch_remote(member, candidates, held, clock, on_event).await
+        self.fetch_remote(member, candidates, held, clock, on_event)
+            .await
     }
 
     async fn fetch_remote(
@@ -238,7 +244,9 @@ impl Node {
         mut clock: Stages,
         on_event: OnEvent<'_>,
     ) -> Result<Fetched, FetchError> {
-        let point = candidates.first().map(|candidate| candidate.release.location(member.key()).point());
+        let point = candidates
+            .first()
+            .map(|candidate| candidate.release.location(member.key()).point());
         let seeds = match point {
             Some(point) => member.seeds(point).await,
             None => Vec::new(),
@@ -282,7 +290,12 @@ impl Node {
         })
     }
 
-    fn decide_here(&self, member: &Arc<Member>, candidates: &[Candidate], held: &[Held]) -> Decided {
+    fn decide_here(
+        &self,
+        member: &Arc<Member>,
+        candidates: &[Candidate],
+        held: &[Held],
+    ) -> Decided {
         let (policy, joined) = (self.policy(member), member.joined());
         let verdicts = candidates.iter().map(|candidate| {
             decide(&Question {
@@ -335,7 +348,7 @@ impl Node {
         let part = part.map_err(|_| NodeError::Stopping)??;
         let (providers, receiver) = mpsc::channel(PROVIDERS_PENDING_MAX);
         let naming = async {
-            looking.name_providers(named, &providers).await;
+            let _kept = looking.name_providers(named, &providers).await;
             drop(providers);
             std::future::pending::<()>().await;
         };
@@ -366,7 +379,13 @@ impl Node {
                 }
             }
         };
-        let downloading = download::download(net.lanes(), part, receiver, DownloadOptions::default(), progress);
+        let downloading = download::download(
+            net.lanes(),
+            part,
+            receiver,
+            DownloadOptions::default(),
+            progress,
+        );
         let finished = tokio::select! {
             finished = downloading => finished,
             () = naming => unreachable!("naming providers never ends by itself"),
@@ -412,8 +431,13 @@ impl Looking {
         }
     }
 
-    /// Connects with providers and names them, until nobody is left to ask for more.
-    async fn name_providers(&mut self, named: Vec<Contact>, providers: &mpsc::Sender<libp2p::PeerId>) {
+    /// Connects with providers and names them, until nobody is left to ask for more. Their connections
+    /// are kept as long as the answer lives.
+    async fn name_providers(
+        &mut self,
+        named: Vec<Contact>,
+        providers: &mpsc::Sender<libp2p::PeerId>,
+    ) -> Vec<Kept> {
         let mut connecting = JoinSet::new();
         for contact in named {
             self.connect(contact, providers, &mut connecting);
@@ -426,19 +450,24 @@ impl Looking {
                 }
             }
         }
-        connecting.join_all().await;
+        connecting.join_all().await.into_iter().flatten().collect()
     }
 
-    fn connect(&self, contact: Contact, providers: &mpsc::Sender<libp2p::PeerId>, connecting: &mut JoinSet<()>) {
+    fn connect(
+        &self,
+        contact: Contact,
+        providers: &mpsc::Sender<libp2p::PeerId>,
+        connecting: &mut JoinSet<Option<Kept>>,
+    ) {
         let (member, providers) = (self.member.clone(), providers.clone());
         connecting.spawn(async move {
-            let (Some(net), Some(contact)) = (member.net(), member.to_dial(&contact)) else {
-                return;
-            };
+            let (net, contact) = (member.net()?, member.to_dial(&contact)?);
             let peer = contact.peer;
-            if net.connect(contact, CONNECT_TIMEOUT).await.is_ok() {
-                let _ = providers.send(peer).await;
-            }
+            // Marked before it is dialled, so that nothing closes the connection in between.
+            let kept = net.keep(peer);
+            net.connect(contact, CONNECT_TIMEOUT).await.ok()?;
+            providers.send(peer).await.ok()?;
+            Some(kept)
         });
     }
 
@@ -466,7 +495,9 @@ impl Looking {
     }
 
     async fn next(&mut self) -> FetchIn {
-        next(&mut self.asking, self.machine.deadline()).await.unwrap_or(FetchIn::Tick)
+        next(&mut self.asking, self.machine.deadline())
+            .await
+            .unwrap_or(FetchIn::Tick)
     }
 }
 
@@ -493,7 +524,9 @@ impl Stages {
 /// Whether the next network may be asked: this one knows nothing against the artifact.
 fn is_miss(error: &FetchError) -> bool {
     match error {
-        FetchError::NotTrusted { decided, .. } => matches!(decided.verdict.decision, Decision::Unproven(_)),
+        FetchError::NotTrusted { decided, .. } => {
+            matches!(decided.verdict.decision, Decision::Unproven(_))
+        }
         FetchError::Silent { .. } | FetchError::Target { .. } => true,
         _ => false,
     }

@@ -18,6 +18,8 @@ use crate::home::Joined;
 const REFRESH_EVERY: Duration = Duration::from_secs(600);
 /// How often others are told again what this node has, which they forget after a day.
 const ANNOUNCE_EVERY: Duration = Duration::from_secs(6 * 3600);
+/// How often the store is cleaned up and scrubbed.
+const CLEAN_EVERY: Duration = Duration::from_secs(3600);
 /// How old a timestamp gets before the node beside its key renews it.
 const RENEW_AFTER_SECONDS: u64 = 24 * 3600;
 /// Points of its own that a node looks through for what to announce.
@@ -28,15 +30,35 @@ impl Node {
     pub async fn maintain(&self) {
         let mut refresh = tokio::time::interval(REFRESH_EVERY);
         let mut announce = tokio::time::interval(ANNOUNCE_EVERY);
+        let mut clean = tokio::time::interval(CLEAN_EVERY);
         loop {
             let done = tokio::select! {
                 _ = refresh.tick() => self.refresh().await,
                 _ = announce.tick() => self.announce().await,
+                _ = clean.tick() => self.clean().await,
             };
             if let Err(error) = done {
                 tracing::warn!(%error, "maintenance failed and will be tried again");
             }
         }
+    }
+
+    /// Keeps the store within its quota and looks for damage.
+    ///
+    /// # Errors
+    /// When the store cannot be read or written.
+    pub async fn clean(&self) -> Result<(), NodeError> {
+        let cleaned = self.store_gc().await?;
+        for evicted in &cleaned.artifacts.evicted {
+            tracing::info!(root = %evicted.root, bytes = evicted.bytes, "evicted as the quota asks");
+        }
+        if let Some(damage) = self.blocking(|store| store.scrub()).await? {
+            tracing::error!(%damage, "the store was damaged, and mended as far as possible");
+        }
+        for member in self.members() {
+            member.forget_hints();
+        }
+        Ok(())
     }
 
     /// Renews timestamps whose key is here, and takes newer manifests from others.
@@ -62,7 +84,10 @@ impl Node {
         if unix_now().since(network.timestamp().issued) < RENEW_AFTER_SECONDS {
             return Ok(());
         }
-        let Some(key) = self.home().existing_key(&format!("timestamp-{}", network.id()))? else {
+        let Some(key) = self
+            .home()
+            .existing_key(&format!("timestamp-{}", network.id()))?
+        else {
             return Ok(());
         };
         let renewed: NetworkFile = network.renew(&key, unix_now())?.file().clone();
@@ -88,7 +113,9 @@ impl Node {
                 Ok(member) => match member.advance(joined.network.file().clone()) {
                     Ok(_) => reloaded.advanced.push(id),
                     // What others told is newer than the file; it is kept before it is taken next.
-                    Err(error) => tracing::debug!(network = %id, %error, "the file on disk was not taken"),
+                    Err(error) => {
+                        tracing::debug!(network = %id, %error, "the file on disk was not taken")
+                    }
                 },
                 Err(_) => {
                     let member = self.start_member(joined).await?;
@@ -104,8 +131,13 @@ impl Node {
     }
 
     async fn leave_all_but(&self, on_disk: &[Joined]) -> Vec<NetworkId> {
-        let stays = |member: &Arc<Member>| on_disk.iter().any(|one| one.network.id() == member.id());
-        let leaves: Vec<Arc<Member>> = self.members().into_iter().filter(|member| !stays(member)).collect();
+        let stays =
+            |member: &Arc<Member>| on_disk.iter().any(|one| one.network.id() == member.id());
+        let leaves: Vec<Arc<Member>> = self
+            .members()
+            .into_iter()
+            .filter(|member| !stays(member))
+            .collect();
         self.set_members(|members| members.retain(stays));
         for member in &leaves {
             if let Some(net) = member.net() {
@@ -144,8 +176,12 @@ impl Node {
                     .map(|held| held.statement)
                     .filter(|statement| statement.observer() == own)
                     .collect();
-                let observed = statements.iter().filter_map(|statement| statement.observation());
-                let here = observed.map(|one| one.subject.root).filter(|root| store.has_blob(root));
+                let observed = statements
+                    .iter()
+                    .filter_map(|statement| statement.observation());
+                let here = observed
+                    .map(|one| one.subject.root)
+                    .filter(|root| store.has_blob(root));
                 let roots: Vec<Root> = here.collect();
                 if !statements.is_empty() {
                     by_point.insert(point, (statements, roots));

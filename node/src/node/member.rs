@@ -10,7 +10,9 @@ use qk_protocol::hash::{NetworkId, NetworkKey, Point, Root};
 use qk_protocol::index::{self, Hints, Rules, Write};
 use qk_protocol::lookup::{ASK_TIMEOUT, Lookup, LookupIn, LookupOut, WIDTH};
 use qk_protocol::manifest::{ManifestError, NetworkFile};
-use qk_protocol::message::{Answer, Contact, Get, HINTS_MAX, Have, NodeId, Provider, Reply, Request};
+use qk_protocol::message::{
+    Answer, Contact, Get, HINTS_MAX, Have, NodeId, Provider, Reply, Request,
+};
 use qk_protocol::statement::Statement;
 use qk_protocol::time::{Machine, Now, UnixTime};
 use serde_bytes::ByteBuf;
@@ -69,7 +71,11 @@ pub fn unix_now() -> UnixTime {
 
 impl Member {
     /// `named` are nodes to ask first, by the owner's or the manifest's word.
-    pub(super) fn new(joined: Joined, door: Arc<Door>, named: Vec<crate::net::Contact>) -> Arc<Self> {
+    pub(super) fn new(
+        joined: Joined,
+        door: Arc<Door>,
+        named: Vec<crate::net::Contact>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             id: joined.network.id(),
             key: joined.key(),
@@ -103,7 +109,10 @@ impl Member {
 
     /// The network as it is known now.
     pub fn joined(&self) -> Arc<Joined> {
-        self.joined.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.joined
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// Takes a newer version of the network. The caller keeps it on disk.
@@ -122,7 +131,12 @@ impl Member {
     }
 
     /// Answers a peer's request; no bytes where it is not a request. Runs as a task of its own.
-    pub(super) async fn answer(self: Arc<Self>, peer: PeerId, observed: Multiaddr, bytes: Vec<u8>) -> Vec<u8> {
+    pub(super) async fn answer(
+        self: Arc<Self>,
+        peer: PeerId,
+        observed: Multiaddr,
+        bytes: Vec<u8>,
+    ) -> Vec<u8> {
         let Ok(decoded) = Request::decode(&bytes) else {
             return Vec::new();
         };
@@ -136,7 +150,9 @@ impl Member {
             Some(point) => self.closest(point).await,
             None => Vec::new(),
         };
-        let answered = tokio::task::spawn_blocking(move || self.answer_from_disk(peer, &observed, request, closer));
+        let answered = tokio::task::spawn_blocking(move || {
+            self.answer_from_disk(peer, &observed, request, closer)
+        });
         let reply = answered.await.ok().and_then(Result::ok);
         reply.map_or_else(Vec::new, |reply| reply.encode())
     }
@@ -157,7 +173,10 @@ impl Member {
             node: NodeId(peer.to_bytes()),
             addrs: match &request {
                 Request::Have(have) => claimed(&have.addrs, observed),
-                Request::Put(_) | Request::Get(_) | Request::Near { .. } | Request::Network { .. } => Vec::new(),
+                Request::Put(_)
+                | Request::Get(_)
+                | Request::Near { .. }
+                | Request::Network { .. } => Vec::new(),
             },
         };
         let now = unix_now();
@@ -189,25 +208,47 @@ impl Member {
         })
     }
 
+    /// Drops hints whose time is over.
+    pub(super) fn forget_hints(&self) {
+        let mut hints = self.hints.lock().unwrap_or_else(PoisonError::into_inner);
+        hints.forget(unix_now());
+    }
+
     async fn closest(&self, point: Point) -> Vec<Contact> {
         let Some(net) = self.net() else {
             return Vec::new();
         };
         let closest = net.closest(point, WIDTH).await.unwrap_or_default();
-        closest.iter().map(crate::net::Contact::to_message).collect()
+        closest
+            .iter()
+            .map(crate::net::Contact::to_message)
+            .collect()
     }
 
     /// Nodes to begin a look-up with: those that were named, then those of the routing table.
     pub(super) async fn seeds(&self, point: Point) -> Vec<Contact> {
-        let mut seeds: Vec<Contact> = self.named.iter().map(crate::net::Contact::to_message).collect();
+        let mut seeds: Vec<Contact> = self
+            .named
+            .iter()
+            .map(crate::net::Contact::to_message)
+            .collect();
         let known: BTreeSet<NodeId> = seeds.iter().map(|contact| contact.node.clone()).collect();
         let closest = self.closest(point).await;
-        seeds.extend(closest.into_iter().filter(|contact| !known.contains(&contact.node)));
+        seeds.extend(
+            closest
+                .into_iter()
+                .filter(|contact| !known.contains(&contact.node)),
+        );
         seeds
     }
 
     /// Asks one node; `None` when it cannot be reached or answers nonsense.
-    pub(super) async fn ask(&self, contact: &Contact, request: &Request, time: Duration) -> Option<Reply> {
+    pub(super) async fn ask(
+        &self,
+        contact: &Contact,
+        request: &Request,
+        time: Duration,
+    ) -> Option<Reply> {
         let net = self.net()?;
         let dialled = self.to_dial(contact)?;
         match net.ask(dialled, request.encode(), time).await {
@@ -228,7 +269,10 @@ impl Member {
     /// What may be dialled of a contact: the owner's word for nodes that the owner named, otherwise
     /// what the rules for strangers' addresses leave.
     pub(super) fn to_dial(&self, contact: &Contact) -> Option<crate::net::Contact> {
-        let named = self.named.iter().find(|named| named.peer.to_bytes() == contact.node.0);
+        let named = self
+            .named
+            .iter()
+            .find(|named| named.peer.to_bytes() == contact.node.0);
         if let Some(named) = named {
             return Some(named.clone());
         }
@@ -250,8 +294,25 @@ impl Member {
         let mut asking = JoinSet::new();
         let mut input = LookupIn::Start;
         loop {
-            if let LookupIn::Reply(_, Reply { answer: Answer::Statements { statements, providers, .. }, .. }) = &input {
-                found.statements.extend(statements.iter().filter(|one| seen.insert(one.id())).cloned());
+            if let LookupIn::Reply(
+                _,
+                Reply {
+                    answer:
+                        Answer::Statements {
+                            statements,
+                            providers,
+                            ..
+                        },
+                    ..
+                },
+            ) = &input
+            {
+                found.statements.extend(
+                    statements
+                        .iter()
+                        .filter(|one| seen.insert(one.id()))
+                        .cloned(),
+                );
                 found.providers.extend(providers.iter().cloned());
             }
             let mut out = Vec::new();
@@ -269,7 +330,9 @@ impl Member {
             if lookup.is_done() {
                 break;
             }
-            input = next(&mut asking, lookup.deadline()).await.unwrap_or(LookupIn::Tick);
+            input = next(&mut asking, lookup.deadline())
+                .await
+                .unwrap_or(LookupIn::Tick);
         }
         found.answered = lookup.answered().cloned().collect();
         found.known = lookup.known();
@@ -278,9 +341,20 @@ impl Member {
 
     /// Puts statements where they belong: to the nodes nearest to their point, this one included.
     /// Returns how many nodes took all of them.
-    pub async fn put(self: &Arc<Self>, point: Point, statements: &[Arc<Statement>], to: &[Contact]) -> usize {
-        self.tell(to, statements.chunks(PUT_STATEMENTS_MAX).map(|some| Request::Put(some.to_vec())), point)
-            .await
+    pub async fn put(
+        self: &Arc<Self>,
+        point: Point,
+        statements: &[Arc<Statement>],
+        to: &[Contact],
+    ) -> usize {
+        self.tell(
+            to,
+            statements
+                .chunks(PUT_STATEMENTS_MAX)
+                .map(|some| Request::Put(some.to_vec())),
+            point,
+        )
+        .await
     }
 
     /// Tells the nodes nearest to a point that this node has roots.
@@ -289,11 +363,18 @@ impl Member {
             return 0;
         };
         let addrs = net.listen_addrs().await.unwrap_or_default();
-        let addrs: Vec<ByteBuf> = addrs.iter().map(|addr| ByteBuf::from(addr.to_vec())).collect();
+        let addrs: Vec<ByteBuf> = addrs
+            .iter()
+            .map(|addr| ByteBuf::from(addr.to_vec()))
+            .collect();
         let haves = roots.chunks(HINTS_MAX).map(|some| {
             Request::Have(Have {
                 roots: some.iter().map(|root| (point, *root)).collect(),
-                addrs: addrs.iter().take(qk_protocol::message::ADDRESSES_MAX).cloned().collect(),
+                addrs: addrs
+                    .iter()
+                    .take(qk_protocol::message::ADDRESSES_MAX)
+                    .cloned()
+                    .collect(),
             })
         });
         self.tell(to, haves, point).await
@@ -308,8 +389,8 @@ impl Member {
     ) -> usize {
         let requests: Arc<Vec<Request>> = Arc::new(requests.collect());
         let mut telling = JoinSet::new();
-        for contact in to.iter().take(WIDTH).cloned() {
-            let (member, requests) = (self.clone(), requests.clone());
+        for contact in to.iter().take(WIDTH) {
+            let (member, requests, contact) = (self.clone(), requests.clone(), contact.clone());
             telling.spawn(async move {
                 for request in requests.iter() {
                     let reply = member.ask(&contact, request, TELL_TIMEOUT).await;
@@ -321,7 +402,12 @@ impl Member {
                 true
             });
         }
-        telling.join_all().await.into_iter().filter(|taken| *taken).count()
+        telling
+            .join_all()
+            .await
+            .into_iter()
+            .filter(|taken| *taken)
+            .count()
     }
 
     /// The point with statements that is nearest to `point`, as this node and several others know it.
@@ -334,7 +420,11 @@ impl Member {
         }
         let mut points = Vec::new();
         while let Some(reply) = asking.join_next().await {
-            if let Ok(Some(Reply { answer: Answer::Points(some), .. })) = reply {
+            if let Ok(Some(Reply {
+                answer: Answer::Points(some),
+                ..
+            })) = reply
+            {
                 points.extend(some);
             }
         }
@@ -356,7 +446,11 @@ impl Member {
         }
         let mut newest = None;
         while let Some(reply) = asking.join_next().await {
-            let Ok(Some(Reply { answer: Answer::Network(Some(file)), .. })) = reply else {
+            let Ok(Some(Reply {
+                answer: Answer::Network(Some(file)),
+                ..
+            })) = reply
+            else {
                 continue;
             };
             match self.advance(file) {
@@ -369,7 +463,10 @@ impl Member {
 }
 
 /// What the next finished task says; `None` when the deadline comes first.
-pub(super) async fn next<T: Send + 'static>(tasks: &mut JoinSet<T>, deadline: Option<Duration>) -> Option<T> {
+pub(super) async fn next<T: Send + 'static>(
+    tasks: &mut JoinSet<T>,
+    deadline: Option<Duration>,
+) -> Option<T> {
     let wait = deadline.map_or(ASK_TIMEOUT, |deadline| deadline.saturating_sub(now().mono));
     let finished = async {
         match tasks.join_next().await {

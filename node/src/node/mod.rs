@@ -29,10 +29,13 @@ pub use self::door::Door;
 pub use self::fetch::{FetchError, FetchEvent, FetchSpec, Fetched, From};
 pub use self::member::{Found, Member, unix_now};
 use self::shelf::{StoreShelf, record};
-use crate::home::{Config, Home, HomeError, Joined};
 use crate::blocks::behaviour::serving;
 use crate::blocks::serve::{ServeLimits, Server};
-use crate::net::{self, Contact, ContactError, LanRole, Limits, Multiaddr, Net, NetConfig, StartError};
+use crate::home::{Config, Home, HomeError, Joined};
+use crate::net::{
+    self, Contact, ContactError, LanRole, Limits, Multiaddr, Net, NetConfig, PreSharedKey,
+    StartError,
+};
 use crate::store::{Keep, Options, StoreError};
 
 /// How often another point is drawn when there is nothing to do at one.
@@ -142,15 +145,22 @@ impl Node {
         let bootstrap = &joined.network.manifest().bootstrap;
         let parents = options.parent.iter().chain(&self.config.parent);
         let named = addresses(parents.chain(bootstrap))?;
-        let private = joined.secret.is_some() || named.iter().any(is_local);
+        let pre_shared = joined.secret.as_deref().map(pre_shared_key);
+        let private = pre_shared.is_some() || named.iter().any(is_local);
         let identity = net::identity_of(self.home.key("node")?.to_bytes())?;
         let own = identity.public().to_peer_id();
-        let contacts = named.iter().map(Contact::named).collect::<Result<Vec<_>, ContactError>>();
+        let contacts = named
+            .iter()
+            .map(Contact::named)
+            .collect::<Result<Vec<_>, ContactError>>();
         let contacts = contacts.map_err(|error| NodeError::Address {
             address: String::new(),
             why: error.to_string(),
         })?;
-        let others: Vec<Contact> = contacts.into_iter().filter(|contact| contact.peer != own).collect();
+        let others: Vec<Contact> = contacts
+            .into_iter()
+            .filter(|contact| contact.peer != own)
+            .collect();
         let member = Member::new(joined, self.door.clone(), others.clone());
         if options.offline {
             return Ok(member);
@@ -159,21 +169,30 @@ impl Node {
         let config = NetConfig {
             identity,
             network: member.id(),
-            bootstrap: named.into_iter().filter(|address| Contact::named(address).is_ok_and(|one| one.peer != own)).collect(),
+            bootstrap: named
+                .into_iter()
+                .filter(|address| Contact::named(address).is_ok_and(|one| one.peer != own))
+                .collect(),
             external: Vec::new(),
             server: !listen.is_empty(),
-            limits: if listen.is_empty() { Limits::laptop() } else { Limits::server() },
+            limits: if listen.is_empty() {
+                Limits::laptop()
+            } else {
+                Limits::server()
+            },
             listen,
             // A command that only asks does not look around: it would tell the LAN what it fetches.
             lan: (options.hold && self.config.mdns.unwrap_or(true)).then_some(LanRole::Node),
-            pre_shared: None,
+            pre_shared,
             quic: self.config.quic.unwrap_or(true),
             allow_private: private,
         };
         let answering = member.clone();
         let answer = move |peer, observed, bytes| answering.clone().answer(peer, observed, bytes);
         // Only a node that holds the store open serves from it.
-        let serve = options.hold.then(|| serving(Server::new(self.door.clone(), ServeLimits::default())));
+        let serve = options
+            .hold
+            .then(|| serving(Server::new(self.door.clone(), ServeLimits::default())));
         let net = Net::start(config, answer, serve).await?;
         member.set_net(net);
         Ok(member)
@@ -191,7 +210,10 @@ impl Node {
 
     /// The networks that this node takes part in, in the order in which they are asked.
     pub fn members(&self) -> Vec<Arc<Member>> {
-        self.members.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.members
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     fn set_members(&self, change: impl FnOnce(&mut Vec<Arc<Member>>)) {
@@ -204,7 +226,10 @@ impl Node {
     /// When it is not joined.
     pub fn member(&self, id: NetworkId) -> Result<Arc<Member>, NodeError> {
         let members = self.members();
-        members.into_iter().find(|member| member.id() == id).ok_or(NodeError::NotJoined(id))
+        members
+            .into_iter()
+            .find(|member| member.id() == id)
+            .ok_or(NodeError::NotJoined(id))
     }
 
     /// The key that this node's owner signs statements with.
@@ -226,17 +251,26 @@ impl Node {
     ///
     /// # Errors
     /// When the store cannot be opened.
-    pub async fn held(&self, member: &Arc<Member>, release: &Release) -> Result<Vec<Held>, NodeError> {
+    pub async fn held(
+        &self,
+        member: &Arc<Member>,
+        release: &Release,
+    ) -> Result<Vec<Held>, NodeError> {
         let point = release.location(member.key()).point();
         let network = member.id();
-        self.blocking(move |store| Ok(StoreShelf { store, network }.held(point))).await
+        self.blocking(move |store| Ok(StoreShelf { store, network }.held(point)))
+            .await
     }
 
     /// Keeps statements that were seen, so that they need not be asked for again.
     ///
     /// # Errors
     /// When the store cannot be written.
-    pub async fn keep(&self, member: &Arc<Member>, statements: Vec<Arc<Statement>>) -> Result<(), NodeError> {
+    pub async fn keep(
+        &self,
+        member: &Arc<Member>,
+        statements: Vec<Arc<Statement>>,
+    ) -> Result<(), NodeError> {
         let member = member.clone();
         let now = unix_now();
         self.blocking(move |store| {
@@ -246,7 +280,9 @@ impl Node {
                 key: member.key(),
             };
             // Only what a holder would take too: strangers' statements are not worth the disk here.
-            let counted = statements.iter().filter(|one| joined.network.principal(one.observer()).is_some());
+            let counted = statements
+                .iter()
+                .filter(|one| joined.network.principal(one.observer()).is_some());
             let own = counted.filter(|one| rules.admit(&[], one, now).is_ok());
             let records = own.map(|one| record(one, rules.point(one), now)).collect();
             store.append(records).map(drop)
@@ -259,10 +295,16 @@ impl Node {
     ///
     /// # Errors
     /// When the store cannot be written.
-    pub async fn publish(&self, archive: Option<PathBuf>, statement: Statement) -> Result<Published, NodeError> {
+    pub async fn publish(
+        &self,
+        archive: Option<PathBuf>,
+        statement: Statement,
+    ) -> Result<Published, NodeError> {
         let member = self.member(statement.network())?;
         let point = statement.key().release().location(member.key()).point();
-        let root = statement.observation().map(|observation| observation.subject.root);
+        let root = statement
+            .observation()
+            .map(|observation| observation.subject.root);
         let statement = Arc::new(statement);
         let kept = statement.clone();
         let now = unix_now();
@@ -274,9 +316,14 @@ impl Node {
         })
         .await?;
         if member.net().is_none() {
-            return Ok(Published { holders: 1, told: 0 });
+            return Ok(Published {
+                holders: 1,
+                told: 0,
+            });
         }
-        Ok(self.tell(&member, point, &[statement], root.as_slice()).await)
+        Ok(self
+            .tell(&member, point, &[statement], root.as_slice())
+            .await)
     }
 
     async fn tell(
@@ -289,7 +336,10 @@ impl Node {
         let nearest = member.find(point).await.answered;
         let holders = member.put(point, statements, &nearest).await;
         let listens = match member.net() {
-            Some(net) => net.listen_addrs().await.is_ok_and(|addrs| !addrs.is_empty()),
+            Some(net) => net
+                .listen_addrs()
+                .await
+                .is_ok_and(|addrs| !addrs.is_empty()),
             None => false,
         };
         let told = match listens && !roots.is_empty() {
@@ -319,7 +369,10 @@ impl Node {
                 of_key.filter(|one| one.observer() == self.own()).count() > 0
             };
             let joined = member.joined();
-            let principals = found.statements.iter().filter(|one| joined.network.principal(one.observer()).is_some());
+            let principals = found
+                .statements
+                .iter()
+                .filter(|one| joined.network.principal(one.observer()).is_some());
             let mut keys: Vec<&ArtifactKey> = principals
                 .filter(|one| one.observation().is_some())
                 .map(|one| one.key())
@@ -384,12 +437,18 @@ pub fn store_options(config: &Config) -> Options {
     }
 }
 
+/// What the nodes of a private network encrypt their connections with, beside their own keys.
+fn pre_shared_key(secret: &[u8]) -> PreSharedKey {
+    PreSharedKey::new(blake3::derive_key("qk pre-shared key v1", secret))
+}
+
 fn addresses<'a>(texts: impl IntoIterator<Item = &'a String>) -> Result<Vec<Multiaddr>, NodeError> {
     let parse = |text: &String| {
-        text.parse().map_err(|error: libp2p::multiaddr::Error| NodeError::Address {
-            address: text.clone(),
-            why: error.to_string(),
-        })
+        text.parse()
+            .map_err(|error: libp2p::multiaddr::Error| NodeError::Address {
+                address: text.clone(),
+                why: error.to_string(),
+            })
     };
     texts.into_iter().map(parse).collect()
 }

@@ -44,7 +44,10 @@ impl StoreShelf<'_> {
 
 impl Shelf for StoreShelf<'_> {
     fn at(&self, point: Point) -> Vec<Arc<Statement>> {
-        self.held(point).into_iter().map(|held| held.statement).collect()
+        self.held(point)
+            .into_iter()
+            .map(|held| held.statement)
+            .collect()
     }
 
     fn near(&self, point: Point, limit: usize) -> Vec<Point> {
@@ -60,7 +63,9 @@ pub(super) fn record(statement: &Statement, point: Point, stored: UnixTime) -> R
         point,
         key: statement.key_id(),
         observer: statement.observer(),
-        root: statement.observation().map(|observation| observation.subject.root),
+        root: statement
+            .observation()
+            .map(|observation| observation.subject.root),
         stored,
         bytes: statement.envelope().to_vec(),
     }
