@@ -132,6 +132,10 @@ pub(crate) struct BuildArgs {
     /// Parallel jobs [default: all processors]
     #[arg(long, short)]
     pub jobs: Option<u32>,
+    /// Take the sandbox's tools and libraries from the system below this directory, to see that
+    /// they do not change the result
+    #[arg(long, value_name = "DIR", help_heading = "Advanced")]
+    pub sandbox_root: Option<PathBuf>,
 }
 
 /// Rebuild what others published, and publish what came out

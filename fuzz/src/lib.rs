@@ -1,8 +1,9 @@
 //! One function for each decoder of `qk-protocol`, given any bytes.
 //!
-//! libFuzzer calls them (`cargo +nightly fuzz run archive fuzz/corpus/archive fuzz/seeds/archive`),
-//! and `protocol/tests/fuzz.rs` calls the same functions on the seeds and on a few thousand
-//! mutations of them, so that they run with the ordinary tests. Each function checks more than that
+//! Three things call them: `protocol/tests/fuzz.rs` on the seeds and on a few thousand mutations of
+//! them, so that they run with the ordinary tests; `cargo xtask fuzz` for as long as asked; and
+//! libFuzzer, which needs a nightly compiler and is guided by coverage
+//! (`cargo +nightly fuzz run archive fuzz/corpus/archive fuzz/seeds/archive`). Each function checks more than that
 //! nothing panics: what a decoder accepts must encode to the same bytes.
 //!
 //! A new decoder is a function here, a line in [`TARGETS`], a file in `fuzz_targets/` with its
@@ -15,11 +16,12 @@ use ed25519_dalek::SigningKey;
 use qk_protocol::archive::{self, Contents, EntryKind, Limits, Reader};
 use qk_protocol::key::ArtifactKey;
 use qk_protocol::manifest::{Manifest, Network, NetworkFile};
+use qk_protocol::message::{Reply, Request};
 use qk_protocol::statement::{STATEMENT_BYTES_MAX, Statement};
 use qk_protocol::{canonical, dsse};
 
-/// Takes any bytes and panics if the decoder breaks a promise.
-pub type Target = fn(&[u8]);
+/// Takes any bytes, panics if the decoder breaks a promise, and returns whether it took them.
+pub type Target = fn(&[u8]) -> bool;
 
 /// All targets, by the names of their files and seeds.
 pub const TARGETS: &[(&str, Target)] = &[
@@ -31,19 +33,21 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("key", key),
     ("manifest", manifest),
     ("network", network),
+    ("reply", reply),
+    ("request", request),
     ("statement", statement),
 ];
 
 /// A whole archive: what is read is written as the same bytes.
-pub fn archive(data: &[u8]) {
+pub fn archive(data: &[u8]) -> bool {
     let Ok(mut reader) = Reader::new(data, data.len() as u64, Limits::default()) else {
-        return;
+        return false;
     };
     let (mut lock, mut licenses, mut executables) = (Vec::new(), BTreeMap::new(), BTreeMap::new());
     while let Ok(Some(entry)) = reader.next_entry() {
         let mut bytes = Vec::new();
         if reader.copy(&mut bytes).is_err() {
-            return;
+            return false;
         }
         assert_eq!(bytes.len() as u64, entry.size);
         match entry.kind {
@@ -58,50 +62,60 @@ pub fn archive(data: &[u8]) {
         }
     }
     let Ok((contents, identity)) = reader.finish() else {
-        return;
+        return false;
     };
     let mut out = Vec::new();
     let open = |path: &str| Ok(Cursor::new(&executables[path]));
     let written = archive::write(&mut out, &contents, &lock, &licenses, open).unwrap();
     assert_eq!(written, identity);
     assert!(out == data);
+    true
 }
 
 /// Any canonical JSON.
-pub fn canonical(data: &[u8]) {
-    if let Ok(value) = canonical::from_bytes::<serde_json::Value>(data, 1 << 20) {
-        assert_eq!(canonical::to_bytes(&value).unwrap(), data);
-    }
+pub fn canonical(data: &[u8]) -> bool {
+    let Ok(value) = canonical::from_bytes::<serde_json::Value>(data, 1 << 20) else {
+        return false;
+    };
+    assert_eq!(canonical::to_bytes(&value).unwrap(), data);
+    true
 }
 
 /// The `qk.json` of an archive.
-pub fn contents(data: &[u8]) {
+pub fn contents(data: &[u8]) -> bool {
     let limits = Limits::default();
-    if let Ok(contents) = Contents::parse(data, &limits) {
-        assert_eq!(contents.to_bytes(&limits).unwrap(), data);
-    }
+    let Ok(contents) = Contents::parse(data, &limits) else {
+        return false;
+    };
+    assert_eq!(contents.to_bytes(&limits).unwrap(), data);
+    true
 }
 
 /// An executable: what is said of it may stand in a `qk.json`.
-pub fn inspect(data: &[u8]) {
-    if let Ok(executable) = archive::inspect(Cursor::new(data)) {
-        assert_eq!(executable.size, data.len() as u64);
-        let bytes = canonical::to_bytes(&executable).unwrap();
-        let back: archive::Executable = canonical::from_bytes(&bytes, 1 << 20).unwrap();
-        assert_eq!(back, executable);
-        executable.check("bin/x").unwrap();
-    }
+pub fn inspect(data: &[u8]) -> bool {
+    let Ok(executable) = archive::inspect(Cursor::new(data)) else {
+        return false;
+    };
+    assert_eq!(executable.size, data.len() as u64);
+    let bytes = canonical::to_bytes(&executable).unwrap();
+    let back: archive::Executable = canonical::from_bytes(&bytes, 1 << 20).unwrap();
+    assert_eq!(back, executable);
+    executable.check("bin/x").unwrap();
+    true
 }
 
 /// An artifact key.
-pub fn key(data: &[u8]) {
-    if let Ok(key) = ArtifactKey::parse(data) {
-        assert_eq!(key.to_bytes(), data);
-    }
+pub fn key(data: &[u8]) -> bool {
+    let Ok(key) = ArtifactKey::parse(data) else {
+        return false;
+    };
+    assert_eq!(key.to_bytes(), data);
+    true
 }
 
 /// An envelope, of the type of a statement's or of a manifest's.
-pub fn dsse(data: &[u8]) {
+pub fn dsse(data: &[u8]) -> bool {
+    let mut taken = false;
     for payload_type in [STATEMENT_TYPE, "application/vnd.qk.network+toml"] {
         if let Ok(signed) = dsse::verify(data, payload_type, 1 << 20) {
             assert!(!signed.signers.is_empty());
@@ -109,33 +123,62 @@ pub fn dsse(data: &[u8]) {
             assert_eq!(canonical::to_bytes(&value).unwrap(), data);
             let same = dsse::cosign(data, payload_type, 1 << 20, &[]).unwrap();
             assert_eq!(same, data);
+            taken = true;
         }
     }
+    taken
 }
 
 /// The TOML of a network manifest.
-pub fn manifest(data: &[u8]) {
-    if let Ok(manifest) = Manifest::parse(data) {
-        let written = manifest.to_toml().unwrap();
-        assert_eq!(Manifest::parse(written.as_bytes()).unwrap(), manifest);
-    }
+pub fn manifest(data: &[u8]) -> bool {
+    let Ok(manifest) = Manifest::parse(data) else {
+        return false;
+    };
+    let written = manifest.to_toml().unwrap();
+    assert_eq!(Manifest::parse(written.as_bytes()).unwrap(), manifest);
+    true
 }
 
 /// A network file: what is verified survives its own bytes.
-pub fn network(data: &[u8]) {
+pub fn network(data: &[u8]) -> bool {
     let Ok(file) = NetworkFile::parse(data) else {
-        return;
+        return false;
     };
     assert_eq!(NetworkFile::parse(&file.to_bytes()).unwrap(), file);
-    if let Ok(network) = Network::verify(file) {
-        assert_eq!(Network::verify(network.file().clone()).unwrap(), network);
-        assert_eq!(network.advance(network.file().clone()).unwrap(), network);
-    }
+    let Ok(network) = Network::verify(file) else {
+        return false;
+    };
+    assert_eq!(Network::verify(network.file().clone()).unwrap(), network);
+    assert_eq!(network.advance(network.file().clone()).unwrap(), network);
+    true
+}
+
+/// A request of `/qk/index/1`: the statements in it that do not verify are left out.
+pub fn request(data: &[u8]) -> bool {
+    let Ok(decoded) = Request::decode(data) else {
+        return false;
+    };
+    let again = Request::decode(&decoded.message.encode()).unwrap();
+    assert_eq!(again.message, decoded.message);
+    assert_eq!(again.invalid, 0);
+    true
+}
+
+/// A reply of `/qk/index/1`.
+pub fn reply(data: &[u8]) -> bool {
+    let Ok(decoded) = Reply::decode(data) else {
+        return false;
+    };
+    let again = Reply::decode(&decoded.message.encode()).unwrap();
+    assert_eq!(again.message, decoded.message);
+    assert_eq!(again.invalid, 0);
+    true
 }
 
 /// A statement: as an envelope, and as a payload that somebody signed, whatever it says.
-pub fn statement(data: &[u8]) {
+pub fn statement(data: &[u8]) -> bool {
     let signer = SigningKey::from_bytes(&[11; 32]);
+    let mut taken = false;
     let sealed = dsse::sign(STATEMENT_TYPE, data, &[&signer]);
     for envelope in [data, &sealed] {
         if let Ok(statement) = Statement::read(envelope) {
@@ -148,8 +191,10 @@ pub fn statement(data: &[u8]) {
                 assert_eq!(again, statement);
             }
             assert!(envelope.len() <= STATEMENT_BYTES_MAX);
+            taken = true;
         }
     }
+    taken
 }
 
 const STATEMENT_TYPE: &str = "application/vnd.in-toto+json";

@@ -11,7 +11,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::decide::{Candidate, Decision, Held, Question, Verdict, choose, decide};
-use crate::hash::{NetworkKey, PublicKey, Root, StatementId};
+use crate::hash::{NetworkKey, PrincipalId, PublicKey, Root, StatementId};
+use crate::index::principal_of;
 use crate::lookup::{Lookup, LookupIn, LookupOut};
 use crate::manifest::Network;
 use crate::message::{Answer, Contact, Get, NodeId, Provider, Reply, Request};
@@ -22,10 +23,16 @@ use crate::time::{Machine, Now, UnixTime};
 /// Separate answers that are waited for before a met policy ends the look-up, if so many nodes are
 /// known at all.
 pub const ANSWERS_MIN: usize = 3;
-/// Statements that one fetch takes in; a release has a handful.
-pub const FETCH_STATEMENTS_MAX: usize = 4096;
-/// Providers of one root that one fetch remembers.
-pub const FETCH_PROVIDERS_MAX: usize = 64;
+/// Statements by one principal that one fetch takes in; a release has a handful. Everybody has room
+/// of their own, so that nobody's dissent is kept out by a flood.
+pub const FETCH_PRINCIPAL_STATEMENTS_MAX: usize = 1024;
+/// Statements by strangers that one fetch takes in. They decide nothing and are shown to people.
+pub const FETCH_STRANGER_STATEMENTS_MAX: usize = 256;
+/// Providers of one root that one fetch remembers, each with each set of addresses.
+pub const FETCH_PROVIDERS_MAX: usize = 256;
+/// Providers of one root that are taken of one node: a node that names many false ones leaves room
+/// for those that others name.
+pub const FETCH_PROVIDERS_OF_ONE_MAX: usize = 16;
 
 /// What a client wants, and what it asks before it trusts.
 #[derive(Debug, Clone)]
@@ -62,7 +69,8 @@ pub enum FetchOut {
     Ask(Contact, Request),
     /// The decision, once. Unless it is trusted, nothing follows.
     Decided(Box<Decided>),
-    /// This node says that it has the trusted root.
+    /// This node says that it has the trusted root. It comes again when somebody names it with other
+    /// addresses: the first ones may be a lie.
     Provider(Contact),
     /// Nobody else will be named.
     NoMoreProviders,
@@ -89,6 +97,8 @@ pub struct Fetch {
     want: Want,
     lookup: Lookup,
     statements: BTreeMap<StatementId, Held>,
+    /// Statements taken from the network, by principal; `None` for strangers.
+    taken: BTreeMap<Option<PrincipalId>, usize>,
     providers: BTreeMap<Root, Vec<Contact>>,
     phase: Phase,
 }
@@ -115,6 +125,7 @@ impl Fetch {
             lookup: Lookup::new(get, seeds),
             want,
             statements: BTreeMap::new(),
+            taken: BTreeMap::new(),
             providers: BTreeMap::new(),
             phase: Phase::Looking,
         })
@@ -128,6 +139,9 @@ impl Fetch {
     }
 
     fn on_reply(&mut self, node: NodeId, reply: Reply, now: Now, out: &mut Vec<FetchOut>) {
+        let Some(page) = self.lookup.page_due(&node) else {
+            return;
+        };
         if let Answer::Statements {
             statements,
             providers,
@@ -137,41 +151,61 @@ impl Fetch {
             for statement in statements {
                 self.take_statement(statement, now.unix);
             }
-            for provider in providers {
-                self.take_provider(provider, out);
+            // All are on the first page: further ones are no way to name more.
+            if page == 0 {
+                self.take_providers(providers, out);
             }
         }
         self.look(LookupIn::Reply(node, reply), now, out);
     }
 
     fn take_statement(&mut self, statement: &Arc<Statement>, now: UnixTime) {
-        let wanted = self
-            .want
-            .candidates
-            .first()
-            .map(|candidate| &candidate.release);
-        let here = wanted.is_some_and(|release| statement.key().release() == *release);
-        if here && self.statements.len() < FETCH_STATEMENTS_MAX {
-            self.statements
-                .entry(statement.id())
-                .or_insert_with(|| Held {
-                    statement: statement.clone(),
-                    stored: now,
-                });
-        }
-    }
-
-    fn take_provider(&mut self, provider: &Provider, out: &mut Vec<FetchOut>) {
-        let of_root = self.providers.entry(provider.root).or_default();
-        let known = of_root
-            .iter()
-            .any(|contact| contact.node == provider.contact.node);
-        if known || of_root.len() >= FETCH_PROVIDERS_MAX {
+        let network = &self.want.network;
+        let mut candidates = self.want.candidates.iter();
+        let release = statement.key().release();
+        let here = candidates.any(|candidate| candidate.release == release);
+        if !here
+            || statement.network() != network.id()
+            || self.statements.contains_key(&statement.id())
+        {
             return;
         }
-        of_root.push(provider.contact.clone());
-        if self.phase == Phase::Naming(provider.root) {
-            out.push(FetchOut::Provider(provider.contact.clone()));
+        let observer = statement.observer();
+        let principal = principal_of(network, observer);
+        let taken = self.taken.entry(principal).or_default();
+        let max = match principal {
+            Some(_) => FETCH_PRINCIPAL_STATEMENTS_MAX,
+            None => FETCH_STRANGER_STATEMENTS_MAX,
+        };
+        // One's own decides by itself, principal or not.
+        if *taken >= max && self.want.own != Some(observer) {
+            return;
+        }
+        *taken += 1;
+        let held = Held {
+            statement: statement.clone(),
+            stored: now,
+        };
+        self.statements.insert(statement.id(), held);
+    }
+
+    /// Takes what one node names, a few of each root.
+    fn take_providers(&mut self, providers: &[Provider], out: &mut Vec<FetchOut>) {
+        let mut by_root: BTreeMap<Root, usize> = BTreeMap::new();
+        for provider in providers {
+            let trusted = self.phase == Phase::Naming(provider.root);
+            let of_one = by_root.entry(provider.root).or_default();
+            if *of_one >= FETCH_PROVIDERS_OF_ONE_MAX {
+                continue;
+            }
+            *of_one += 1;
+            let of_root = self.providers.entry(provider.root).or_default();
+            if of_root.len() < FETCH_PROVIDERS_MAX && !of_root.contains(&provider.contact) {
+                of_root.push(provider.contact.clone());
+                if trusted {
+                    out.push(FetchOut::Provider(provider.contact.clone()));
+                }
+            }
         }
     }
 
@@ -246,6 +280,9 @@ impl Machine for Fetch {
     type Out = FetchOut;
 
     fn handle(&mut self, input: FetchIn, now: Now, out: &mut Vec<FetchOut>) {
+        if self.phase == Phase::Over {
+            return;
+        }
         match input {
             FetchIn::Start(held) => self.on_start(held, now, out),
             FetchIn::Reply(node, reply) => self.on_reply(node, reply, now, out),
@@ -255,6 +292,12 @@ impl Machine for Fetch {
     }
 
     fn deadline(&self) -> Option<Duration> {
-        self.lookup.deadline()
+        match self.phase {
+            Phase::Looking | Phase::Naming(_) => self.lookup.deadline(),
+            Phase::Over => None,
+        }
     }
 }
+
+#[cfg(test)]
+mod tests;

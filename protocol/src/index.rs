@@ -4,14 +4,14 @@
 //! hard caps per point, so that nobody fills a point by making up keys. Hints are kept in memory for
 //! at most a day and only about the sender itself.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::hash::{NetworkKey, Point, PublicKey, Root, StatementId};
-use crate::manifest::{CLOCK_SKEW_SECONDS_MAX, Network};
+use crate::hash::{NetworkKey, Point, PrincipalId, PublicKey, Root, StatementId};
+use crate::manifest::{CLOCK_SKEW_SECONDS_MAX, KeyState, Network};
 use crate::message::{
-    Answer, Contact, Cursor, Get, HINTS_MAX, NodeId, POINTS_MAX, Provider, Reply, Request,
-    STATEMENT_BYTES_TOTAL_MAX, STATEMENTS_MAX,
+    Answer, CLOSER_MAX, Contact, Cursor, Get, HINTS_MAX, Have, NodeId, POINTS_MAX, Provider, Reply,
+    Request, STATEMENT_BYTES_TOTAL_MAX, STATEMENTS_MAX,
 };
 use crate::statement::{Body, Statement};
 use crate::time::UnixTime;
@@ -62,6 +62,9 @@ pub enum Refusal {
     /// Ends in the future.
     #[error("it ends in the future")]
     InFuture,
+    /// By a key that is known to be compromised.
+    #[error("its key is compromised")]
+    Compromised,
     /// No more statements by strangers fit.
     #[error("no more statements by strangers are held here")]
     Strangers,
@@ -96,49 +99,57 @@ impl Rules<'_> {
         statement: &Statement,
         now: UnixTime,
     ) -> Result<(), Refusal> {
+        self.admit_anywhere(statement, now)?;
+        let observer = statement.observer();
+        if let Some(id) = principal_of(self.network, observer) {
+            let own = held
+                .iter()
+                .filter(|other| principal_of(self.network, other.observer()) == Some(id));
+            return refuse_at(own.count(), PRINCIPAL_STATEMENTS_MAX, Refusal::Principal);
+        }
+        let strangers = held
+            .iter()
+            .filter(|other| principal_of(self.network, other.observer()).is_none());
+        let same = strangers
+            .clone()
+            .filter(|other| other.observer() == observer);
+        refuse_at(
+            same.count(),
+            ONE_STRANGER_STATEMENTS_MAX,
+            Refusal::Strangers,
+        )?;
+        refuse_at(
+            strangers.count(),
+            STRANGER_STATEMENTS_MAX,
+            Refusal::Strangers,
+        )
+    }
+
+    /// What a statement says of itself, before anything is read for it.
+    fn admit_anywhere(&self, statement: &Statement, now: UnixTime) -> Result<(), Refusal> {
         if statement.network() != self.network.id() {
             return Err(Refusal::OtherNetwork);
         }
-        if !self
-            .network
-            .manifest()
-            .registries
-            .contains(&statement.key().registry)
-        {
+        let registries = &self.network.manifest().registries;
+        if !registries.contains(&statement.key().registry) {
             return Err(Refusal::Registry);
         }
         if time_of(statement) > now.plus(CLOCK_SKEW_SECONDS_MAX) {
             return Err(Refusal::InFuture);
         }
-        let principal =
-            |observer: PublicKey| self.network.principal(observer).map(|(one, _)| one.id);
-        match principal(statement.observer()) {
-            Some(id) => {
-                let own = held
-                    .iter()
-                    .filter(|other| principal(other.observer()) == Some(id));
-                refuse_at(own.count(), PRINCIPAL_STATEMENTS_MAX, Refusal::Principal)
-            }
-            None => {
-                let strangers = held
-                    .iter()
-                    .filter(|other| principal(other.observer()).is_none());
-                let same = strangers
-                    .clone()
-                    .filter(|other| other.observer() == statement.observer());
-                refuse_at(
-                    same.count(),
-                    ONE_STRANGER_STATEMENTS_MAX,
-                    Refusal::Strangers,
-                )?;
-                refuse_at(
-                    strangers.count(),
-                    STRANGER_STATEMENTS_MAX,
-                    Refusal::Strangers,
-                )
-            }
+        match self.network.principal(statement.observer()) {
+            Some((_, key)) if key.state == KeyState::Compromised => Err(Refusal::Compromised),
+            Some(_) | None => Ok(()),
         }
     }
+}
+
+/// The principal whose room a statement by `observer` takes. Only an active key has a principal's
+/// room: whoever got hold of a retired one must not fill it up, and what it says from now on counts
+/// as little as a stranger's.
+pub(crate) fn principal_of(network: &Network, observer: PublicKey) -> Option<PrincipalId> {
+    let (principal, key) = network.principal(observer)?;
+    (key.state == KeyState::Active).then_some(principal.id)
 }
 
 /// Answers a request of the node `from`, and says what to store. `from.addrs` are addresses at which
@@ -154,18 +165,7 @@ pub fn answer(
 ) -> (Reply, Vec<Write>) {
     let (answer, writes) = match request {
         Request::Put(statements) => put(shelf, rules, statements, now),
-        Request::Have(have) => {
-            let taken = u32::try_from(have.roots.len()).unwrap_or(u32::MAX);
-            let provider = |root| Provider {
-                root,
-                contact: from.clone(),
-            };
-            let writes = have
-                .roots
-                .into_iter()
-                .map(|(point, root)| Write::Hint(point, provider(root)));
-            (Answer::Taken { taken, refused: 0 }, writes.collect())
-        }
+        Request::Have(have) => have_roots(hints, from, have, now),
         Request::Get(get) => (find(shelf, hints, &get, now), Vec::new()),
         Request::Near { point, limit } => {
             let limit = (limit as usize).min(POINTS_MAX);
@@ -180,7 +180,43 @@ pub fn answer(
             (Answer::Network(newer), Vec::new())
         }
     };
+    let closer = closer.into_iter().filter_map(Contact::bounded);
+    let closer = closer.take(CLOSER_MAX).collect();
     (Reply { closer, answer }, writes)
+}
+
+/// What of a `Have` there is room for: the rest is refused, and said to be.
+fn have_roots(hints: &Hints, from: &Contact, have: Have, now: UnixTime) -> (Answer, Vec<Write>) {
+    let roots: BTreeSet<_> = have.roots.into_iter().collect();
+    let asked = roots.len();
+    let Some(contact) = from.clone().bounded() else {
+        return (taken_of(0, asked), Vec::new());
+    };
+    let mut room = hints.room(&contact.node, now);
+    let mut here: BTreeMap<Point, usize> = BTreeMap::new();
+    let mut writes = Vec::new();
+    for (point, root) in roots {
+        let left = here
+            .entry(point)
+            .or_insert_with(|| POINT_HINTS_MAX.saturating_sub(hints.at(point, now).count()));
+        if !hints.knows(point, root, &contact.node, now) {
+            if room == 0 || *left == 0 {
+                continue;
+            }
+            (room, *left) = (room - 1, *left - 1);
+        }
+        let contact = contact.clone();
+        writes.push(Write::Hint(point, Provider { root, contact }));
+    }
+    (taken_of(writes.len(), asked), writes)
+}
+
+fn taken_of(taken: usize, asked: usize) -> Answer {
+    let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+    Answer::Taken {
+        taken: number(taken),
+        refused: number(asked.saturating_sub(taken)),
+    }
 }
 
 /// The point that a request is about, if it is about one: where to look for closer nodes.
@@ -204,6 +240,10 @@ fn put(
     let mut writes = Vec::new();
     let (mut taken, mut refused) = (0, 0);
     for statement in statements {
+        if rules.admit_anywhere(&statement, now).is_err() {
+            refused += 1;
+            continue;
+        }
         let point = rules.point(&statement);
         let here = held.entry(point).or_insert_with(|| shelf.at(point));
         if here.iter().any(|other| other.id() == statement.id()) {
@@ -229,41 +269,49 @@ fn find(shelf: &impl Shelf, hints: &Hints, get: &Get, now: UnixTime) -> Answer {
         near
     };
     let mut page = Page::default();
-    for point in &points {
-        if get.after.is_some_and(|after| *point < after.point) {
+    for point in points {
+        if get.after.is_some_and(|after| point < after.point) {
             continue;
         }
-        let mut statements = shelf.at(*point);
+        // The providers of a point are given with the first of its statements, and not again.
+        let begins = get.after.is_none_or(|after| after.point < point);
+        if begins && !page.add_providers(hints.at(point, now)) {
+            return page.answer(true);
+        }
+        let mut statements = shelf.at(point);
+        statements.retain(|one| {
+            get.observer
+                .is_none_or(|observer| observer == one.observer())
+        });
         statements.sort_unstable_by_key(|statement| statement.id());
         for statement in statements {
             let cursor = Cursor {
-                point: *point,
+                point,
                 statement: statement.id(),
             };
-            let wanted = get
-                .observer
-                .is_none_or(|observer| observer == statement.observer());
-            if wanted
-                && get.after.is_none_or(|after| cursor > after)
-                && !page.add(cursor, statement)
-            {
-                return page.answer(hints, &points, now);
+            if get.after.is_none_or(|after| cursor > after) && !page.add(cursor, statement) {
+                return page.answer(true);
             }
         }
+        page.last = Some(Cursor {
+            point,
+            statement: StatementId([0xff; 32]),
+        });
     }
-    page.last = None;
-    page.answer(hints, &points, now)
+    page.answer(false)
 }
 
 #[derive(Default)]
 struct Page {
     statements: Vec<Arc<Statement>>,
     bytes: usize,
+    providers: Vec<Provider>,
+    /// How far it goes.
     last: Option<Cursor>,
 }
 
 impl Page {
-    /// False when the page is full and the statement was not added.
+    /// False when the page is full and the statement was not added. The first one always fits.
     fn add(&mut self, cursor: Cursor, statement: Arc<Statement>) -> bool {
         let bytes = self.bytes + statement.envelope().len();
         if self.statements.len() == STATEMENTS_MAX || bytes > STATEMENT_BYTES_TOTAL_MAX {
@@ -275,15 +323,28 @@ impl Page {
         true
     }
 
-    fn answer(self, hints: &Hints, points: &[Point], now: UnixTime) -> Answer {
-        let providers = points.iter().flat_map(|point| hints.at(*point, now));
+    /// False when those of this point do not fit. Those of the first one always do.
+    fn add_providers(&mut self, here: impl Iterator<Item = Provider>) -> bool {
+        let before = self.providers.len();
+        self.providers.extend(here);
+        let fits = self.providers.len() <= HINTS_MAX;
+        if !fits {
+            self.providers.truncate(before);
+        }
+        fits
+    }
+
+    fn answer(self, more: bool) -> Answer {
         Answer::Statements {
             statements: self.statements,
-            providers: providers.take(HINTS_MAX).collect(),
-            next: self.last,
+            providers: self.providers,
+            next: self.last.filter(|_| more),
         }
     }
 }
+
+/// A point's hints fit one page, so that every page goes on.
+const _: () = assert!(POINT_HINTS_MAX <= HINTS_MAX);
 
 /// Hints: who says that it has which root. Unsigned, short-lived, bounded; blocks verify
 /// themselves, so a false one costs its reader one dial.
@@ -292,6 +353,8 @@ pub struct Hints {
     by_point: BTreeMap<Point, BTreeMap<(Root, NodeId), Hint>>,
     by_node: BTreeMap<NodeId, usize>,
     count: usize,
+    /// No hint ends before.
+    ends_first: UnixTime,
 }
 
 #[derive(Debug)]
@@ -310,9 +373,8 @@ impl Hints {
             .get(&point)
             .is_some_and(|here| here.contains_key(&key));
         if !known {
-            if self.count >= HINTS_TOTAL_MAX {
-                self.forget(now);
-            }
+            // Hints that have ended must not take anybody's room.
+            self.forget(now);
             let by_node = self.by_node.get(&node).copied().unwrap_or_default();
             let here = self.by_point.get(&point).map_or(0, BTreeMap::len);
             if self.count >= HINTS_TOTAL_MAX || by_node >= NODE_HINTS_MAX || here >= POINT_HINTS_MAX
@@ -325,6 +387,11 @@ impl Hints {
         let hint = Hint {
             contact: provider.contact,
             until: now.plus(HINT_SECONDS_MAX),
+        };
+        self.ends_first = if self.count == 1 {
+            hint.until
+        } else {
+            self.ends_first.min(hint.until)
         };
         self.by_point.entry(point).or_default().insert(key, hint);
         true
@@ -340,21 +407,45 @@ impl Hints {
             })
     }
 
-    /// Drops hints whose time is over.
+    /// How many more hints of `node` there is room for, wherever they belong.
+    fn room(&self, node: &NodeId, now: UnixTime) -> usize {
+        if self.ends_first <= now {
+            // Some have ended; how many, `add` will see.
+            return NODE_HINTS_MAX;
+        }
+        let by_node = self.by_node.get(node).copied().unwrap_or_default();
+        let total = HINTS_TOTAL_MAX.saturating_sub(self.count);
+        NODE_HINTS_MAX.saturating_sub(by_node).min(total)
+    }
+
+    fn knows(&self, point: Point, root: Root, node: &NodeId, now: UnixTime) -> bool {
+        let here = self.by_point.get(&point);
+        let hint = here.and_then(|here| here.get(&(root, node.clone())));
+        hint.is_some_and(|hint| hint.until > now)
+    }
+
+    /// Drops hints whose time is over. All are looked at only when one is over, which is at most
+    /// once for every second in which one was taken.
     pub fn forget(&mut self, now: UnixTime) {
+        if now < self.ends_first {
+            return;
+        }
         let Self {
             by_point,
             by_node,
             count,
+            ends_first,
         } = self;
+        *ends_first = UnixTime(u64::MAX);
         by_point.retain(|_, here| {
             here.retain(|(_, node), hint| {
-                let keep = hint.until > now;
-                if !keep {
-                    *count -= 1;
-                    release(by_node, node);
+                if hint.until > now {
+                    *ends_first = hint.until.min(*ends_first);
+                    return true;
                 }
-                keep
+                *count -= 1;
+                release(by_node, node);
+                false
             });
             !here.is_empty()
         });
@@ -424,3 +515,6 @@ impl Shelf for MemoryShelf {
         points
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::hash::Point;
-use crate::message::{Answer, Contact, Cursor, Get, NodeId, Reply, Request};
+use crate::message::{Answer, CLOSER_MAX, Contact, Cursor, Get, NodeId, Reply, Request};
 use crate::time::{Machine, Now};
 
 /// How many nodes hold a point's statements: as many as the look-up wants answers of.
@@ -20,8 +20,13 @@ pub const SEEDS_MAX: usize = 8;
 pub const ASK_TIMEOUT: Duration = Duration::from_millis(1500);
 /// Nodes that one look-up remembers.
 pub const PEERS_MAX: usize = 512;
-/// Pages that one node may make its answer of.
+/// Pages that one node may make its answer of, the first one included.
 pub const PAGES_MAX: usize = 16;
+/// Requests of one look-up, to whomever: what hostile nodes name without end is not asked without
+/// end. A look-up among a million honest nodes takes some 40.
+pub const ASKS_MAX: usize = 256;
+/// How long one look-up may take from its start; then nobody is asked or waited for any more.
+pub const LOOKUP_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What happens to a look-up.
 #[derive(Debug, Clone)]
@@ -48,14 +53,23 @@ pub enum LookupOut {
 pub struct Lookup {
     get: Get,
     peers: BTreeMap<[u8; 32], Peer>,
-    seeds: usize,
+    /// Whom to ask first, wherever they are: a mirror or a parent is rarely near the point.
+    seeds: Vec<[u8; 32]>,
+    asks: usize,
+    ends: Option<Duration>,
+    over: bool,
 }
 
 #[derive(Debug)]
 struct Peer {
     contact: Contact,
     state: State,
-    pages: usize,
+    /// Pages asked for.
+    asks: usize,
+    /// Pages that came.
+    answers: usize,
+    /// What the last page was asked after.
+    after: Option<Cursor>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,12 +86,19 @@ impl Lookup {
         let mut lookup = Self {
             get,
             peers: BTreeMap::new(),
-            seeds: 0,
+            seeds: Vec::new(),
+            asks: 0,
+            ends: None,
+            over: false,
         };
         for contact in seeds {
+            let distance = lookup.distance(&contact.node);
             lookup.learn(contact);
+            let first = lookup.seeds.len() < SEEDS_MAX && !lookup.seeds.contains(&distance);
+            if first && lookup.peers.contains_key(&distance) {
+                lookup.seeds.push(distance);
+            }
         }
-        lookup.seeds = lookup.peers.len().min(SEEDS_MAX);
         lookup
     }
 
@@ -87,7 +108,14 @@ impl Lookup {
             .peers
             .values()
             .any(|peer| matches!(peer.state, State::Asked { .. }));
-        !waiting && self.next().is_none()
+        self.over || (!waiting && self.next().is_none())
+    }
+
+    /// Which page of this node's answer is still due, counted from 0; `None` when it was not asked
+    /// for more than it answered.
+    pub fn page_due(&self, node: &NodeId) -> Option<usize> {
+        let peer = self.peers.get(&self.distance(node))?;
+        (peer.asks > peer.answers).then_some(peer.answers)
     }
 
     /// Nodes that answered, nearest to the point first.
@@ -109,20 +137,47 @@ impl Lookup {
         self.get.point
     }
 
+    fn distance(&self, node: &NodeId) -> [u8; 32] {
+        node.point().distance(&self.get.point)
+    }
+
     fn learn(&mut self, contact: Contact) {
-        let distance = contact.node.point().distance(&self.get.point);
-        if contact.addrs.is_empty() || self.peers.len() >= PEERS_MAX {
+        let distance = self.distance(&contact.node);
+        if contact.addrs.is_empty() || self.peers.contains_key(&distance) {
             return;
         }
-        self.peers.entry(distance).or_insert(Peer {
+        if self.peers.len() >= PEERS_MAX && !self.forget_farther(&distance) {
+            return;
+        }
+        let peer = Peer {
             contact,
             state: State::Known,
-            pages: 0,
-        });
+            asks: 0,
+            answers: 0,
+            after: None,
+        };
+        self.peers.insert(distance, peer);
+    }
+
+    /// Makes room for a nearer node: whoever names many far ones does not keep others out.
+    fn forget_farther(&mut self, distance: &[u8; 32]) -> bool {
+        let farthest = self
+            .peers
+            .iter()
+            .rev()
+            .find(|(other, peer)| peer.state == State::Known && !self.seeds.contains(*other));
+        let farthest = farthest.map(|(other, _)| *other);
+        match farthest.filter(|other| distance < other) {
+            Some(other) => self.peers.remove(&other).is_some(),
+            None => false,
+        }
     }
 
     /// The nearest node that has not been asked, among the nearest that do not fail.
     fn next(&self) -> Option<[u8; 32]> {
+        if self.asks >= ASKS_MAX {
+            return None;
+        }
         let usable = self
             .peers
             .iter()
@@ -131,9 +186,15 @@ impl Lookup {
         nearest.find_map(|(distance, peer)| (peer.state == State::Known).then_some(*distance))
     }
 
-    fn ask_more(&mut self, parallel: usize, now: Now, out: &mut Vec<LookupOut>) {
+    fn ask_seeds(&mut self, now: Now, out: &mut Vec<LookupOut>) {
+        for distance in self.seeds.clone() {
+            self.ask(distance, None, now, out);
+        }
+    }
+
+    fn ask_more(&mut self, now: Now, out: &mut Vec<LookupOut>) {
         let waiting = |peer: &&Peer| matches!(peer.state, State::Asked { .. });
-        let mut free = parallel.saturating_sub(self.peers.values().filter(waiting).count());
+        let mut free = PARALLEL.saturating_sub(self.peers.values().filter(waiting).count());
         while free > 0
             && let Some(distance) = self.next()
         {
@@ -149,7 +210,12 @@ impl Lookup {
         now: Now,
         out: &mut Vec<LookupOut>,
     ) {
-        if let Some(peer) = self.peers.get_mut(&distance) {
+        if let Some(peer) = self.peers.get_mut(&distance)
+            && self.asks < ASKS_MAX
+        {
+            self.asks += 1;
+            peer.asks += 1;
+            peer.after = after;
             peer.state = State::Asked {
                 until: now.mono + ASK_TIMEOUT,
             };
@@ -162,27 +228,35 @@ impl Lookup {
     }
 
     fn on_reply(&mut self, node: &NodeId, reply: Reply, now: Now, out: &mut Vec<LookupOut>) {
-        let distance = node.point().distance(&self.get.point);
+        let distance = self.distance(node);
         let Some(peer) = self.peers.get_mut(&distance) else {
             return;
         };
-        // A late answer is still an answer.
-        peer.state = State::Answered;
-        if let Answer::Statements {
-            next: Some(cursor), ..
-        } = reply.answer
-            && peer.pages < PAGES_MAX
-        {
-            peer.pages += 1;
-            self.ask(distance, Some(cursor), now, out);
+        // A late answer is still an answer, one that nobody asked for is none.
+        if peer.asks == peer.answers {
+            return;
         }
-        for contact in reply.closer {
-            self.learn(contact);
+        peer.answers += 1;
+        let first = peer.answers == 1;
+        let Answer::Statements { next, .. } = reply.answer else {
+            peer.state = State::Failed;
+            return;
+        };
+        peer.state = State::Answered;
+        // A cursor that does not go on would be a circle.
+        let next = next.filter(|next| peer.after.is_none_or(|after| *next > after));
+        if next.is_some() && peer.asks < PAGES_MAX {
+            self.ask(distance, next, now, out);
+        }
+        if first {
+            for contact in reply.closer.into_iter().take(CLOSER_MAX) {
+                self.learn(contact);
+            }
         }
     }
 
     fn fail(&mut self, node: &NodeId) {
-        let distance = node.point().distance(&self.get.point);
+        let distance = self.distance(node);
         if let Some(peer) = self.peers.get_mut(&distance)
             && peer.state != State::Answered
         {
@@ -204,21 +278,35 @@ impl Machine for Lookup {
     type Out = LookupOut;
 
     fn handle(&mut self, input: LookupIn, now: Now, out: &mut Vec<LookupOut>) {
-        let mut parallel = PARALLEL;
+        if self.over {
+            return;
+        }
         match input {
-            LookupIn::Start => parallel = self.seeds.max(PARALLEL),
+            LookupIn::Start => {
+                self.ends = Some(now.mono + LOOKUP_TIMEOUT);
+                self.ask_seeds(now, out);
+            }
             LookupIn::Reply(node, reply) => self.on_reply(&node, reply, now, out),
             LookupIn::Failed(node) => self.fail(&node),
             LookupIn::Tick => self.fail_silent(now),
         }
-        self.ask_more(parallel, now, out);
+        self.over = self.ends.is_some_and(|ends| ends <= now.mono);
+        if !self.over {
+            self.ask_more(now, out);
+        }
     }
 
     fn deadline(&self) -> Option<Duration> {
+        if self.over {
+            return None;
+        }
         let deadlines = self.peers.values().filter_map(|peer| match peer.state {
             State::Asked { until } => Some(until),
             State::Known | State::Answered | State::Failed => None,
         });
-        deadlines.min()
+        deadlines.chain(self.ends.filter(|_| !self.is_done())).min()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,10 +6,11 @@
 //! [`Point`], never the location behind it: a server needs no more to answer.
 
 use std::fmt;
+use std::marker::PhantomData;
 use std::sync::Arc;
 
-use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
+use serde::de::{self, DeserializeOwned, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_bytes::ByteBuf;
 
 use crate::hash::{Point, PublicKey, Root, Sha256, StatementId};
@@ -63,14 +64,26 @@ pub struct Contact {
     /// The node.
     pub node: NodeId,
     /// Its addresses.
+    #[serde(deserialize_with = "at_most::<ADDRESSES_MAX, _, _>")]
     pub addrs: Vec<ByteBuf>,
+}
+
+impl Contact {
+    /// This contact with as many addresses as a message may hold, so that one odd node in an answer
+    /// does not make the whole of it unreadable. `None` when its identity is too long.
+    pub fn bounded(mut self) -> Option<Self> {
+        self.addrs.retain(|addr| addr.len() <= ADDRESS_BYTES_MAX);
+        self.addrs.truncate(ADDRESSES_MAX);
+        (self.node.0.len() <= NODE_ID_BYTES_MAX).then_some(self)
+    }
 }
 
 /// What is asked of a node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, bound(deserialize = "S: Deserialize<'de>"))]
 pub enum Request<S = Arc<Statement>> {
     /// "Hold these statements."
-    Put(Vec<S>),
+    Put(#[serde(deserialize_with = "at_most::<STATEMENTS_MAX, _, _>")] Vec<S>),
     /// "I have these roots", at these points; unsigned, believed only of the sender itself.
     Have(Have),
     /// "Which statements do you hold here?"
@@ -96,8 +109,10 @@ pub enum Request<S = Arc<Statement>> {
 #[serde(deny_unknown_fields)]
 pub struct Have {
     /// Where the roots belong, and which they are.
+    #[serde(deserialize_with = "at_most::<HINTS_MAX, _, _>")]
     pub roots: Vec<(Point, Root)>,
     /// Where the sender can be reached, as it believes.
+    #[serde(deserialize_with = "at_most::<ADDRESSES_MAX, _, _>")]
     pub addrs: Vec<ByteBuf>,
 }
 
@@ -115,21 +130,23 @@ pub struct Get {
     pub after: Option<Cursor>,
 }
 
-/// Where an answer was cut: statements are given in the order of point and id.
+/// Where an answer was cut: statements are given in the order of point and id, the providers of a
+/// point with the first of its statements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Cursor {
-    /// Point of the last statement given.
+    /// The last point that was looked at.
     pub point: Point,
-    /// Its id.
+    /// The last statement of it that was looked at; the largest possible one for all of them.
     pub statement: StatementId,
 }
 
 /// What a node answers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, bound(deserialize = "S: Deserialize<'de>"))]
 pub struct Reply<S = Arc<Statement>> {
     /// Nodes that are closer to what was asked about, as far as the sender knows.
+    #[serde(deserialize_with = "at_most::<CLOSER_MAX, _, _>")]
     pub closer: Vec<Contact>,
     /// The answer itself.
     pub answer: Answer<S>,
@@ -137,6 +154,7 @@ pub struct Reply<S = Arc<Statement>> {
 
 /// The answer to each kind of request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, bound(deserialize = "S: Deserialize<'de>"))]
 pub enum Answer<S = Arc<Statement>> {
     /// To `Put` and `Have`: how many were taken, known ones included, and how many were not.
     Taken {
@@ -148,14 +166,16 @@ pub enum Answer<S = Arc<Statement>> {
     /// To `Get`.
     Statements {
         /// Statements held there.
+        #[serde(deserialize_with = "at_most::<STATEMENTS_MAX, _, _>")]
         statements: Vec<S>,
         /// Who says that it has which root.
+        #[serde(deserialize_with = "at_most::<HINTS_MAX, _, _>")]
         providers: Vec<Provider>,
         /// Ask again with this, if there is more.
         next: Option<Cursor>,
     },
     /// To `Near`.
-    Points(Vec<Point>),
+    Points(#[serde(deserialize_with = "at_most::<POINTS_MAX, _, _>")] Vec<Point>),
     /// To `Network`: nothing, if what the asker has is as new.
     Network(Option<NetworkFile>),
     /// To any: "not now" or "not this".
@@ -186,7 +206,7 @@ pub enum MessageError {
     /// Not CBOR of the expected shape.
     #[error("message: {0}")]
     Cbor(String),
-    /// A list or text in it is longer than allowed.
+    /// A number or text in it is larger or longer than allowed.
     #[error("message: too many or too long {0}")]
     Bounds(&'static str),
 }
@@ -217,13 +237,9 @@ impl Request {
     pub fn decode(bytes: &[u8]) -> Result<Decoded<Self>, MessageError> {
         let wire: Request<ByteBuf> = decode(bytes, REQUEST_BYTES_MAX)?;
         match &wire {
-            Request::Put(statements) => bound(statements.len(), STATEMENTS_MAX, "statements")?,
-            Request::Have(have) => {
-                bound(have.roots.len(), HINTS_MAX, "hints")?;
-                check_addrs(&have.addrs)?;
-            }
+            Request::Have(have) => check_addrs(&have.addrs)?,
             Request::Get(get) => bound(get.bits.into(), 256, "bits")?,
-            Request::Near { .. } | Request::Network { .. } => {}
+            Request::Put(_) | Request::Near { .. } | Request::Network { .. } => {}
         }
         let mut invalid = 0;
         let message = match wire {
@@ -294,7 +310,6 @@ impl Reply {
     /// When it is too long, of another shape, or holds more than it may.
     pub fn decode(bytes: &[u8]) -> Result<Decoded<Self>, MessageError> {
         let wire: Reply<ByteBuf> = decode(bytes, REPLY_BYTES_MAX)?;
-        bound(wire.closer.len(), CLOSER_MAX, "closer nodes")?;
         wire.closer.iter().try_for_each(check_contact)?;
         let mut invalid = 0;
         let answer = match wire.answer {
@@ -303,8 +318,6 @@ impl Reply {
                 providers,
                 next,
             } => {
-                bound(statements.len(), STATEMENTS_MAX, "statements")?;
-                bound(providers.len(), HINTS_MAX, "providers")?;
                 providers
                     .iter()
                     .try_for_each(|provider| check_contact(&provider.contact))?;
@@ -314,10 +327,7 @@ impl Reply {
                     next,
                 }
             }
-            Answer::Points(points) => {
-                bound(points.len(), POINTS_MAX, "points")?;
-                Answer::Points(points)
-            }
+            Answer::Points(points) => Answer::Points(points),
             Answer::Refused(why) => {
                 bound(why.len(), 256, "words")?;
                 Answer::Refused(why)
@@ -357,6 +367,37 @@ fn decode<M: DeserializeOwned>(mut bytes: &[u8], bytes_max: usize) -> Result<M, 
     }
 }
 
+/// Reads a list of at most `MAX` elements. It stops at the first one too many: a list is bounded
+/// while it is read, since a message of empty elements takes 24 times its length in memory.
+fn at_most<'de, const MAX: usize, D, T>(deserializer: D) -> Result<Vec<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    struct AtMost<const MAX: usize, T>(PhantomData<T>);
+
+    impl<'de, const MAX: usize, T: Deserialize<'de>> Visitor<'de> for AtMost<MAX, T> {
+        type Value = Vec<T>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(f, "a list of at most {MAX} elements")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Vec<T>, A::Error> {
+            let mut elements = Vec::new();
+            while let Some(element) = list.next_element()? {
+                if elements.len() == MAX {
+                    return Err(de::Error::invalid_length(MAX + 1, &self));
+                }
+                elements.push(element);
+            }
+            Ok(elements)
+        }
+    }
+
+    deserializer.deserialize_seq(AtMost::<MAX, T>(PhantomData))
+}
+
 fn verify(envelopes: Vec<ByteBuf>, invalid: &mut usize) -> Vec<Arc<Statement>> {
     let mut verified = Vec::with_capacity(envelopes.len());
     for envelope in envelopes {
@@ -374,7 +415,6 @@ fn check_contact(contact: &Contact) -> Result<(), MessageError> {
 }
 
 fn check_addrs(addrs: &[ByteBuf]) -> Result<(), MessageError> {
-    bound(addrs.len(), ADDRESSES_MAX, "addresses")?;
     addrs
         .iter()
         .try_for_each(|addr| bound(addr.len(), ADDRESS_BYTES_MAX, "addresses"))
@@ -386,3 +426,6 @@ fn bound(len: usize, max: usize, what: &'static str) -> Result<(), MessageError>
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

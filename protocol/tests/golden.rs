@@ -11,15 +11,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use ed25519_dalek::{Signature, SigningKey, VerifyingKey};
-use qk_protocol::hash::{Blake3, PrincipalId, PublicKey, Root, Sha256};
+use qk_protocol::hash::{Blake3, Point, PrincipalId, PublicKey, Root, Sha256, StatementId};
 use qk_protocol::key::{self, ArtifactKey, Flags, Linker, Output, Rustc};
 use qk_protocol::manifest::{
     Build, Committee, KeyState, Manifest, Network, Principal, PrincipalKey, PrincipalRole, RootKeys,
 };
+use qk_protocol::message::{Answer, Contact, Cursor, Get, Have, NodeId, Provider, Reply, Request};
 use qk_protocol::policy::Policy;
 use qk_protocol::statement::{
     Body, Environment, Failure, Observation, Reason, Retraction, Role, Statement, Subject,
@@ -181,6 +183,94 @@ fn statements() -> BTreeMap<&'static str, Statement> {
         ("retraction", retraction),
     ]
     .into()
+}
+
+fn contact() -> Contact {
+    Contact {
+        node: NodeId([&[0, 36, 8, 1, 18, 32], &[7; 32][..]].concat()),
+        addrs: vec![vec![4, 127, 0, 0, 1, 6, 15, 161].into()],
+    }
+}
+
+fn cursor() -> Cursor {
+    Cursor {
+        point: Point([1; 32]),
+        statement: StatementId([2; 32]),
+    }
+}
+
+fn requests() -> Vec<(&'static str, Request)> {
+    let held = Arc::new(statements().remove("observation").unwrap());
+    let get = |bits, observer, after| {
+        Request::Get(Get {
+            point: Point([1; 32]),
+            bits,
+            observer,
+            after,
+        })
+    };
+    vec![
+        ("put", Request::Put(vec![held])),
+        (
+            "have",
+            Request::Have(Have {
+                roots: vec![(Point([1; 32]), Root([3; 32]))],
+                addrs: contact().addrs,
+            }),
+        ),
+        ("get", get(256, None, None)),
+        ("get_more", get(12, Some(public(11)), Some(cursor()))),
+        (
+            "near",
+            Request::Near {
+                point: Point([1; 32]),
+                limit: 20,
+            },
+        ),
+        (
+            "network",
+            Request::Network {
+                version: 1,
+                issued: NOW,
+            },
+        ),
+    ]
+}
+
+fn replies() -> Vec<(&'static str, Reply)> {
+    let held = Arc::new(statements().remove("observation").unwrap());
+    let answers = [
+        (
+            "taken",
+            Answer::Taken {
+                taken: 3,
+                refused: 1,
+            },
+        ),
+        (
+            "statements",
+            Answer::Statements {
+                statements: vec![held],
+                providers: vec![Provider {
+                    root: Root([3; 32]),
+                    contact: contact(),
+                }],
+                next: Some(cursor()),
+            },
+        ),
+        ("points", Answer::Points(vec![Point([1; 32])])),
+        ("network", Answer::Network(Some(network().file().clone()))),
+        ("network_same", Answer::Network(None)),
+        ("refused", Answer::Refused("not now".to_owned())),
+    ];
+    let reply = |answer| Reply {
+        closer: vec![contact()],
+        answer,
+    };
+    answers
+        .into_iter()
+        .map(|(name, answer)| (name, reply(answer)))
+        .collect()
 }
 
 fn text(bytes: &[u8]) -> &str {
@@ -389,4 +479,35 @@ fn draw(key: &ArtifactKey) -> Vec<String> {
         .collect();
     ranks.sort();
     ranks.into_iter().take(4).map(|(_, id)| id).collect()
+}
+
+#[test]
+fn messages() {
+    let requests: BTreeMap<_, _> = requests().into_iter().collect();
+    let replies: BTreeMap<_, _> = replies().into_iter().collect();
+    let made = json!({
+        "requests": requests.iter().map(|(name, one)| (*name, hex(one.encode()))).collect::<BTreeMap<_, _>>(),
+        "replies": replies.iter().map(|(name, one)| (*name, hex(one.encode()))).collect::<BTreeMap<_, _>>(),
+    });
+    let vectors = golden("messages", made);
+    for (name, request) in &requests {
+        let bytes = hex::decode(str_of(&vectors["requests"], name)).unwrap();
+        assert_eq!(Request::decode(&bytes).unwrap().message, *request, "{name}");
+    }
+    for (name, reply) in &replies {
+        let bytes = hex::decode(str_of(&vectors["replies"], name)).unwrap();
+        assert_eq!(Reply::decode(&bytes).unwrap().message, *reply, "{name}");
+    }
+    // RFC 8949 by hand: a map of one, "Near", a map of two, and so on.
+    let point = "01".repeat(32);
+    assert_eq!(
+        str_of(&vectors["requests"], "near"),
+        format!("a1644e656172a265706f696e745820{point}656c696d697414")
+    );
+    assert_eq!(
+        str_of(&vectors["requests"], "get"),
+        format!(
+            "a163476574a465706f696e745820{point}6462697473190100686f62736572766572f6656166746572f6"
+        )
+    );
 }

@@ -78,7 +78,8 @@ pub fn artifact_with(network: &Network, options: &Options) -> Artifact {
     let licenses = BTreeMap::from([("LICENSE-MIT".to_owned(), b"of no warranty\n".to_vec())]);
     let out = File::create(dir.path().join("artifact.tar")).expect("a file");
     let open = |_: &str| File::open(&program);
-    let identity = archive::write(out, &contents, &release.lock, &licenses, open).expect("an archive");
+    let identity =
+        archive::write(out, &contents, &release.lock, &licenses, open).expect("an archive");
     Artifact {
         key,
         subject: Subject {
@@ -196,7 +197,9 @@ impl Entry {
 
 /// The tar of these entries.
 pub fn tar(entries: &[Entry]) -> Vec<u8> {
-    let parts = entries.iter().flat_map(|entry| [&entry.header[..], &entry.data[..]]);
+    let parts = entries
+        .iter()
+        .flat_map(|entry| [&entry.header[..], &entry.data[..]]);
     let mut bytes: Vec<u8> = parts.flatten().copied().collect();
     bytes.resize(bytes.len() + 2 * BLOCK, 0);
     bytes
@@ -233,10 +236,14 @@ pub fn release() -> &'static Release {
         let (name, version) = CRATE;
         let registry = Registry::open(&RegistryOptions::default()).expect("cargo's configuration");
         let exact = Ask::parse(Some(version)).expect("a version");
-        let resolved = registry.resolve(name, &exact).expect("the registry answers");
+        let resolved = registry
+            .resolve(name, &exact)
+            .expect("the registry answers");
         let dir = beside_this_program().join("qk-tests-crates");
         fs::create_dir_all(&dir).expect("a directory");
-        let file = registry.download(&resolved.release, &resolved.checksum, &dir).expect("the crate");
+        let file = registry
+            .download(&resolved.release, &resolved.checksum, &dir)
+            .expect("the crate");
         let lock = lock_digest(&file, &resolved.release).expect("a .crate file");
         let (lock_digest, lock) = lock.expect("a Cargo.lock");
         Release {
@@ -270,7 +277,10 @@ fn program(dir: &Path, options: &Options) -> PathBuf {
     let program = dir.join("program");
     let mut compile = Command::new("cc");
     compile.arg(dir.join("program.c")).arg("-o").arg(&program);
-    assert!(compile.status().expect("a C compiler").success(), "{compile:?}");
+    assert!(
+        compile.status().expect("a C compiler").success(),
+        "{compile:?}"
+    );
     if options.future_glibc {
         ask_for_glibc_2_99(&program);
     }
@@ -281,7 +291,10 @@ fn program(dir: &Path, options: &Options) -> PathBuf {
 fn ask_for_glibc_2_99(program: &Path) {
     let mut bytes = fs::read(program).expect("a program");
     let asks = archive::inspect(std::io::Cursor::new(&bytes)).expect("an executable");
-    let version = format!("GLIBC_{}\0", asks.glibc.expect("a program that asks for glibc"));
+    let version = format!(
+        "GLIBC_{}\0",
+        asks.glibc.expect("a program that asks for glibc")
+    );
     let other = b"GLIBC_2.99\0";
     assert_eq!(version.len(), other.len(), "{version}");
     let places: Vec<usize> = bytes

@@ -109,12 +109,19 @@ impl Ran {
         assert_eq!(self.code(), code, "{}", self.shown());
         let said = format!("{}{}", self.stdout, self.stderr);
         for word in words {
-            assert!(said.contains(word), "{word:?} is missing in: {}", self.shown());
+            assert!(
+                said.contains(word),
+                "{word:?} is missing in: {}",
+                self.shown()
+            );
         }
     }
 
     fn shown(&self) -> String {
-        format!("{}\n--- stdout\n{}--- stderr\n{}", self.status, self.stdout, self.stderr)
+        format!(
+            "{}\n--- stdout\n{}--- stderr\n{}",
+            self.status, self.stdout, self.stderr
+        )
     }
 }
 
@@ -137,14 +144,30 @@ impl Lab {
         let file = lab.network_file();
         let file = file.to_str().expect("a path of ASCII");
         let address = lab.address.clone();
-        let mut new = vec!["network", "new", "lab", "--principal", ALICE, "--bootstrap", &address, "--output", file];
+        let mut new = vec![
+            "network",
+            "new",
+            "lab",
+            "--principal",
+            ALICE,
+            "--bootstrap",
+            &address,
+            "--output",
+            file,
+        ];
         new.extend(args);
         lab.qk(ALICE, &new).done();
         fs::copy(lab.network_file(), lab.first_network_file()).expect("a copy");
         for name in [BOB, CAROL] {
             let key = lab.qk(name, &["network", "key"]).done();
             let key = key["key"].as_str().expect("a key");
-            lab.qk(ALICE, &["network", "add", name, key, "--role", "verifier", "--output", file]).done();
+            lab.qk(
+                ALICE,
+                &[
+                    "network", "add", name, key, "--role", "verifier", "--output", file,
+                ],
+            )
+            .done();
         }
         for name in [BOB, CAROL, CLIENT] {
             lab.qk(name, &["join", file]).done();
@@ -157,7 +180,10 @@ impl Lab {
     /// # Panics
     /// When no directory or port is to be had.
     pub fn empty() -> Self {
-        let dir = tempfile::Builder::new().prefix("qk-lab-").tempdir().expect("a directory");
+        let dir = tempfile::Builder::new()
+            .prefix("qk-lab-")
+            .tempdir()
+            .expect("a directory");
         for name in [ALICE, BOB, CAROL, CLIENT] {
             fs::create_dir(dir.path().join(name)).expect("a home");
             fs::write(dir.path().join(name).join("config.toml"), CONFIG).expect("a configuration");
@@ -165,7 +191,10 @@ impl Lab {
         Self {
             dir,
             address: format!("/ip4/127.0.0.1/tcp/{}", free_port()),
-            toolchains: Home::from_env().expect("a home directory").toolchains().to_owned(),
+            toolchains: Home::from_env()
+                .expect("a home directory")
+                .toolchains()
+                .to_owned(),
             runtime: Runtime::new().expect("a runtime"),
             nodes: BTreeMap::new(),
         }
@@ -211,7 +240,11 @@ impl Lab {
     /// # Panics
     /// When it cannot be written.
     pub fn configure(&self, name: &str, more: &str) {
-        fs::write(self.home(name).dir().join("config.toml"), format!("{CONFIG}{more}")).expect("a configuration");
+        fs::write(
+            self.home(name).dir().join("config.toml"),
+            format!("{CONFIG}{more}"),
+        )
+        .expect("a configuration");
     }
 
     /// A command of somebody's, not started yet.
@@ -276,7 +309,12 @@ impl Lab {
         thread::sleep(after);
         child.kill().expect("a signal");
         let status = child.wait().expect("an end");
-        assert_eq!(status.signal(), Some(9), "it ended by itself: {status}, {}", self.log(ALICE));
+        assert_eq!(
+            status.signal(),
+            Some(9),
+            "it ended by itself: {status}, {}",
+            self.log(ALICE)
+        );
     }
 
     fn spawn(&self, name: &str, listen: &str) -> Child {
@@ -291,12 +329,17 @@ impl Lab {
         let mut child = self.spawn(name, listen);
         let mut line = String::new();
         let stdout = child.stdout.take().expect("a pipe");
-        BufReader::new(stdout).read_line(&mut line).expect("the node's first line");
+        BufReader::new(stdout)
+            .read_line(&mut line)
+            .expect("the node's first line");
         let event: Value = serde_json::from_str(&line)
             .unwrap_or_else(|_| panic!("{name}'s node said {line:?}, and {}", self.log(name)));
         let addresses = event["addresses"].as_array().into_iter().flatten();
-        let addresses = addresses.filter_map(|one| one.as_str().map(str::to_owned)).collect();
-        self.nodes.insert(name.to_owned(), Node { child, addresses });
+        let addresses = addresses
+            .filter_map(|one| one.as_str().map(str::to_owned))
+            .collect();
+        self.nodes
+            .insert(name.to_owned(), Node { child, addresses });
     }
 
     /// Where somebody's node listens, with its peer id.
@@ -359,7 +402,11 @@ impl Lab {
     pub fn observe(&self, name: &str, key: &ArtifactKey, subject: Subject) -> Statement {
         let network = self.joined(name).network.id();
         let signer = self.home(name).key("observer").expect("a key");
-        let role = if name == ALICE { Role::Publisher } else { Role::Verifier };
+        let role = if name == ALICE {
+            Role::Publisher
+        } else {
+            Role::Verifier
+        };
         observe(network, role, key, subject, &signer)
     }
 
@@ -387,8 +434,15 @@ impl Lab {
     ///
     /// # Errors
     /// When it is not taken.
-    pub fn put(&self, name: &str, archive: Option<PathBuf>, statement: Statement) -> Result<Published, Problem> {
-        self.with_access(name, async move |access| access.publish(archive, statement).await)
+    pub fn put(
+        &self,
+        name: &str,
+        archive: Option<PathBuf>,
+        statement: Statement,
+    ) -> Result<Published, Problem> {
+        self.with_access(name, async move |access| {
+            access.publish(archive, statement).await
+        })
     }
 
     /// Does something with somebody's node: the running one, or one of this process.
@@ -416,7 +470,11 @@ impl Lab {
     /// The file of an artifact in somebody's store.
     pub fn blob(&self, name: &str, root: Root) -> PathBuf {
         let root = root.to_string();
-        self.home(name).store().join("blobs").join(&root[..2]).join(format!("{root}.tar"))
+        self.home(name)
+            .store()
+            .join("blobs")
+            .join(&root[..2])
+            .join(format!("{root}.tar"))
     }
 }
 
@@ -440,7 +498,13 @@ impl Drop for Lab {
 ///
 /// # Panics
 /// When nobody could state this.
-pub fn observe(network: NetworkId, role: Role, key: &ArtifactKey, subject: Subject, signer: &SigningKey) -> Statement {
+pub fn observe(
+    network: NetworkId,
+    role: Role,
+    key: &ArtifactKey,
+    subject: Subject,
+    signer: &SigningKey,
+) -> Statement {
     let now = unix_now();
     let observation = Observation {
         subject,
@@ -458,7 +522,8 @@ pub fn observe(network: NetworkId, role: Role, key: &ArtifactKey, subject: Subje
         work: None,
         work_checks: BTreeMap::new(),
     };
-    Statement::sign(network, key.clone(), Body::Observation(observation), signer).expect("a statement")
+    Statement::sign(network, key.clone(), Body::Observation(observation), signer)
+        .expect("a statement")
 }
 
 /// Runs a command to its end.
@@ -479,8 +544,14 @@ pub fn run(command: &mut Command) -> Ran {
 /// # Panics
 /// When there is no such process.
 pub fn send(process: u32, signal: &str) {
-    let sent = Command::new("kill").arg(format!("-{signal}")).arg(process.to_string()).status();
-    assert!(sent.expect("kill starts").success(), "{signal} to {process}");
+    let sent = Command::new("kill")
+        .arg(format!("-{signal}"))
+        .arg(process.to_string())
+        .status();
+    assert!(
+        sent.expect("kill starts").success(),
+        "{signal} to {process}"
+    );
 }
 
 /// Waits until a process has ended.
@@ -514,7 +585,11 @@ pub fn listing(dir: &Path) -> BTreeMap<PathBuf, (u64, Blake3)> {
     let mut found = BTreeMap::new();
     let mut dirs = vec![dir.to_owned()];
     while let Some(dir) = dirs.pop() {
-        for entry in fs::read_dir(&dir).into_iter().flatten().filter_map(Result::ok) {
+        for entry in fs::read_dir(&dir)
+            .into_iter()
+            .flatten()
+            .filter_map(Result::ok)
+        {
             let path = entry.path();
             if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                 dirs.push(path);
@@ -532,7 +607,8 @@ pub fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     loop {
         // Tests are processes of their own, so their numbers keep them apart.
-        let number = u64::from(std::process::id()) * 13 + u64::from(NEXT.fetch_add(1, Ordering::Relaxed));
+        let number =
+            u64::from(std::process::id()) * 13 + u64::from(NEXT.fetch_add(1, Ordering::Relaxed));
         let port = 12_000 + u16::try_from(number % 18_000).expect("small");
         if TcpListener::bind(("127.0.0.1", port)).is_ok() {
             return port;

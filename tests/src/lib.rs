@@ -2,7 +2,6 @@
 //! one thing for as long as somebody is willing to wait.
 
 pub mod artifact;
-pub mod fuzz;
 pub mod lab;
 pub mod node_load;
 pub mod peer;

@@ -69,7 +69,10 @@ pub fn campaign(rounds: u64, seed: u64) -> anyhow::Result<Figures> {
         }
         let new = round_of(&mut lab, &source, &mut rng, &mut figures);
         let all = round + 1 == rounds || (round + 1).is_multiple_of(ALL_EVERY);
-        let older: Vec<_> = held.iter().map(|(id, release)| (*id, Release::clone(release))).collect();
+        let older: Vec<_> = held
+            .iter()
+            .map(|(id, release)| (*id, Release::clone(release)))
+            .collect();
         let looked_up: Vec<_> = match all {
             true => older,
             false => older.sample(&mut rng, OLDER_LOOKED_UP).cloned().collect(),
@@ -140,7 +143,12 @@ impl Source {
 type Put = (Vec<Arc<Statement>>, bool);
 
 /// Puts statements to the node at an address until it answers no more.
-async fn put(source: Arc<Source>, address: String, mut rng: StdRng, done: mpsc::UnboundedSender<Put>) {
+async fn put(
+    source: Arc<Source>,
+    address: String,
+    mut rng: StdRng,
+    done: mpsc::UnboundedSender<Put>,
+) {
     let peer = Peer::start(source.network, None).await;
     loop {
         let statements = source.statements(rng.random_range(1..8));
@@ -180,7 +188,10 @@ fn round_of(
     lab.kill(ALICE);
     figures.kills += 1;
     let mut new = Vec::new();
-    for (statements, held) in first.into_iter().chain(std::iter::from_fn(|| answers.blocking_recv())) {
+    for (statements, held) in first
+        .into_iter()
+        .chain(std::iter::from_fn(|| answers.blocking_recv()))
+    {
         match held {
             true => new.extend(statements.iter().map(|one| (one.id(), one.key().release()))),
             false => figures.cut_off += 1,
@@ -212,6 +223,10 @@ fn look_up(
         Ok::<_, Problem>(missing)
     })?;
     figures.looked_up += statements.len() as u64;
-    ensure!(missing.is_empty(), "acknowledged and lost: {}", missing.join(", "));
+    ensure!(
+        missing.is_empty(),
+        "acknowledged and lost: {}",
+        missing.join(", ")
+    );
     Ok(())
 }

@@ -32,14 +32,25 @@ impl Peer {
     /// # Panics
     /// When it does not start.
     pub async fn start(network: NetworkId, on_lane: Option<OnLane>) -> Self {
-        Self::start_at("/ip4/127.0.0.1/tcp/0", Keypair::generate_ed25519(), network, on_lane).await
+        Self::start_at(
+            "/ip4/127.0.0.1/tcp/0",
+            Keypair::generate_ed25519(),
+            network,
+            on_lane,
+        )
+        .await
     }
 
     /// As [`start`](Self::start), at an address and with a key that were chosen before.
     ///
     /// # Panics
     /// When it does not start.
-    pub async fn start_at(listen: &str, identity: Keypair, network: NetworkId, on_lane: Option<OnLane>) -> Self {
+    pub async fn start_at(
+        listen: &str,
+        identity: Keypair,
+        network: NetworkId,
+        on_lane: Option<OnLane>,
+    ) -> Self {
         let config = NetConfig {
             identity,
             network,
@@ -88,8 +99,15 @@ impl Peer {
     /// Asks the node at an address; `None` where it gives no answer.
     pub async fn ask(&self, address: &str, request: &Request) -> Option<Reply> {
         let address: Multiaddr = address.parse().expect("an address");
-        let contact: Contact = self.net.name(&address).expect("an address that names its node");
-        let bytes = self.net.ask(contact, request.encode(), ASK_TIME).await.ok()?;
+        let contact: Contact = self
+            .net
+            .name(&address)
+            .expect("an address that names its node");
+        let bytes = self
+            .net
+            .ask(contact, request.encode(), ASK_TIME)
+            .await
+            .ok()?;
         Reply::decode(&bytes).ok().map(|decoded| decoded.message)
     }
 
@@ -101,9 +119,14 @@ impl Peer {
         let addrs = self.net.listen_addrs().await.expect("it runs");
         let have = Request::Have(Have {
             roots: vec![(point, root)],
-            addrs: addrs.iter().map(|addr| ByteBuf::from(addr.to_vec())).collect(),
+            addrs: addrs
+                .iter()
+                .map(|addr| ByteBuf::from(addr.to_vec()))
+                .collect(),
         });
-        let told = tokio::time::timeout(PATIENCE, self.ask(address, &have)).await.expect("in time");
+        let told = tokio::time::timeout(PATIENCE, self.ask(address, &have))
+            .await
+            .expect("in time");
         let taken = Answer::Taken {
             taken: 1,
             refused: 0,
@@ -150,7 +173,9 @@ async fn serve_lies(
         let head = request[..].try_into().expect("a head");
         let rest = blocks::Request::rest_bytes(&head).map_err(std::io::Error::other)?;
         request.resize(REQUEST_HEAD_BYTES + rest, 0);
-        stream.read_exact(&mut request[REQUEST_HEAD_BYTES..]).await?;
+        stream
+            .read_exact(&mut request[REQUEST_HEAD_BYTES..])
+            .await?;
         let request = blocks::Request::decode(&request).map_err(std::io::Error::other)?;
         let wire = blocks::encode(blob, &request.ranges, &bytes[..], &tree[..]);
         let mut wire = wire.map_err(std::io::Error::other)?;

@@ -1,76 +1,52 @@
-//! Campaigns: the executables of the package `qk-tests`, each of which repeats one thing for as
-//! long as its arguments say. A new file in `tests/src/bin/` is a new campaign.
+//! Campaigns: tests that repeat one thing, told by the environment for how long.
 
-use anyhow::{Context, Result, bail};
+use anyhow::Result;
 
 use crate::cargo;
 
-const PACKAGE: &str = "qk-tests";
+/// Runs one test of an integration test, with `settings` in its environment and its output shown.
+fn run(package: &str, file: &str, test: &str, settings: &[(&str, Option<String>)]) -> Result<()> {
+    let mut cargo = cargo::command();
+    cargo
+        .args(["test", "--package", package, "--test", file])
+        .args(["--", "--exact", test, "--nocapture"]);
+    for (name, value) in settings {
+        if let Some(value) = value {
+            cargo.env(name, value);
+        }
+    }
+    cargo::run(&mut cargo)
+}
 
-/// Runs the campaign `name` with `args`, against a `qk` that is built before.
+/// Throws mutated input at the decoders for `seconds` altogether.
 ///
 /// # Errors
-/// When there is no such campaign, something does not compile, or the campaign fails.
-pub fn run(name: &str, args: &[String]) -> Result<()> {
-    let names = names()?;
-    if !names.iter().any(|known| known == name) {
-        bail!(
-            "there is no campaign {name}; there are: {}",
-            names.join(", ")
-        );
-    }
-    let qk = cargo::build("qk", &["--package", "qk", "--package", PACKAGE])?;
-    let campaign = qk.with_file_name(name);
-    let mut campaign = std::process::Command::new(campaign);
-    campaign.args(args).env("QK_BIN", qk);
-    cargo::forget_caller(&mut campaign);
-    cargo::run(&mut campaign)
+/// When something is found, or does not compile.
+pub fn fuzz(seconds: u64, seed: u64, target: Option<String>) -> Result<()> {
+    eprintln!("seed {seed}");
+    let settings = [
+        ("QK_FUZZ_SECONDS", Some(seconds.to_string())),
+        ("QK_FUZZ_SEED", Some(seed.to_string())),
+        ("QK_FUZZ_TARGET", target),
+    ];
+    run(
+        "qk-protocol",
+        "fuzz",
+        "no_decoder_breaks_a_promise",
+        &settings,
+    )
 }
 
-/// The names of all campaigns, sorted.
+/// Kills a process that works on a store, `rounds` times at random points.
 ///
 /// # Errors
-/// When cargo cannot say what the workspace holds.
-pub fn names() -> Result<Vec<String>> {
-    let output = cargo::command()
-        .args(["metadata", "--no-deps", "--format-version", "1"])
-        .output()
-        .context("cannot start `cargo metadata`")?;
-    let metadata = serde_json::from_slice(&output.stdout)
-        .context("`cargo metadata` did not print the JSON expected")?;
-    Ok(executables(&metadata, PACKAGE))
-}
-
-fn executables(metadata: &serde_json::Value, package: &str) -> Vec<String> {
-    let mut names: Vec<String> = metadata["packages"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter(|found| found["name"] == package)
-        .flat_map(|found| found["targets"].as_array().into_iter().flatten())
-        .filter(|target| target["kind"] == serde_json::json!(["bin"]))
-        .filter_map(|target| target["name"].as_str().map(str::to_owned))
-        .collect();
-    names.sort();
-    names
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn campaigns_are_the_executables_of_the_package() {
-        assert!(names().unwrap().contains(&"fuzz".to_owned()));
-    }
-
-    #[test]
-    fn an_unknown_campaign_is_answered_with_the_known_ones() {
-        let error = run("none", &[]).unwrap_err().to_string();
-        assert!(
-            error.starts_with("there is no campaign none; there are: "),
-            "{error}"
-        );
-        assert!(error.contains("fuzz"), "{error}");
-    }
+/// When something acknowledged is lost or something wrong is served, or does not compile.
+pub fn kill(rounds: u64, seed: u64) -> Result<()> {
+    eprintln!("seed {seed}");
+    let settings = [
+        ("QK_KILL_ROUNDS", Some(rounds.to_string())),
+        ("QK_KILL_SEED", Some(seed.to_string())),
+    ];
+    let test = "nothing_acknowledged_is_lost_to_kill_9";
+    run("qk-tests", "store_kill", test, &settings)
 }

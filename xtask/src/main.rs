@@ -1,5 +1,6 @@
 //! `cargo xtask`: arguments only, the work is in the library.
 
+use std::hash::{BuildHasher, RandomState};
 use std::os::unix::process::CommandExt;
 use std::process::ExitCode;
 
@@ -25,9 +26,12 @@ enum Task {
     /// A whole network on this machine, with real processes
     #[command(after_help = "Example: cargo xtask demo --crate hexyl@0.17.0 --json")]
     Demo(DemoArgs),
-    /// Repeat one thing for long: without a name, list what there is
-    #[command(after_help = "Example: cargo xtask campaign fuzz --seconds 600")]
-    Campaign(CampaignArgs),
+    /// Throw mutated input at every decoder
+    #[command(after_help = "Example: cargo xtask fuzz --seconds 3600 --target reply")]
+    Fuzz(FuzzArgs),
+    /// Kill a process that works on a store, at random points, and check what is left
+    #[command(after_help = "Example: cargo xtask kill --rounds 300")]
+    Kill(KillArgs),
     /// Measure
     #[command(subcommand)]
     Bench(Bench),
@@ -58,23 +62,37 @@ struct DemoArgs {
 }
 
 #[derive(Args)]
-struct CampaignArgs {
-    /// Which campaign
-    name: Option<String>,
-    /// Its arguments; `-- --help` lists them
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-    args: Vec<String>,
+struct FuzzArgs {
+    /// How long altogether, shared equally by the decoders
+    #[arg(long, default_value_t = 60)]
+    seconds: u64,
+    /// Where randomness begins; by default another one each time, which is printed
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Only this decoder
+    #[arg(long)]
+    target: Option<String>,
+}
+
+#[derive(Args)]
+struct KillArgs {
+    /// How often
+    #[arg(long, default_value_t = 300)]
+    rounds: u64,
+    /// Where randomness begins; by default another one each time, which is printed
+    #[arg(long)]
+    seed: Option<u64>,
 }
 
 #[derive(Subcommand)]
 enum Bench {
-    /// What a fetch is measured against: `cargo install`, and `curl | tar` from a local web server
-    #[command(after_help = "Example: cargo xtask bench baseline --crate hexyl@0.17.0 --json")]
-    Baseline(BenchArgs),
+    /// A fetch from a network of three nodes, beside `cargo install` and `curl | tar`
+    #[command(after_help = "Example: cargo xtask bench fetch --crate hexyl@0.17.0 --json")]
+    Fetch(FetchArgs),
 }
 
 #[derive(Args)]
-struct BenchArgs {
+struct FetchArgs {
     /// The crate to measure with
     #[arg(
         long = "crate",
@@ -83,8 +101,11 @@ struct BenchArgs {
     )]
     package: String,
     /// Runs of which the median is taken; what compiles runs once
-    #[arg(long, default_value_t = 11)]
+    #[arg(long, default_value_t = 9)]
     runs: usize,
+    /// Leave out `cargo install`, which compiles the crate twice
+    #[arg(long)]
+    no_cargo_install: bool,
     /// A JSON array instead of a table
     #[arg(long)]
     json: bool,
@@ -105,12 +126,9 @@ fn run(task: Task) -> Result<()> {
         Task::Setup => setup::run().map(|_qk| ()),
         Task::Test(TestArgs { quick, args }) => test::run(quick, &args),
         Task::Demo(args) => demo(&args),
-        Task::Campaign(args) => campaign(&args),
-        Task::Bench(Bench::Baseline(args)) => {
-            let rows = bench::baseline::rows(&args.package, args.runs)?;
-            bench::write(&rows, args.json, &mut std::io::stdout().lock())?;
-            Ok(())
-        }
+        Task::Fuzz(args) => campaign::fuzz(args.seconds, seed(args.seed), args.target),
+        Task::Kill(args) => campaign::kill(args.rounds, seed(args.seed)),
+        Task::Bench(Bench::Fetch(args)) => bench_fetch(args),
         Task::Deny => deny::check(&["bans", "licenses", "sources"]),
         Task::Advisories => deny::check(&["advisories"]),
     }
@@ -131,12 +149,22 @@ fn demo(args: &DemoArgs) -> Result<()> {
     Err(demo.exec()).with_context(|| format!("cannot start {}", qk.display()))
 }
 
-fn campaign(args: &CampaignArgs) -> Result<()> {
-    match &args.name {
-        Some(name) => campaign::run(name, &args.args),
-        None => {
-            println!("{}", campaign::names()?.join("\n"));
-            Ok(())
-        }
-    }
+/// The seed asked for, or one that differs from run to run.
+fn seed(asked: Option<u64>) -> u64 {
+    asked.unwrap_or_else(|| RandomState::new().hash_one("seed"))
+}
+
+/// Measures an optimised `qk`, as people run it.
+fn bench_fetch(args: FetchArgs) -> Result<()> {
+    setup::prepare()?;
+    let qk = cargo::build("qk", &["--package", "qk", "--release"])?;
+    setup::toolchain(&qk)?;
+    let options = bench::fetch::Options {
+        package: args.package,
+        runs: args.runs,
+        cargo_install: !args.no_cargo_install,
+    };
+    let rows = bench::fetch::rows(&qk, &options)?;
+    bench::write(&rows, args.json, &mut std::io::stdout().lock())?;
+    Ok(())
 }

@@ -31,6 +31,8 @@ struct Report {
     #[serde(flatten)]
     subject: Subject,
     seconds: u64,
+    /// What it was built on; none of it enters the artifact.
+    environment: build::Environment,
     #[serde(skip_serializing_if = "Option::is_none")]
     network: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -52,6 +54,12 @@ pub(crate) async fn run(session: &Session, args: &BuildArgs) -> Outcome {
     );
     let mut maker = Maker::new(session).await?;
     maker.jobs = args.jobs;
+    maker.sandbox_root = args
+        .sandbox_root
+        .as_deref()
+        .map(std::path::absolute)
+        .transpose()
+        .map_err(failed)?;
     let place = Place::choose(session, &wanted)?;
     let built = maker.build(&place, &wanted, &resolved).await?;
     if let Some(path) = &args.output {
@@ -69,6 +77,7 @@ pub(crate) async fn run(session: &Session, args: &BuildArgs) -> Outcome {
         key_id: built.keyed.then(|| built.key.id()),
         subject: built.subject,
         seconds: built.collected.finished.since(built.collected.started),
+        environment: built.collected.environment.clone(),
         network: place.name.clone(),
         observer: None,
         statement: None,
@@ -278,6 +287,7 @@ pub(crate) struct Maker<'a> {
     session: &'a Session,
     builder: Builder,
     jobs: Option<u32>,
+    sandbox_root: Option<PathBuf>,
 }
 
 impl<'a> Maker<'a> {
@@ -299,6 +309,7 @@ impl<'a> Maker<'a> {
             session,
             builder,
             jobs: None,
+            sandbox_root: None,
         })
     }
 
@@ -365,13 +376,16 @@ impl<'a> Maker<'a> {
         let name = format!("{} {}", order.name, order.version);
         let bar = self.session.output.spinner(&name);
         let (shown, output) = (bar.clone(), self.session.output);
+        let defaults = Options::default();
         let options = Options {
-            jobs: self.jobs.unwrap_or(Options::default().jobs),
+            jobs: self.jobs.unwrap_or(defaults.jobs),
+            root: self.sandbox_root.clone().unwrap_or(defaults.root),
             ..Options::default()
         };
         let event = move |event: Event| {
             let text = match event {
                 Event::Unpacking => "unpacking".to_owned(),
+                Event::Preparing => "filling the linker's cache, once".to_owned(),
                 Event::Fetching { line } => line,
                 Event::Compiling { krate, done, total } => format!("{done}/{total} {krate}"),
                 Event::Collecting => "taking the results".to_owned(),

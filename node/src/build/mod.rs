@@ -17,6 +17,7 @@ pub mod sandbox;
 pub mod seccomp;
 pub mod sources;
 pub mod toolchain;
+mod warm;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -207,6 +208,8 @@ impl Default for Options {
 /// What a build is doing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
+    /// Fills the linker's cache, once for a toolchain and target.
+    Preparing,
     /// Unpacks the `.crate`.
     Unpacking,
     /// Gets the dependencies; the latest line of cargo.

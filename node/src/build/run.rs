@@ -19,7 +19,7 @@ use super::sources::{self, Access};
 use super::toolchain::{ZIG, ZIGBUILD, sha256_file};
 use super::{
     BuildError, Cancel, Collected, Event, NotHere, Options, Order, Reason, RustToolchain, Sandbox,
-    Toolchains, rustc,
+    Toolchains, rustc, warm,
 };
 
 /// `SOURCE_DATE_EPOCH` and the time of every source file: 2020-01-01. Part of recipe 1.
@@ -86,21 +86,63 @@ impl Builder {
         let started = now();
         let tools = Tools::find(&self.toolchains, order, options)?;
         check_source(order)?;
+        self.warm(order, options, cancel, &tools, event)?;
         let work = Work::new(&self.work, &self.sandbox)?;
-        let mut job = Job {
+        let mut job = self.job(order, options, cancel, event, &tools, &work)?;
+        let collected = job.run(started)?;
+        Ok(collected.into_public(work.keep_out()))
+    }
+
+    /// Fills zig's cache if this is the first build with the toolchain.
+    fn warm(
+        &self,
+        order: &Order,
+        options: &Options,
+        cancel: &Cancel,
+        tools: &Tools,
+        event: &mut dyn FnMut(Event),
+    ) -> Result<(), BuildError> {
+        let place = warm::place(&self.toolchains, order);
+        if place.is_dir() {
+            return Ok(());
+        }
+        event(Event::Preparing);
+        let work = Work::new(&self.work, &self.sandbox)?;
+        let plain = Order {
+            target: order.target.clone(),
+            glibc: order.glibc.clone(),
+            ..Order::new("", "warm", "0.0.0", PathBuf::new(), order.source)
+        };
+        warm::write_package(&work.at("src")).map_err(doing("write a package"))?;
+        let mut quiet = |_| {};
+        let mut job = self.job(&plain, options, cancel, &mut quiet, tools, &work)?;
+        let lock = job.lock()?;
+        job.prepare(&lock)?;
+        job.compile(0)?;
+        warm::keep(&work.at("cache").join("zig"), &place).map_err(doing("keep zig's cache"))
+    }
+
+    fn job<'a>(
+        &'a self,
+        order: &'a Order,
+        options: &'a Options,
+        cancel: &'a Cancel,
+        event: &'a mut dyn FnMut(Event),
+        tools: &'a Tools,
+        work: &'a Work,
+    ) -> Result<Job<'a>, BuildError> {
+        let log = Log::create(&work.out().join("build.log"), options.limits.log_bytes);
+        Ok(Job {
             builder: self,
             order,
             options,
             cancel,
             event,
-            tools: &tools,
-            log: Log::create(&work.out().join("build.log"), options.limits.log_bytes)
-                .map_err(doing("create the log"))?,
-            work: &work,
+            tools,
+            log: log.map_err(doing("create the log"))?,
+            work,
             cgroup: false,
-        };
-        let collected = job.run(started)?;
-        Ok(collected.into_public(work.keep_out()))
+        })
     }
 
     /// [`build`](Self::build) on a thread of its own. Dropping the future stops the build.
@@ -324,6 +366,13 @@ impl Job<'_> {
         settle(&[self.work.at("src"), self.work.at("vendor")])
             .map_err(doing("set the times of the sources"))?;
         self.prepare(&lock)?;
+        let cache = warm::place(&self.builder.toolchains, self.order);
+        warm::give(
+            &cache,
+            &self.work.at("cache").join("zig"),
+            &self.builder.sandbox,
+        )
+        .map_err(doing("copy zig's cache"))?;
         let bins = self.metadata()?;
         let total = self.count()?;
         self.compile(total)?;

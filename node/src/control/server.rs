@@ -481,20 +481,20 @@ impl Lines {
 
 /// The way of events to a client that may read slowly: bounded, and no verified byte is lost.
 #[derive(Debug)]
-struct Events {
+pub(super) struct Events {
     sender: mpsc::Sender<FetchEvent>,
     /// Verified bytes that found no room.
     untold: AtomicU64,
 }
 
 impl Events {
-    fn new() -> (Arc<Self>, mpsc::Receiver<FetchEvent>) {
+    pub(super) fn new() -> (Arc<Self>, mpsc::Receiver<FetchEvent>) {
         let (sender, receiver) = mpsc::channel(EVENTS_PENDING_MAX);
         let untold = AtomicU64::new(0);
         (Arc::new(Self { sender, untold }), receiver)
     }
 
-    fn tell(&self, event: FetchEvent) {
+    pub(super) fn tell(&self, event: FetchEvent) {
         match event {
             FetchEvent::Verified { bytes } => {
                 let bytes = bytes + self.untold.swap(0, Ordering::Relaxed);
@@ -515,7 +515,7 @@ impl Events {
         }
     }
 
-    fn rest(&self) -> Option<FetchEvent> {
+    pub(super) fn rest(&self) -> Option<FetchEvent> {
         let bytes = self.untold.swap(0, Ordering::Relaxed);
         (bytes > 0).then_some(FetchEvent::Verified { bytes })
     }

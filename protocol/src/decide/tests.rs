@@ -53,6 +53,34 @@ fn the_verdict_as_json() {
 }
 
 #[test]
+fn a_verdict_is_read_back_as_it_was_written() {
+    let two = || scenario().says("ann", "right").says("bob", "right");
+    let mut blocked = manifest();
+    blocked.blocked.push(Blocked {
+        key: None,
+        root: Some(subject("right").root),
+        reason: "built on a stolen machine".to_owned(),
+    });
+    let blocked = scenario_in(network_of(&blocked));
+    let scenarios = [
+        ("trusted", two()),
+        ("unproven", scenario().says("zoe", "right").fails("ann")),
+        ("disputed", two().says("cyd", "wrong").retracts("cyd", 2)),
+        ("stale", two().at(NOW.plus(30 * DAY))),
+        ("blocked", blocked.says("ann", "right").says("bob", "right")),
+    ];
+    for (decision, scenario) in scenarios {
+        let verdict = scenario.verdict();
+        let written = serde_json::to_string(&verdict).unwrap();
+        assert!(
+            written.starts_with(&format!("{{\"decision\":\"{decision}\"")),
+            "{written}"
+        );
+        assert_eq!(serde_json::from_str::<Verdict>(&written).unwrap(), verdict);
+    }
+}
+
+#[test]
 fn a_principal_counts_once_whatever_it_signs_with() {
     // Two keys of two principals do, above.
     assert_snapshot!(scenario().says("ann", "right").says("ann.2", "right").outcome(), @r"

@@ -9,38 +9,65 @@ use qk_tests::lab::{ALICE, BOB, CLIENT, Lab, run};
 fn unknown_crates_versions_and_targets() {
     let mut lab = Lab::new();
     lab.start_alice();
-    lab.fetch(&["qk-no-such-crate-0"]).failed(10, &["qk-no-such-crate-0"]);
-    lab.fetch(&["hexyl@99.0.0"]).failed(10, &["hexyl", "99.0.0", "0.17.0"]);
+    lab.fetch(&["qk-no-such-crate-0"])
+        .failed(10, &["qk-no-such-crate-0"]);
+    lab.fetch(&["hexyl@99.0.0"])
+        .failed(10, &["hexyl", "99.0.0", "0.17.0"]);
     let target = "riscv64gc-unknown-linux-gnu";
-    lab.fetch(&[SPEC, "--target", target]).failed(10, &["no joined network builds for", target]);
-    lab.fetch(&["hexyl@^0.17"]).failed(2, &["is not an exact version such as 1.2.3"]);
+    lab.fetch(&[SPEC, "--target", target])
+        .failed(10, &["no joined network builds for", target]);
+    lab.fetch(&["hexyl@^0.17"])
+        .failed(2, &["is not an exact version such as 1.2.3"]);
     lab.fetch(&["../etc/passwd"]).failed(2, &["name"]);
-    lab.qk(CLIENT, &["fetch", SPEC, "--fallback", "perhaps"]).failed(2, &["perhaps"]);
+    lab.qk(CLIENT, &["fetch", SPEC, "--fallback", "perhaps"])
+        .failed(2, &["perhaps"]);
     assert!(lab.installed().is_empty());
 }
 
 #[test]
 fn a_target_that_cannot_be_built_here_says_what_to_run() {
     let lab = Lab::new();
-    let ran = lab.qk(CLIENT, &["build", SPEC, "--target", "x86_64-unknown-linux-musl", "--no-publish"]);
+    let ran = lab.qk(
+        CLIENT,
+        &[
+            "build",
+            SPEC,
+            "--target",
+            "x86_64-unknown-linux-musl",
+            "--no-publish",
+        ],
+    );
     // Where even the toolchain for this machine's own target is missing, that is what it says.
-    let says = if ran.error().contains("building needs") { "qk setup" } else { "rustup target add" };
+    let says = if ran.error().contains("building needs") {
+        "qk setup"
+    } else {
+        "rustup target add"
+    };
     ran.failed(13, &[says]);
 }
 
 #[test]
 fn without_a_network_it_says_so() {
     let lab = Lab::empty();
-    lab.fetch(&[SPEC]).failed(11, &["no network is joined", "qk join", "qk network new"]);
-    lab.qk(CLIENT, &["proofs", SPEC]).failed(11, &["no network is joined", "qk join"]);
-    lab.qk(CLIENT, &["network", "show"]).failed(11, &["no network is joined"]);
+    lab.fetch(&[SPEC])
+        .failed(11, &["no network is joined", "qk join", "qk network new"]);
+    lab.qk(CLIENT, &["proofs", SPEC])
+        .failed(11, &["no network is joined", "qk join"]);
+    lab.qk(CLIENT, &["network", "show"])
+        .failed(11, &["no network is joined"]);
     assert!(lab.installed().is_empty());
 }
 
 #[test]
 fn with_every_node_dead_it_says_so() {
     let lab = Lab::new();
-    lab.fetch(&[SPEC]).failed(14, &["none of the 1 known nodes of network lab answered", "qk network show"]);
+    lab.fetch(&[SPEC]).failed(
+        14,
+        &[
+            "none of the 1 known nodes of network lab answered",
+            "qk network show",
+        ],
+    );
     assert!(lab.installed().is_empty());
 }
 
@@ -55,8 +82,16 @@ fn offline_only_what_is_here_counts() {
     // A registry that was never asked.
     let cargo_home = lab.dir().join("cargo");
     fs::create_dir(&cargo_home).unwrap();
-    let ran = run(lab.fetch_command(CLIENT, &[SPEC, "--offline"]).env("CARGO_HOME", &cargo_home));
-    ran.failed(14, &["hexyl is not in cargo's cache", "the network is not to be used"]);
+    let ran = run(lab
+        .fetch_command(CLIENT, &[SPEC, "--offline"])
+        .env("CARGO_HOME", &cargo_home));
+    ran.failed(
+        14,
+        &[
+            "hexyl is not in cargo's cache",
+            "the network is not to be used",
+        ],
+    );
     assert!(lab.installed().is_empty());
     lab.fetch(&[SPEC]).done();
 }
@@ -69,7 +104,10 @@ fn a_malformed_configuration_is_named_with_its_place() {
     let cases = [
         ("quota_bytes = \"much\"\n", "quota_bytes"),
         ("quoat_bytes = 1\n", "quoat_bytes"),
-        ("[policy]\nthreshold = 0\n", "a threshold of 0 would trust what nobody observed"),
+        (
+            "[policy]\nthreshold = 0\n",
+            "a threshold of 0 would trust what nobody observed",
+        ),
         ("= 1\n", "line 3"),
         ("listen = [\"nowhere\"]\n", "nowhere"),
     ];
@@ -83,7 +121,8 @@ fn a_malformed_configuration_is_named_with_its_place() {
         }
     }
     fs::write(path, vec![b'#'; 300_000]).unwrap();
-    lab.fetch(&[SPEC]).failed(2, &[path, "more than 262144 bytes"]);
+    lab.fetch(&[SPEC])
+        .failed(2, &[path, "more than 262144 bytes"]);
     assert!(lab.installed().is_empty());
 }
 
@@ -107,22 +146,33 @@ fn damaged_homes_are_named() {
     fs::create_dir_all(key.parent().unwrap()).unwrap();
     let kept = fs::read(&key).ok();
     fs::write(&key, "not hex").unwrap();
-    lab.fetch(&[SPEC]).failed(2, &[key.to_str().unwrap(), "64 hex digits"]);
+    lab.fetch(&[SPEC])
+        .failed(2, &[key.to_str().unwrap(), "64 hex digits"]);
     match kept {
         Some(kept) => fs::write(&key, kept).unwrap(),
         None => fs::remove_file(&key).unwrap(),
     }
     let networks = lab.home(CLIENT).dir().join("networks");
-    let file = fs::read_dir(&networks).unwrap().next().unwrap().unwrap().path();
+    let file = fs::read_dir(&networks)
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap()
+        .path();
     let text = fs::read_to_string(&file).unwrap();
     // Another network than the one that was joined: the signature no longer fits.
     let envelope = text.find("payload").unwrap() + 20;
     let mut changed = text.clone().into_bytes();
-    changed[envelope] = if changed[envelope] == b'A' { b'B' } else { b'A' };
+    changed[envelope] = if changed[envelope] == b'A' {
+        b'B'
+    } else {
+        b'A'
+    };
     fs::write(&file, changed).unwrap();
     let ran = lab.fetch(&[SPEC]);
     assert!([2, 15].contains(&ran.code()), "{ran:?}");
     ran.failed(ran.code(), &[file.to_str().unwrap()]);
     fs::write(&file, text).unwrap();
-    lab.fetch(&[SPEC]).failed(14, &["none of the 1 known nodes"]);
+    lab.fetch(&[SPEC])
+        .failed(14, &["none of the 1 known nodes"]);
 }

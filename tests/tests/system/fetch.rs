@@ -14,7 +14,8 @@ fn what_is_unproven_is_refused_and_what_is_proven_is_installed() {
     let published = lab.publish(ALICE, &artifact);
     assert_eq!(published.holders, 1, "nobody else runs");
 
-    lab.fetch(&[SPEC]).failed(11, &["unproven", "network lab", "qk proofs"]);
+    lab.fetch(&[SPEC])
+        .failed(11, &["unproven", "network lab", "qk proofs"]);
     assert!(lab.installed().is_empty());
 
     lab.publish(BOB, &artifact);
@@ -25,7 +26,12 @@ fn what_is_unproven_is_refused_and_what_is_proven_is_installed() {
     assert_eq!(one["root"], artifact.subject.root.to_string());
     assert_eq!(one["key_id"], artifact.key.id().to_string());
     assert_eq!(one["bytes"], artifact.subject.size);
-    let mut names: Vec<_> = one["observations"].as_array().unwrap().iter().map(|line| &line["principal"]).collect();
+    let mut names: Vec<_> = one["observations"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|line| &line["principal"])
+        .collect();
     names.sort_by_key(|name| name.to_string());
     assert_eq!(names, [ALICE, BOB, CAROL]);
 
@@ -33,7 +39,10 @@ fn what_is_unproven_is_refused_and_what_is_proven_is_installed() {
     assert_eq!(one["installed"][0], program.to_str().unwrap());
     assert_eq!(run(&mut Command::new(&program)).stdout, "hexyl 0.17.0\n");
     let (name, version) = CRATE;
-    assert_eq!(cargo(&lab.root(), &["install", "--list"]).stdout, format!("{name} v{version}:\n    {name}\n"));
+    assert_eq!(
+        cargo(&lab.root(), &["install", "--list"]).stdout,
+        format!("{name} v{version}:\n    {name}\n")
+    );
     cargo(&lab.root(), &["uninstall", name]).done();
     assert!(!program.exists());
     assert_eq!(cargo(&lab.root(), &["install", "--list"]).stdout, "");
@@ -52,7 +61,10 @@ fn what_was_fetched_comes_from_the_store_when_every_node_is_dead() {
     for more in [&[SPEC][..], &[SPEC, "--force", "--offline"]] {
         let fetched = lab.fetch(more).done();
         assert_eq!(fetched["crates"][0]["how"], "store");
-        assert_eq!(run(&mut Command::new(lab.root().join("bin/hexyl"))).stdout, "hexyl 0.17.0\n");
+        assert_eq!(
+            run(&mut Command::new(lab.root().join("bin/hexyl"))).stdout,
+            "hexyl 0.17.0\n"
+        );
     }
     let proofs = lab.qk(CLIENT, &["proofs", SPEC, "--offline"]).done();
     assert_eq!(proofs[0]["verdict"]["decision"], "trusted", "{proofs}");
@@ -85,8 +97,12 @@ fn one_failure_keeps_its_reason_and_several_give_1() {
     let ran = lab.fetch(&["qk-no-such-crate-0", SPEC]);
     ran.failed(10, &["qk-no-such-crate-0"]);
     assert_eq!(ran.json()["crates"][0]["name"], "hexyl");
-    assert!(lab.root().join("bin/hexyl").is_file(), "what can be installed is");
-    lab.fetch(&["qk-no-such-crate-0", "sd@1.0.0"]).failed(1, &["2 crates failed"]);
+    assert!(
+        lab.root().join("bin/hexyl").is_file(),
+        "what can be installed is"
+    );
+    lab.fetch(&["qk-no-such-crate-0", "sd@1.0.0"])
+        .failed(1, &["2 crates failed"]);
 }
 
 #[test]
@@ -100,7 +116,8 @@ fn a_program_that_asks_for_a_newer_glibc_is_not_installed() {
     let artifact = artifact_with(&lab.joined(ALICE).network, &options);
     lab.publish(ALICE, &artifact);
     lab.publish(BOB, &artifact);
-    lab.fetch(&[SPEC]).failed(16, &["hexyl: needs glibc 2.99, and this machine has 2."]);
+    lab.fetch(&[SPEC])
+        .failed(16, &["hexyl: needs glibc 2.99, and this machine has 2."]);
     assert!(lab.installed().is_empty());
 }
 

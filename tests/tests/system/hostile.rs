@@ -18,22 +18,94 @@ const PROGRAM: &str = "bin/hexyl";
 const OUT_OF_IT: &str = "bin/../../planted";
 
 const CASES: [Case; 16] = [
-    ("parent", |all| tar(&renamed(all, OUT_OF_IT)), "leads out of the archive"),
-    ("absolute", |all| tar(&renamed(all, "/tmp/qk-planted")), "is absolute"),
-    ("symlink", |all| tar(&followed(all, |one| one.named("bin/link").of_type(b'2', "/etc/passwd"))), "is a link"),
-    ("hardlink", |all| tar(&followed(all, |one| one.named("bin/link").of_type(b'1', "/etc/passwd"))), "is a link"),
-    ("device", |all| tar(&followed(all, |one| one.named("bin/null").of_type(b'3', ""))), "is a device"),
-    ("fifo", |all| tar(&followed(all, |one| one.named("bin/pipe").of_type(b'6', ""))), "is a device"),
-    ("directory", |all| tar(&followed(all, |one| one.named("bin/dir").of_type(b'5', ""))), "is a directory"),
-    ("duplicate", |all| tar(&followed(all, |one| one)), "occurs twice"),
-    ("unlisted", |all| tar(&followed(all, |one| one.named("bin/zzz"))), "is not listed in qk.json"),
+    (
+        "parent",
+        |all| tar(&renamed(all, OUT_OF_IT)),
+        "leads out of the archive",
+    ),
+    (
+        "absolute",
+        |all| tar(&renamed(all, "/tmp/qk-planted")),
+        "is absolute",
+    ),
+    (
+        "symlink",
+        |all| {
+            tar(&followed(all, |one| {
+                one.named("bin/link").of_type(b'2', "/etc/passwd")
+            }))
+        },
+        "is a link",
+    ),
+    (
+        "hardlink",
+        |all| {
+            tar(&followed(all, |one| {
+                one.named("bin/link").of_type(b'1', "/etc/passwd")
+            }))
+        },
+        "is a link",
+    ),
+    (
+        "device",
+        |all| {
+            tar(&followed(all, |one| {
+                one.named("bin/null").of_type(b'3', "")
+            }))
+        },
+        "is a device",
+    ),
+    (
+        "fifo",
+        |all| {
+            tar(&followed(all, |one| {
+                one.named("bin/pipe").of_type(b'6', "")
+            }))
+        },
+        "is a device",
+    ),
+    (
+        "directory",
+        |all| tar(&followed(all, |one| one.named("bin/dir").of_type(b'5', ""))),
+        "is a directory",
+    ),
+    (
+        "duplicate",
+        |all| tar(&followed(all, |one| one)),
+        "occurs twice",
+    ),
+    (
+        "unlisted",
+        |all| tar(&followed(all, |one| one.named("bin/zzz"))),
+        "is not listed in qk.json",
+    ),
     ("missing", |all| tar(&without(all)), "is missing"),
-    ("shorter", |all| tar(&changed(all, |one| one.holding(b"short"))), "qk.json says"),
-    ("other-bytes", |all| tar(&changed(all, |one| one.flipped())), "has BLAKE3"),
-    ("too-large", |all| tar(&licensed(all, (1 << 20) + 1)), "has 1048577 bytes; 1048576 are allowed"),
-    ("beyond", |all| tar(&changed(all, |one| one.stating(1 << 32))), "qk.json says"),
+    (
+        "shorter",
+        |all| tar(&changed(all, |one| one.holding(b"short"))),
+        "qk.json says",
+    ),
+    (
+        "other-bytes",
+        |all| tar(&changed(all, |one| one.flipped())),
+        "has BLAKE3",
+    ),
+    (
+        "too-large",
+        |all| tar(&licensed(all, (1 << 20) + 1)),
+        "has 1048577 bytes; 1048576 are allowed",
+    ),
+    (
+        "beyond",
+        |all| tar(&changed(all, |one| one.stating(1 << 32))),
+        "qk.json says",
+    ),
     ("cut-off", |all| cut(tar(&all)), "stated size"),
-    ("trailing", |all| [tar(&all), vec![7; 512]].concat(), "bytes"),
+    (
+        "trailing",
+        |all| [tar(&all), vec![7; 512]].concat(),
+        "bytes",
+    ),
 ];
 
 #[test]
@@ -89,7 +161,9 @@ fn a_trusting_reader_is_led_out_of_its_directory() {
     let into = lab.dir().join("trusting");
     fs::create_dir_all(into.join("bin")).unwrap();
     let mut trusting = Command::new("tar");
-    trusting.args(["--absolute-names", "--extract", "--file"]).arg(hostile.path());
+    trusting
+        .args(["--absolute-names", "--extract", "--file"])
+        .arg(hostile.path());
     trusting.arg("--directory").arg(&into);
     assert!(trusting.status().unwrap().success());
     assert!(lab.dir().join("planted").is_file());
@@ -112,13 +186,18 @@ fn refused(lab: &Lab, feature: &str, hostile: &Artifact, says: &str) {
     assert_eq!(ran.code(), 15, "{feature}: {ran:?}");
     assert!(ran.error().contains(says), "{feature}: {}", ran.error());
     assert!(lab.installed().is_empty(), "{feature}");
-    assert_eq!(before, listing(lab.dir().parent().unwrap().join("qk-planted").as_path()));
+    assert_eq!(
+        before,
+        listing(lab.dir().parent().unwrap().join("qk-planted").as_path())
+    );
     let left = listing(&lab.home("client").work());
     assert!(left.is_empty(), "{feature}: {left:?}");
 }
 
 fn changed(all: Vec<Entry>, change: impl Fn(Entry) -> Entry) -> Vec<Entry> {
-    let each = all.into_iter().map(|one| if one.is(PROGRAM) { change(one) } else { one });
+    let each = all
+        .into_iter()
+        .map(|one| if one.is(PROGRAM) { change(one) } else { one });
     each.collect()
 }
 
@@ -141,10 +220,12 @@ fn without(mut all: Vec<Entry>) -> Vec<Entry> {
 }
 
 fn licensed(all: Vec<Entry>, bytes: usize) -> Vec<Entry> {
-    let each = all.into_iter().map(|one| match one.is("licenses/LICENSE-MIT") {
-        true => one.holding(&vec![b'x'; bytes]),
-        false => one,
-    });
+    let each = all
+        .into_iter()
+        .map(|one| match one.is("licenses/LICENSE-MIT") {
+            true => one.holding(&vec![b'x'; bytes]),
+            false => one,
+        });
     each.collect()
 }
 

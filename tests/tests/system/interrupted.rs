@@ -29,23 +29,37 @@ fn proven(lab: &mut Lab) -> Artifact {
 }
 
 fn part_of(lab: &Lab, artifact: &Artifact) -> PathBuf {
-    lab.home(CLIENT).store().join("part").join(artifact.subject.root.to_string())
+    lab.home(CLIENT)
+        .store()
+        .join("part")
+        .join(artifact.subject.root.to_string())
 }
 
 /// Bytes of a directory's files that are on the disk.
 fn written(dir: &Path) -> u64 {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
-    entries.filter_map(|entry| entry.metadata().ok()).map(|file| file.blocks() * 512).sum()
+    entries
+        .filter_map(|entry| entry.metadata().ok())
+        .map(|file| file.blocks() * 512)
+        .sum()
 }
 
 /// A fetch that has some of its artifact, and will get no more: alice's node sleeps.
 fn stuck(lab: &Lab, artifact: &Artifact) -> Child {
     let mut fetch = lab.fetch_command(CLIENT, &[SPEC]);
-    let mut child = fetch.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut child = fetch
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
     let part = part_of(lab, artifact);
     until("some of it is here", || written(&part) > 3 << 20);
     lab.signal(ALICE, "STOP");
-    assert_eq!(child.try_wait().unwrap(), None, "it was faster than this test");
+    assert_eq!(
+        child.try_wait().unwrap(),
+        None,
+        "it was faster than this test"
+    );
     child
 }
 
@@ -65,20 +79,36 @@ fn a_killed_download_goes_on_where_it_was() {
     let part = Part::open(&parts, blob).unwrap();
     let valid = part.valid().unwrap();
     drop(part);
-    let valid: u64 = valid.iter().map(|range| blob.bytes_of(*range)).map(|bytes| bytes.end - bytes.start).sum();
+    let valid: u64 = valid
+        .iter()
+        .map(|range| blob.bytes_of(*range))
+        .map(|bytes| bytes.end - bytes.start)
+        .sum();
     assert!(valid > 0 && valid < blob.size(), "{valid}");
-    assert!(valid + IN_FLIGHT_BYTES_MAX > on_disk, "{valid} of {on_disk} bytes on the disk are of use");
+    assert!(
+        valid + IN_FLIGHT_BYTES_MAX > on_disk,
+        "{valid} of {on_disk} bytes on the disk are of use"
+    );
 
     let spec = FetchSpec {
         wanted: wanted(&release().resolved),
         refresh: false,
         offline: false,
     };
-    let report = lab.with_access(CLIENT, async |access| access.fetch(&spec, &|_| {}).await).unwrap();
-    assert_eq!(report.fetched_bytes + valid, blob.size(), "nothing is fetched twice");
+    let report = lab
+        .with_access(CLIENT, async |access| access.fetch(&spec, &|_| {}).await)
+        .unwrap();
+    assert_eq!(
+        report.fetched_bytes + valid,
+        blob.size(),
+        "nothing is fetched twice"
+    );
     assert!(!part_of(&lab, &artifact).exists());
     assert_eq!(lab.fetch(&[SPEC]).done()["crates"][0]["how"], "store");
-    assert_eq!(run(&mut Command::new(lab.root().join("bin/hexyl"))).stdout, "hexyl 0.17.0\n");
+    assert_eq!(
+        run(&mut Command::new(lab.root().join("bin/hexyl"))).stdout,
+        "hexyl 0.17.0\n"
+    );
 }
 
 #[test]
@@ -105,8 +135,19 @@ impl Small {
     fn mount(dir: &Path, mebibytes: u32) -> Option<Self> {
         fs::create_dir_all(dir).unwrap();
         let mut mount = Command::new("mount");
-        mount.args(["-t", "tmpfs", "-o", &format!("size={mebibytes}m"), "qk-tests"]).arg(dir);
-        run(&mut mount).status.success().then(|| Self(dir.to_owned()))
+        mount
+            .args([
+                "-t",
+                "tmpfs",
+                "-o",
+                &format!("size={mebibytes}m"),
+                "qk-tests",
+            ])
+            .arg(dir);
+        run(&mut mount)
+            .status
+            .success()
+            .then(|| Self(dir.to_owned()))
     }
 }
 
@@ -126,7 +167,8 @@ fn a_full_disk_fails_with_its_reason_and_loses_nothing() {
         return;
     };
     let artifact = proven(&mut lab);
-    lab.fetch(&[SPEC]).failed(1, &["disk full at", "free some space"]);
+    lab.fetch(&[SPEC])
+        .failed(1, &["disk full at", "free some space"]);
     assert!(lab.installed().is_empty());
     let mut more = Command::new("mount");
     more.args(["-o", "remount,size=200m"]).arg(&store);
@@ -134,7 +176,10 @@ fn a_full_disk_fails_with_its_reason_and_loses_nothing() {
     // What it knew, it knows: the statements that it kept before the disk was full.
     let proofs = lab.qk(CLIENT, &["proofs", SPEC, "--offline"]).done();
     assert_eq!(proofs[0]["verdict"]["decision"], "trusted", "{proofs}");
-    assert!(listing(&part_of(&lab, &artifact)).len() > 1, "what was fetched is kept");
+    assert!(
+        listing(&part_of(&lab, &artifact)).len() > 1,
+        "what was fetched is kept"
+    );
     // With more space the same command goes on.
     lab.fetch(&[SPEC]).done();
     assert!(lab.blob(CLIENT, artifact.subject.root).is_file());

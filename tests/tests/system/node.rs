@@ -13,10 +13,12 @@ fn a_second_node_on_a_home_is_refused() {
     lab.start_alice();
     let process = format!("process {}", lab.process(ALICE));
     let again = ["node", "--listen", "/ip4/127.0.0.1/tcp/0"];
-    lab.qk(ALICE, &again).failed(1, &["another node is running on", &process]);
+    lab.qk(ALICE, &again)
+        .failed(1, &["another node is running on", &process]);
     // A socket that somebody removed does not make room for a second one.
     fs::remove_file(lab.home(ALICE).socket()).unwrap();
-    lab.qk(ALICE, &again).failed(1, &["another node is running on"]);
+    lab.qk(ALICE, &again)
+        .failed(1, &["another node is running on"]);
 }
 
 #[test]
@@ -35,7 +37,13 @@ fn a_node_is_its_users_own_and_ends_when_told_to() {
     lab.start_alice();
     let socket = lab.home(ALICE).socket();
     assert_eq!(fs::metadata(&socket).unwrap().mode() & 0o7777, 0o600);
-    assert_eq!(fs::metadata(lab.home(ALICE).dir().join("keys/observer")).unwrap().mode() & 0o7777, 0o600);
+    assert_eq!(
+        fs::metadata(lab.home(ALICE).dir().join("keys/observer"))
+            .unwrap()
+            .mode()
+            & 0o7777,
+        0o600
+    );
     let (status, took) = lab.stop(ALICE);
     assert_eq!(status.code(), Some(0), "{}", lab.log(ALICE));
     assert!(took < Duration::from_secs(2), "{took:?}");
@@ -53,8 +61,12 @@ fn a_node_that_was_killed_starts_again_with_everything() {
     lab.publish(ALICE, &artifact);
     lab.state(BOB, &artifact);
     lab.kill(ALICE);
-    assert!(lab.home(ALICE).socket().exists(), "nobody was there to remove it");
-    lab.fetch(&[SPEC]).failed(14, &["none of the 1 known nodes of network lab answered"]);
+    assert!(
+        lab.home(ALICE).socket().exists(),
+        "nobody was there to remove it"
+    );
+    lab.fetch(&[SPEC])
+        .failed(14, &["none of the 1 known nodes of network lab answered"]);
     lab.start_alice();
     assert_eq!(lab.fetch(&[SPEC]).done()["crates"][0]["how"], "network");
 }
@@ -73,11 +85,15 @@ fn a_store_of_a_newer_version_is_left_alone() {
     fs::write(&version, "99\n").unwrap();
     let says = ["has format version 99, this qk knows up to 1"];
     lab.fetch(&[SPEC]).failed(1, &says);
-    lab.qk(CLIENT, &["node", "--listen", "/ip4/127.0.0.1/tcp/0"]).failed(1, &says);
+    lab.qk(CLIENT, &["node", "--listen", "/ip4/127.0.0.1/tcp/0"])
+        .failed(1, &says);
     lab.qk(CLIENT, &["store", "ls"]).failed(1, &says);
     assert!(lab.installed().is_empty());
     fs::write(&version, known).unwrap();
-    assert_eq!(run(&mut lab.fetch_command(CLIENT, &[SPEC])).done()["crates"][0]["how"], "store");
+    assert_eq!(
+        run(&mut lab.fetch_command(CLIENT, &[SPEC])).done()["crates"][0]["how"],
+        "store"
+    );
 }
 
 #[test]
@@ -86,7 +102,8 @@ fn a_running_node_takes_a_network_that_is_joined_later() {
     lab.start_alice();
     fs::remove_dir_all(lab.home(CLIENT).dir().join("networks")).unwrap();
     lab.start_any(CLIENT);
-    lab.fetch(&[SPEC]).failed(11, &["no network is joined", "qk join"]);
+    lab.fetch(&[SPEC])
+        .failed(11, &["no network is joined", "qk join"]);
     let file = lab.network_file();
     lab.qk(CLIENT, &["join", file.to_str().unwrap()]).done();
     let artifact = artifact(&lab.joined(ALICE).network);

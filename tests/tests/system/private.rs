@@ -44,22 +44,32 @@ impl Watched {
         };
         lab.home(HOME).keep_network(&joined).unwrap();
         let id = joined.network.id();
-        let recorder = lab.runtime().block_on(Peer::start_at(&listen, identity, id, None));
+        let recorder = lab
+            .runtime()
+            .block_on(Peer::start_at(&listen, identity, id, None));
         Self { lab, recorder }
     }
 
     /// Whether any request has one of these in it.
     fn saw(&self, needles: &[&[u8]]) -> bool {
         let asked = self.recorder.asked();
-        let has = |needle: &[u8]| asked.iter().any(|request| request.windows(needle.len()).any(|part| part == needle));
+        let has = |needle: &[u8]| {
+            asked
+                .iter()
+                .any(|request| request.windows(needle.len()).any(|part| part == needle))
+        };
         needles.iter().any(|needle| has(needle))
     }
 
     fn saw_anything_about(&self, release: &Release) -> bool {
         let joined = self.lab.joined(HOME);
         let location = release.location(&joined.key());
-        self.saw(&[&location.0, &location.point().0, release.name.as_bytes(), release.registry.as_bytes()])
-            || self.put(release)
+        self.saw(&[
+            &location.0,
+            &location.point().0,
+            release.name.as_bytes(),
+            release.registry.as_bytes(),
+        ]) || self.put(release)
     }
 
     /// Whether a statement about it was put; statements are packed in base64.
@@ -67,7 +77,9 @@ impl Watched {
         let asked = self.recorder.asked().into_iter();
         let mut requests = asked.filter_map(|bytes| Request::decode(&bytes).ok());
         requests.any(|request| match request.message {
-            Request::Put(statements) => statements.iter().any(|one| one.key().release() == *release),
+            Request::Put(statements) => {
+                statements.iter().any(|one| one.key().release() == *release)
+            }
             _ => false,
         })
     }
@@ -78,13 +90,18 @@ impl Watched {
             refresh: false,
             offline: false,
         };
-        let fetched = self.lab.with_access(HOME, async |access| access.fetch(&spec, &|_| {}).await);
+        let fetched = self
+            .lab
+            .with_access(HOME, async |access| access.fetch(&spec, &|_| {}).await);
         fetched.unwrap_err().kind
     }
 }
 
 fn network(lab: &Lab, bootstrap: &str, registries: &[&str], own: &SigningKey) -> Network {
-    let (root, timestamp) = (SigningKey::from_bytes(&[1; 32]), SigningKey::from_bytes(&[2; 32]));
+    let (root, timestamp) = (
+        SigningKey::from_bytes(&[1; 32]),
+        SigningKey::from_bytes(&[2; 32]),
+    );
     let mut manifest = Manifest {
         network: None,
         version: 1,
@@ -133,7 +150,8 @@ fn do_everything(watched: &Watched, wanted: &Wanted) -> (ProblemKind, bool) {
         size: 10,
     };
     let published = lab.put(HOME, None, lab.observe(HOME, &key, subject));
-    lab.with_access(HOME, async |access| access.announce().await).unwrap();
+    lab.with_access(HOME, async |access| access.announce().await)
+        .unwrap();
     (kind, published.is_ok())
 }
 
@@ -144,7 +162,11 @@ fn nothing_about_a_private_crate_is_asked_put_or_announced() {
     let (kind, published) = do_everything(&watched, &wanted);
     assert_eq!(kind, ProblemKind::Registry);
     assert!(!published, "an observation about it was taken");
-    assert!(!watched.saw_anything_about(&wanted.release), "{:?}", watched.recorder.asked());
+    assert!(
+        !watched.saw_anything_about(&wanted.release),
+        "{:?}",
+        watched.recorder.asked()
+    );
     // The recorder does see what is asked about a crate that the network serves.
     let public = qk_tests::artifact::wanted(&release().resolved);
     assert_eq!(watched.fetch(public.clone()), ProblemKind::NotTrusted);
@@ -158,7 +180,10 @@ fn on_a_network_that_serves_its_registry_it_is_asked_for() {
     let (kind, published) = do_everything(&watched, &wanted);
     assert_eq!(kind, ProblemKind::NotTrusted);
     assert!(published);
-    let point = wanted.release.location(&watched.lab.joined(HOME).key()).point();
+    let point = wanted
+        .release
+        .location(&watched.lab.joined(HOME).key())
+        .point();
     let get = Request::Get(Get {
         point,
         bits: 256,

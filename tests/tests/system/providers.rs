@@ -27,7 +27,8 @@ fn liar(lab: &Lab, artifact: &Artifact) -> (Peer, Arc<AtomicBool>) {
     let peer = lab.runtime().block_on(async {
         let peer = Peer::start(joined.network.id(), Some(lying(bytes, asked.clone()))).await;
         let point = artifact.key.release().location(&joined.key()).point();
-        peer.announce(&lab.addresses(ALICE)[0], point, artifact.subject.root).await;
+        peer.announce(&lab.addresses(ALICE)[0], point, artifact.subject.root)
+            .await;
         peer
     });
     (peer, asked)
@@ -45,7 +46,14 @@ fn forged_blocks_are_refused_and_their_sender_is_banned() {
     let ran = run(fetch.arg(lab.root()));
     assert!(asked.load(Ordering::SeqCst), "{ran:?}");
     let name = peer.net().local_peer().to_string();
-    ran.failed(14, &[&name, "is forged, refused from now on", "is trusted, but could not be had"]);
+    ran.failed(
+        14,
+        &[
+            &name,
+            "is forged, refused from now on",
+            "is trusted, but could not be had",
+        ],
+    );
     assert!(lab.installed().is_empty());
     assert!(!lab.blob(CLIENT, artifact.subject.root).exists());
 }
@@ -62,7 +70,10 @@ fn a_lying_provider_is_dropped_and_another_one_used() {
     // The honest provider sleeps until the liar was asked.
     lab.signal(BOB, "STOP");
     let mut fetch = lab.command(CLIENT, &["fetch", "--fallback", "none", SPEC, "--root"]);
-    fetch.arg(lab.root()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    fetch
+        .arg(lab.root())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     let fetching = fetch.spawn().unwrap();
     until("the liar is asked", || asked.load(Ordering::SeqCst));
     lab.signal(BOB, "CONT");
@@ -72,7 +83,10 @@ fn a_lying_provider_is_dropped_and_another_one_used() {
     let name = peer.net().local_peer().to_string();
     assert!(said.contains(&format!("provider {name} block")), "{said}");
     assert!(said.contains("is forged, refused from now on"), "{said}");
-    assert_eq!(run(&mut Command::new(lab.root().join("bin/hexyl"))).stdout, "hexyl 0.17.0\n");
+    assert_eq!(
+        run(&mut Command::new(lab.root().join("bin/hexyl"))).stdout,
+        "hexyl 0.17.0\n"
+    );
 }
 
 #[test]
@@ -86,14 +100,19 @@ fn a_flipped_bit_is_never_served_and_named_and_fetched_again() {
     lab.state(BOB, &artifact);
     flip(&lab.blob(ALICE, root));
 
-    lab.fetch(&[SPEC]).failed(14, &["could not be had", &root.to_string()]);
+    lab.fetch(&[SPEC])
+        .failed(14, &["could not be had", &root.to_string()]);
     assert!(lab.installed().is_empty());
-    assert!(!lab.blob(ALICE, root).exists(), "it was moved aside when it was read");
+    assert!(
+        !lab.blob(ALICE, root).exists(),
+        "it was moved aside when it was read"
+    );
 
     // Found by looking as well as by serving.
     lab.publish(ALICE, &artifact);
     flip(&lab.blob(ALICE, root));
-    lab.qk(ALICE, &["store", "fsck"]).failed(15, &["1 damaged", &root.to_string()]);
+    lab.qk(ALICE, &["store", "fsck"])
+        .failed(15, &["1 damaged", &root.to_string()]);
     lab.qk(ALICE, &["store", "fsck"]).done();
     lab.fetch(&[SPEC]).failed(14, &["could not be had"]);
 
@@ -102,7 +121,10 @@ fn a_flipped_bit_is_never_served_and_named_and_fetched_again() {
     let ran = run(&mut lab.fetch_command(ALICE, &[SPEC]));
     assert_eq!(ran.done()["crates"][0]["how"], "network");
     lab.kill(BOB);
-    assert_eq!(lab.fetch(&[SPEC, "--force"]).done()["crates"][0]["root"], root.to_string());
+    assert_eq!(
+        lab.fetch(&[SPEC, "--force"]).done()["crates"][0]["root"],
+        root.to_string()
+    );
 }
 
 /// A store of a command without a node: what is in it is looked at before it is installed.

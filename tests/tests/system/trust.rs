@@ -27,13 +27,17 @@ fn two_roots_are_a_dispute_that_never_falls_back() {
     lab.publish(BOB, &one);
     lab.publish(CAROL, &two);
     let roots = [one.subject.root.short(), two.subject.root.short()];
-    lab.fetch(&[SPEC]).failed(12, &["disputed", &roots[0], &roots[1], "qk proofs"]);
+    lab.fetch(&[SPEC])
+        .failed(12, &["disputed", &roots[0], &roots[1], "qk proofs"]);
     let root = lab.root();
     // With the fallback that is the default: nothing is built either.
     let ran = lab.qk(CLIENT, &["fetch", SPEC, "--root", root.to_str().unwrap()]);
     ran.failed(12, &["disputed"]);
     assert!(lab.installed().is_empty());
-    assert!(!lab.home(CLIENT).crates().exists(), "not even the sources were fetched");
+    assert!(
+        !lab.home(CLIENT).crates().exists(),
+        "not even the sources were fetched"
+    );
 }
 
 #[test]
@@ -88,7 +92,8 @@ fn observations_that_agree_in_one_digest_alone_are_a_dispute() {
         sha256: two.subject.sha256,
         ..one.subject
     };
-    lab.put(BOB, None, lab.observe(BOB, &one.key, subject)).unwrap();
+    lab.put(BOB, None, lab.observe(BOB, &one.key, subject))
+        .unwrap();
     lab.fetch(&[SPEC]).failed(12, &["disputed"]);
     assert!(lab.installed().is_empty());
 }
@@ -103,13 +108,20 @@ fn another_source_than_the_registrys_is_not_considered() {
     lab.publish(BOB, &artifact);
     lab.fetch(&[SPEC]).failed(11, &["unproven"]);
     let proofs = lab.qk(CLIENT, &["proofs", SPEC]).done();
-    assert_eq!(proofs[0]["others"], 2, "they arrived, and are about something else: {proofs}");
+    assert_eq!(
+        proofs[0]["others"], 2,
+        "they arrived, and are about something else: {proofs}"
+    );
 }
 
 /// The network as somebody knows it, with a timestamp that ended an hour ago.
 fn expired(lab: &Lab) -> Network {
     let network = lab.joined(ALICE).network;
-    let key = lab.home(ALICE).existing_key(&format!("timestamp-{}", network.id())).unwrap().unwrap();
+    let key = lab
+        .home(ALICE)
+        .existing_key(&format!("timestamp-{}", network.id()))
+        .unwrap()
+        .unwrap();
     let issued = UnixTime(unix_now().0 - TIMESTAMP_SECONDS_MAX - 3600);
     let timestamp = Timestamp::sign(&network, issued, TIMESTAMP_SECONDS_MAX, &key);
     let manifests = network.file().manifests.clone();
@@ -147,7 +159,10 @@ fn a_network_file_that_ended_is_not_joined() {
     let newcomer = lab.dir().join("newcomer");
     std::fs::create_dir(&newcomer).unwrap();
     let ran = lab.qk("newcomer", &["join", file.to_str().unwrap()]);
-    ran.failed(17, &["the timestamp of network lab ended", "ask whoever runs it"]);
+    ran.failed(
+        17,
+        &["the timestamp of network lab ended", "ask whoever runs it"],
+    );
     assert!(!newcomer.join("networks").exists());
 }
 
@@ -158,7 +173,10 @@ fn a_manifest_never_goes_back() {
     assert_eq!(network.manifest().version, 3);
     let file = lab.first_network_file();
     let ran = lab.qk(CLIENT, &["join", file.to_str().unwrap()]);
-    ran.failed(15, &["version 1 does not follow the version 3 that is known already"]);
+    ran.failed(
+        15,
+        &["version 1 does not follow the version 3 that is known already"],
+    );
     assert_eq!(lab.joined(CLIENT).network.manifest().version, 3);
     // Somebody who knows nothing newer may take it: the refusal is about going back.
     lab.qk("newcomer", &["join", file.to_str().unwrap()]).done();
@@ -168,7 +186,10 @@ fn a_manifest_never_goes_back() {
 fn a_manifest_that_too_few_signed_is_not_joined() {
     let lab = Lab::new();
     let network = lab.joined(ALICE).network;
-    let (one, two) = (SigningKey::from_bytes(&[1; 32]), SigningKey::from_bytes(&[2; 32]));
+    let (one, two) = (
+        SigningKey::from_bytes(&[1; 32]),
+        SigningKey::from_bytes(&[2; 32]),
+    );
     let mut manifest = Manifest {
         network: None,
         version: 1,
@@ -176,14 +197,20 @@ fn a_manifest_that_too_few_signed_is_not_joined() {
     };
     manifest.root.keys = [public_key(&one), public_key(&two)].into();
     manifest.root.threshold = 2;
-    let timestamp_key = lab.home(ALICE).existing_key(&format!("timestamp-{}", network.id())).unwrap().unwrap();
-    let signed_by_both = Network::create(&manifest, &[&one, &two], &timestamp_key, unix_now()).unwrap();
+    let timestamp_key = lab
+        .home(ALICE)
+        .existing_key(&format!("timestamp-{}", network.id()))
+        .unwrap()
+        .unwrap();
+    let signed_by_both =
+        Network::create(&manifest, &[&one, &two], &timestamp_key, unix_now()).unwrap();
     let mut file = signed_by_both.file().clone();
     file.manifests = vec![manifest.sign(&[&one]).unwrap()];
     let path = lab.dir().join("other.qknet");
     std::fs::write(&path, file.to_bytes()).unwrap();
     let path = path.to_str().unwrap();
-    lab.qk(CLIENT, &["join", path]).failed(15, &["signed by 1 of the 2 root keys needed"]);
+    lab.qk(CLIENT, &["join", path])
+        .failed(15, &["signed by 1 of the 2 root keys needed"]);
     assert_eq!(lab.home(CLIENT).networks().unwrap().len(), 1);
     std::fs::write(path, signed_by_both.file().to_bytes()).unwrap();
     lab.qk(CLIENT, &["join", path]).done();
@@ -196,9 +223,11 @@ fn another_network_than_the_one_that_was_meant_is_not_joined() {
     let file = file.to_str().unwrap();
     let id = lab.joined(ALICE).network.id().to_string();
     let wrong = "0".repeat(64);
-    lab.qk("newcomer", &["join", file, "--fingerprint", &wrong]).failed(15, &[&id, &wrong]);
+    lab.qk("newcomer", &["join", file, "--fingerprint", &wrong])
+        .failed(15, &[&id, &wrong]);
     assert!(lab.home("newcomer").networks().unwrap().is_empty());
-    lab.qk("newcomer", &["join", file, "--fingerprint", &id]).done();
+    lab.qk("newcomer", &["join", file, "--fingerprint", &id])
+        .done();
 }
 
 #[test]
@@ -206,9 +235,13 @@ fn what_is_no_network_file_is_not_joined() {
     let lab = Lab::empty();
     let file = lab.dir().join("file");
     std::fs::write(&file, "not one").unwrap();
-    lab.qk(CLIENT, &["join", file.to_str().unwrap()]).failed(15, &["network file"]);
-    lab.qk(CLIENT, &["join", "http://lab.example/lab.qknet"]).failed(2, &["over https only"]);
-    lab.qk(CLIENT, &["join", "/nowhere/lab.qknet"]).failed(2, &["/nowhere/lab.qknet"]);
+    lab.qk(CLIENT, &["join", file.to_str().unwrap()])
+        .failed(15, &["network file"]);
+    lab.qk(CLIENT, &["join", "http://lab.example/lab.qknet"])
+        .failed(2, &["over https only"]);
+    lab.qk(CLIENT, &["join", "/nowhere/lab.qknet"])
+        .failed(2, &["/nowhere/lab.qknet"]);
     std::fs::write(&file, "x".repeat(2 << 20)).unwrap();
-    lab.qk(CLIENT, &["join", file.to_str().unwrap()]).failed(15, &["more than 1572864 bytes"]);
+    lab.qk(CLIENT, &["join", file.to_str().unwrap()])
+        .failed(15, &["more than 1572864 bytes"]);
 }

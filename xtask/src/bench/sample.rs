@@ -17,8 +17,15 @@ impl Samples {
     /// # Errors
     /// The first error of `once`; that nothing was to be run.
     pub fn take(runs: usize, mut once: impl FnMut() -> Result<f64>) -> Result<Self> {
-        ensure!(runs > 0, "at least one run is needed");
-        let mut seconds = (0..runs).map(|_| once()).collect::<Result<Vec<_>>>()?;
+        Self::of((0..runs).map(|_| once()).collect::<Result<_>>()?)
+    }
+
+    /// What was measured already.
+    ///
+    /// # Errors
+    /// When there is nothing.
+    pub fn of(mut seconds: Vec<f64>) -> Result<Self> {
+        ensure!(!seconds.is_empty(), "at least one run is needed");
         seconds.sort_by(f64::total_cmp);
         Ok(Self(seconds))
     }
@@ -67,6 +74,21 @@ pub fn seconds(command: &mut Command) -> Result<f64> {
         String::from_utf8_lossy(&output.stderr)
     );
     Ok(seconds)
+}
+
+/// Seconds of processor time, in user and kernel mode, of all children that have ended and been
+/// waited for, and of theirs. In steps of 10 ms.
+///
+/// # Errors
+/// When `/proc` is not there or not as Linux writes it.
+pub fn cpu_of_children() -> Result<f64> {
+    let stat = std::fs::read_to_string("/proc/self/stat")?;
+    // The program's name, in brackets, may hold anything.
+    let (_, fields) = stat.rsplit_once(") ").context("/proc/self/stat")?;
+    // proc_pid_stat(5) numbers cutime 16 and cstime 17; the first field after the name is 3.
+    let ticks = fields.split(' ').skip(16 - 3).take(2);
+    let ticks = ticks.map(str::parse::<u64>).sum::<Result<u64, _>>()?;
+    Ok(ticks as f64 / rustix::param::clock_ticks_per_second() as f64)
 }
 
 #[cfg(test)]

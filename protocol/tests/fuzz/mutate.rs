@@ -38,7 +38,7 @@ const TOKENS: &[&[u8]] = &[
 ];
 
 /// Applies one to four random changes; `other` is a second input to borrow from.
-pub(super) fn mutate(input: &mut Vec<u8>, other: &[u8], rng: &mut StdRng) {
+pub(crate) fn mutate(input: &mut Vec<u8>, other: &[u8], rng: &mut StdRng) {
     for _ in 0..rng.random_range(1..=4) {
         change(input, other, rng);
     }

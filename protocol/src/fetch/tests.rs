@@ -1,0 +1,292 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::index::STRANGER_STATEMENTS_MAX;
+use crate::lookup::ASKS_MAX;
+use crate::message::Cursor;
+use crate::testing::{NOW, Scenario, scenario, subject};
+
+fn now(millis: u64) -> Now {
+    Now {
+        mono: Duration::from_millis(millis),
+        unix: NOW,
+    }
+}
+
+fn contact(id: u8) -> Contact {
+    Contact {
+        node: NodeId(vec![id]),
+        addrs: vec![vec![id].into()],
+    }
+}
+
+fn want(scenario: &Scenario) -> Want {
+    Want {
+        network_key: scenario.network.key(None),
+        network: Arc::new(scenario.network.clone()),
+        policy: scenario.policy.clone(),
+        own: scenario.own,
+        candidates: vec![scenario.candidate.clone()],
+    }
+}
+
+fn fetch(nodes: u8) -> Fetch {
+    Fetch::new(want(&scenario()), (0..nodes).map(contact).collect()).unwrap()
+}
+
+fn provider(root: &str, contact: Contact) -> Provider {
+    Provider {
+        root: subject(root).root,
+        contact,
+    }
+}
+
+fn reply(said: &Scenario, providers: Vec<Provider>) -> Reply {
+    Reply::only(Answer::Statements {
+        statements: said.held.iter().map(|one| one.statement.clone()).collect(),
+        providers,
+        next: None,
+    })
+}
+
+fn proven() -> Scenario {
+    scenario().says("ann", "right").says("bob", "right")
+}
+
+/// What a fetch did, in words.
+fn step(fetch: &mut Fetch, input: FetchIn, millis: u64) -> Vec<String> {
+    let mut out = Vec::new();
+    fetch.handle(input, now(millis), &mut out);
+    let words = out.into_iter().map(|one| match one {
+        FetchOut::Ask(contact, _) => format!("ask {}", contact.node.0[0]),
+        FetchOut::Decided(decided) => match decided.verdict.decision {
+            Decision::Trusted(_) => "trusted".to_owned(),
+            Decision::Unproven(_) => "unproven".to_owned(),
+            Decision::Disputed { .. } => "disputed".to_owned(),
+            Decision::Stale { .. } | Decision::Blocked { .. } => "other".to_owned(),
+        },
+        FetchOut::Provider(contact) => format!("provider {}", contact.node.0[0]),
+        FetchOut::NoMoreProviders => "no more".to_owned(),
+    });
+    words.collect()
+}
+
+fn start(fetch: &mut Fetch) -> Vec<String> {
+    step(fetch, FetchIn::Start(Vec::new()), 0)
+}
+
+fn answers(fetch: &mut Fetch, node: u8, reply: Reply) -> Vec<String> {
+    step(fetch, FetchIn::Reply(contact(node).node, reply), 1)
+}
+
+#[test]
+fn three_answers_decide_and_later_ones_name_more() {
+    let mut fetch = fetch(4);
+    assert_eq!(start(&mut fetch).len(), 4);
+    let one = || reply(&proven(), vec![provider("right", contact(9))]);
+    assert!(answers(&mut fetch, 0, one()).is_empty());
+    assert!(answers(&mut fetch, 1, one()).is_empty());
+    assert_eq!(answers(&mut fetch, 2, one()), ["trusted", "provider 9"]);
+    let late = vec![
+        provider("right", contact(9)),
+        provider("wrong", contact(7)),
+        provider("right", contact(8)),
+    ];
+    let last = answers(&mut fetch, 3, reply(&proven(), late));
+    assert_eq!(last, ["provider 8", "no more"]);
+    assert_eq!(fetch.deadline(), None);
+    assert!(answers(&mut fetch, 3, one()).is_empty(), "it is over");
+}
+
+#[test]
+fn without_the_threshold_it_ends_unproven_and_nothing_follows() {
+    let said = scenario()
+        .says("ann", "right")
+        .says("ann.2", "right")
+        .says("zoe", "right");
+    let mut fetch = fetch(2);
+    start(&mut fetch);
+    let one = || reply(&said, vec![provider("right", contact(9))]);
+    assert!(answers(&mut fetch, 0, one()).is_empty());
+    assert_eq!(answers(&mut fetch, 1, one()), ["unproven"]);
+    let mut more = one();
+    more.closer = vec![contact(5)];
+    assert!(answers(&mut fetch, 1, more).is_empty());
+    // The same with one more principal is trusted.
+    let mut fetch = self::fetch(2);
+    start(&mut fetch);
+    answers(&mut fetch, 0, one());
+    let last = answers(&mut fetch, 1, reply(&said.says("bob", "right"), Vec::new()));
+    assert_eq!(last, ["trusted", "provider 9", "no more"]);
+}
+
+#[test]
+fn a_dissent_in_the_last_answer_disputes() {
+    let mut fetch = fetch(3);
+    start(&mut fetch);
+    answers(&mut fetch, 0, reply(&proven(), Vec::new()));
+    answers(&mut fetch, 1, reply(&proven(), Vec::new()));
+    let last = answers(
+        &mut fetch,
+        2,
+        reply(&scenario().says("cyd", "wrong"), Vec::new()),
+    );
+    assert_eq!(last, ["disputed"]);
+}
+
+#[test]
+fn nobody_to_ask_decides_at_once() {
+    assert_eq!(start(&mut fetch(0)), ["unproven"]);
+    let mut fetch = fetch(0);
+    let known = step(&mut fetch, FetchIn::Start(proven().held), 0);
+    assert_eq!(known, ["trusted", "no more"]);
+    let mut nothing = want(&scenario());
+    nothing.candidates.clear();
+    assert!(Fetch::new(nothing, Vec::new()).is_none());
+}
+
+#[test]
+fn a_refusal_is_no_answer() {
+    let mut fetch = fetch(3);
+    start(&mut fetch);
+    answers(&mut fetch, 0, reply(&proven(), Vec::new()));
+    let refused = || Reply::only(Answer::Refused("not now".to_owned()));
+    assert!(answers(&mut fetch, 1, refused()).is_empty());
+    let mut out = Vec::new();
+    let last = FetchIn::Reply(contact(2).node, refused());
+    fetch.handle(last, now(1), &mut out);
+    let Some(FetchOut::Decided(decided)) = out.first() else {
+        panic!("{out:?}");
+    };
+    assert_eq!((decided.answered, decided.known), (1, 3));
+}
+
+/// Whoever answers with thousands of statements by made-up keys keeps nobody's dissent out.
+#[test]
+fn a_flood_by_strangers_keeps_no_principal_out() {
+    let mut flood = proven();
+    for number in 0..FETCH_STRANGER_STATEMENTS_MAX + 50 {
+        flood = flood.says(&format!("stranger {number}"), "right");
+    }
+    let mut fetch = fetch(3);
+    start(&mut fetch);
+    answers(&mut fetch, 0, reply(&flood, Vec::new()));
+    assert_eq!(fetch.statements.len(), 2 + FETCH_STRANGER_STATEMENTS_MAX);
+    answers(&mut fetch, 1, reply(&flood, Vec::new()));
+    let last = answers(
+        &mut fetch,
+        2,
+        reply(&scenario().says("cyd", "wrong"), Vec::new()),
+    );
+    assert_eq!(last, ["disputed"]);
+    const { assert!(STRANGER_STATEMENTS_MAX <= FETCH_STRANGER_STATEMENTS_MAX) };
+}
+
+/// A node that names many false providers, or a true one with a false address, shuts out nobody.
+#[test]
+fn false_providers_leave_room_for_true_ones() {
+    let mut fetch = fetch(3);
+    start(&mut fetch);
+    let false_ones = (100..=255_u8).map(|id| provider("right", contact(id)));
+    let mut false_ones: Vec<Provider> = false_ones.collect();
+    let mut wrong_address = provider("right", contact(9));
+    wrong_address.contact.addrs = vec![b"elsewhere".to_vec().into()];
+    false_ones.insert(0, wrong_address);
+    answers(&mut fetch, 0, reply(&proven(), false_ones));
+    answers(&mut fetch, 1, reply(&proven(), Vec::new()));
+    let honest = vec![provider("right", contact(9)), provider("right", contact(8))];
+    let last = answers(&mut fetch, 2, reply(&proven(), honest));
+    assert_eq!(last[..2], ["trusted", "provider 9"]);
+    let named = last.iter().filter(|word| word.starts_with("provider"));
+    assert_eq!(named.count(), FETCH_PROVIDERS_OF_ONE_MAX + 2);
+    assert_eq!(
+        last[last.len() - 3..],
+        ["provider 9", "provider 8", "no more"]
+    );
+}
+
+#[test]
+fn statements_of_other_networks_and_releases_are_not_taken() {
+    let mut fetch = fetch(1);
+    start(&mut fetch);
+    let other = scenario()
+        .says_but("ann", "right", |draft| {
+            draft.network = crate::hash::NetworkId([9; 32])
+        })
+        .says_but("ann", "right", |draft| {
+            draft.key.version = "9.9.9".to_owned()
+        });
+    answers(&mut fetch, 0, reply(&other, Vec::new()));
+    assert_eq!(fetch.statements.len(), 0);
+}
+
+#[derive(Debug, Clone)]
+enum Act {
+    Answer(u8, u8, bool),
+    Fail(u8),
+    Tick(u64),
+}
+
+fn acts() -> impl Strategy<Value = Vec<Act>> {
+    let act = prop_oneof![
+        4 => (0..12_u8, 0..16_u8, any::<bool>()).prop_map(|(node, said, more)| Act::Answer(node, said, more)),
+        1 => (0..12_u8).prop_map(Act::Fail),
+        1 => (0..2000_u64).prop_map(Act::Tick),
+    ];
+    prop::collection::vec(act, 0..120)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn it_ends_once_whatever_comes_in_whatever_order(acts in acts(), seeds in 0..10_u8) {
+        let all = scenario().says("ann", "right").says("bob", "right").says("cyd", "right").says("zoe", "wrong");
+        let mut fetch = fetch(seeds);
+        let mut done = start(&mut fetch);
+        let (mut clock, mut pages) = (0, 0);
+        for act in acts {
+            let input = match act {
+                Act::Answer(node, said, more) => {
+                    let held = all.held.iter().enumerate().filter(|(bit, _)| said >> bit & 1 == 1);
+                    pages += 1;
+                    let mut cursor = [0; 32];
+                    cursor[31] = pages;
+                    let answer = Answer::Statements {
+                        statements: held.map(|(_, one)| one.statement.clone()).collect(),
+                        providers: vec![provider("right", contact(node / 2)), provider("wrong", contact(node))],
+                        next: more.then_some(Cursor {
+                            point: crate::hash::Point([0; 32]),
+                            statement: StatementId(cursor),
+                        }),
+                    };
+                    let closer = vec![contact(node.wrapping_add(3) % 12)];
+                    FetchIn::Reply(contact(node).node, Reply { closer, answer })
+                }
+                Act::Fail(node) => FetchIn::Failed(contact(node).node),
+                Act::Tick(millis) => {
+                    clock += millis;
+                    FetchIn::Tick
+                }
+            };
+            done.extend(step(&mut fetch, input, clock));
+        }
+        while let Some(deadline) = fetch.deadline() {
+            clock = clock.max(u64::try_from(deadline.as_millis()).unwrap());
+            done.extend(step(&mut fetch, FetchIn::Tick, clock));
+            prop_assert!(done.len() < 10_000, "it ends");
+        }
+        let count = |word: &str| done.iter().filter(|done| *done == word).count();
+        let trusted = count("trusted");
+        prop_assert_eq!(trusted + count("unproven") + count("disputed"), 1);
+        prop_assert_eq!(count("no more"), trusted);
+        let last = if trusted == 1 { "no more" } else { "unproven" };
+        prop_assert_eq!(done.last().unwrap(), last, "nothing follows");
+        prop_assert!(done.iter().filter(|done| done.starts_with("ask")).count() <= ASKS_MAX);
+        let mut providers: Vec<_> = done.iter().filter(|done| done.starts_with("provider")).collect();
+        let named = providers.len();
+        providers.sort();
+        providers.dedup();
+        prop_assert_eq!(providers.len(), named, "each is named once");
+    }
+}
