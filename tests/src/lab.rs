@@ -14,10 +14,11 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use ed25519_dalek::SigningKey;
 use qk_node::access::{Access, Problem};
 use qk_node::home::{Home, Joined};
 use qk_node::node::{NodeOptions, Published, unix_now};
-use qk_protocol::hash::{Blake3, Root};
+use qk_protocol::hash::{Blake3, NetworkId, Root};
 use qk_protocol::key::ArtifactKey;
 use qk_protocol::statement::{Body, Environment, Observation, Role, Statement, Subject};
 use serde_json::Value;
@@ -399,36 +400,14 @@ impl Lab {
     /// # Panics
     /// When nobody could state this.
     pub fn observe(&self, name: &str, key: &ArtifactKey, subject: Subject) -> Statement {
-        let now = unix_now();
-        let observation = Observation {
-            subject,
-            role: if name == ALICE {
-                Role::Publisher
-            } else {
-                Role::Verifier
-            },
-            environment: Environment {
-                os: "a test".to_owned(),
-                kernel: "none".to_owned(),
-                tools: BTreeMap::new(),
-                sandbox: "none".to_owned(),
-                cpus: 1,
-            },
-            log: Blake3::of(b"nothing was built"),
-            started: now,
-            finished: now,
-            work: None,
-            work_checks: BTreeMap::new(),
-        };
         let network = self.joined(name).network.id();
         let signer = self.home(name).key("observer").expect("a key");
-        Statement::sign(
-            network,
-            key.clone(),
-            Body::Observation(observation),
-            &signer,
-        )
-        .expect("a statement")
+        let role = if name == ALICE {
+            Role::Publisher
+        } else {
+            Role::Verifier
+        };
+        observe(network, role, key, subject, &signer)
     }
 
     /// Publishes an artifact and somebody's observation of it, through their node if it runs.
@@ -513,6 +492,38 @@ impl Drop for Lab {
             let _ = node.child.wait();
         }
     }
+}
+
+/// An observation, made just now.
+///
+/// # Panics
+/// When nobody could state this.
+pub fn observe(
+    network: NetworkId,
+    role: Role,
+    key: &ArtifactKey,
+    subject: Subject,
+    signer: &SigningKey,
+) -> Statement {
+    let now = unix_now();
+    let observation = Observation {
+        subject,
+        role,
+        environment: Environment {
+            os: "a test".to_owned(),
+            kernel: "none".to_owned(),
+            tools: BTreeMap::new(),
+            sandbox: "none".to_owned(),
+            cpus: 1,
+        },
+        log: Blake3::of(b"nothing was built"),
+        started: now,
+        finished: now,
+        work: None,
+        work_checks: BTreeMap::new(),
+    };
+    Statement::sign(network, key.clone(), Body::Observation(observation), signer)
+        .expect("a statement")
 }
 
 /// Runs a command to its end.

@@ -2,23 +2,25 @@
 //! what it acknowledged is there when it runs again.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
+use ed25519_dalek::SigningKey;
 use qk_node::access::{FindSpec, Problem};
 use qk_protocol::hash::{NetworkId, Root, Sha256, StatementId};
 use qk_protocol::key::{ArtifactKey, Release};
 use qk_protocol::message::{Answer, Request};
-use qk_protocol::statement::{Statement, Subject};
+use qk_protocol::statement::{Role, Statement, Subject};
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
-use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use crate::artifact;
-use crate::lab::{ALICE, BOB, CAROL, Lab};
+use crate::lab::{ALICE, BOB, CAROL, Lab, observe};
 use crate::peer::Peer;
 
 /// Peers that put statements at once.
@@ -55,11 +57,9 @@ pub struct Figures {
 pub fn campaign(rounds: u64, seed: u64) -> anyhow::Result<Figures> {
     let mut rng = StdRng::seed_from_u64(seed);
     let mut lab = Lab::new();
-    let network = lab.joined(ALICE).network;
-    let template = artifact::wanted(&artifact::release().resolved);
-    let key = template.candidates(&network.manifest().builds)[0].key(Sha256::of(b"a lock"));
+    let source = Arc::new(Source::new(&lab));
     let mut held = BTreeMap::new();
-    let (mut figures, mut next) = (Figures::default(), 0);
+    let mut figures = Figures::default();
     for round in 0..rounds {
         if rng.random_bool(0.15) && figures.start_max > Duration::ZERO {
             let most = figures.start_max.as_micros() as u64;
@@ -67,7 +67,7 @@ pub fn campaign(rounds: u64, seed: u64) -> anyhow::Result<Figures> {
             figures.kills += 1;
             figures.kills_while_starting += 1;
         }
-        let new = round_of(&mut lab, &key, &mut next, &mut rng, &mut figures);
+        let new = round_of(&mut lab, &source, &mut rng, &mut figures);
         let all = round + 1 == rounds || (round + 1).is_multiple_of(ALL_EVERY);
         let older: Vec<_> = held
             .iter()
@@ -80,7 +80,7 @@ pub fn campaign(rounds: u64, seed: u64) -> anyhow::Result<Figures> {
         held.extend(new.iter().cloned());
         start(&mut lab, &mut figures);
         let looked_up = new.into_iter().chain(looked_up);
-        look_up(&lab, network.id(), looked_up.collect(), &mut figures)
+        look_up(&lab, source.network, looked_up.collect(), &mut figures)
             .with_context(|| format!("seed {seed}, round {round}"))?;
         lab.kill(ALICE);
         figures.kills += 1;
@@ -95,96 +95,110 @@ fn start(lab: &mut Lab, figures: &mut Figures) {
     figures.start_max = figures.start_max.max(began.elapsed());
 }
 
-/// Starts the node, puts statements to it and kills it meanwhile; returns what it acknowledged.
-fn round_of(
-    lab: &mut Lab,
-    key: &ArtifactKey,
-    next: &mut u64,
-    rng: &mut StdRng,
-    figures: &mut Figures,
-) -> Vec<(StatementId, Release)> {
-    start(lab, figures);
-    let network = lab.joined(ALICE).network.id();
-    let address = lab.addresses(ALICE)[0].clone();
-    let (acknowledge, mut acknowledged) = mpsc::unbounded_channel();
-    let mut putting = JoinSet::new();
-    for _ in 0..PEERS {
-        let requests = requests(lab, key, next, rng);
-        let (address, acknowledge) = (address.clone(), acknowledge.clone());
-        let put = async move {
-            let peer = Peer::start(network, None).await;
-            for statements in requests {
-                let request = Request::Put(statements.clone());
-                let answer = peer.ask(&address, &request).await.map(|reply| reply.answer);
-                let _ = acknowledge.send((statements, answer));
-            }
-            peer.net().shutdown().await;
-        };
-        putting.spawn_on(put, lab.runtime().handle());
+/// Who states what, and what comes next.
+#[derive(Debug)]
+struct Source {
+    network: NetworkId,
+    key: ArtifactKey,
+    signers: [SigningKey; 2],
+    next: AtomicU64,
+}
+
+impl Source {
+    fn new(lab: &Lab) -> Self {
+        let network = lab.joined(ALICE).network;
+        let wanted = artifact::wanted(&artifact::release().resolved);
+        let signer = |name| lab.home(name).key("observer").expect("a key");
+        Self {
+            network: network.id(),
+            key: wanted.candidates(&network.manifest().builds)[0].key(Sha256::of(b"a lock")),
+            signers: [signer(BOB), signer(CAROL)],
+            next: AtomicU64::new(0),
+        }
     }
-    drop(acknowledge);
-    // Not before the first answer, or many rounds would do nothing.
-    let first = acknowledged.blocking_recv();
-    std::thread::sleep(Duration::from_micros(rng.random_range(0..150_000)));
-    lab.kill(ALICE);
-    figures.kills += 1;
-    putting.abort_all();
-    lab.runtime()
-        .block_on(async { while putting.join_next().await.is_some() {} });
-    let mut new = Vec::new();
-    for (statements, answer) in first
-        .into_iter()
-        .chain(std::iter::from_fn(|| acknowledged.blocking_recv()))
-    {
+
+    /// Statements about releases of their own, so that each has a point of its own.
+    fn statements(&self, count: u64) -> Vec<Arc<Statement>> {
+        (0..count).map(|_| Arc::new(self.statement())).collect()
+    }
+
+    fn statement(&self) -> Statement {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let key = ArtifactKey {
+            version: format!("1.0.{number}"),
+            ..self.key.clone()
+        };
+        let archive = number.to_le_bytes();
+        let subject = Subject {
+            root: Root::of(&archive),
+            sha256: Sha256::of(&archive),
+            size: 8,
+        };
+        let signer = &self.signers[usize::from(number.is_multiple_of(2))];
+        observe(self.network, Role::Verifier, &key, subject, signer)
+    }
+}
+
+/// A request, and whether it was answered with "I hold all of this".
+type Put = (Vec<Arc<Statement>>, bool);
+
+/// Puts statements to the node at an address until it answers no more.
+async fn put(
+    source: Arc<Source>,
+    address: String,
+    mut rng: StdRng,
+    done: mpsc::UnboundedSender<Put>,
+) {
+    let peer = Peer::start(source.network, None).await;
+    loop {
+        let statements = source.statements(rng.random_range(1..8));
         let taken = Answer::Taken {
             taken: statements.len() as u32,
             refused: 0,
         };
-        match answer {
-            Some(answer) if answer == taken => {
-                new.extend(statements.iter().map(|one| (one.id(), one.key().release())));
-            }
-            _ => figures.cut_off += 1,
+        let reply = peer.ask(&address, &Request::Put(statements.clone())).await;
+        let held = reply.is_some_and(|reply| reply.answer == taken);
+        if done.send((statements, held)).is_err() || !held {
+            break;
         }
     }
-    new
+    peer.net().shutdown().await;
 }
 
-/// What one peer puts, a list for each request.
-fn requests(
-    lab: &Lab,
-    key: &ArtifactKey,
-    next: &mut u64,
+/// Starts the node, has statements put to it and kills it meanwhile; returns what it acknowledged.
+fn round_of(
+    lab: &mut Lab,
+    source: &Arc<Source>,
     rng: &mut StdRng,
-) -> Vec<Vec<Arc<Statement>>> {
-    let lists = (0..20).map(|_| {
-        let count = rng.random_range(1..8);
-        let statements = (0..count).map(|_| {
-            *next += 1;
-            Arc::new(statement(lab, key, *next))
-        });
-        statements.collect()
-    });
-    lists.collect()
-}
-
-/// Statements about releases of their own, so that each has a point of its own.
-fn statement(lab: &Lab, key: &ArtifactKey, number: u64) -> Statement {
-    let key = ArtifactKey {
-        version: format!("1.0.{number}"),
-        ..key.clone()
-    };
-    let archive = number.to_le_bytes();
-    let subject = Subject {
-        root: Root::of(&archive),
-        sha256: Sha256::of(&archive),
-        size: 8,
-    };
-    lab.observe(
-        if number.is_multiple_of(2) { BOB } else { CAROL },
-        &key,
-        subject,
-    )
+    figures: &mut Figures,
+) -> Vec<(StatementId, Release)> {
+    start(lab, figures);
+    let address = lab.addresses(ALICE)[0].clone();
+    let (done, mut answers) = mpsc::unbounded_channel();
+    let mut putting = JoinSet::new();
+    for _ in 0..PEERS {
+        let rng = StdRng::seed_from_u64(rng.random());
+        let put = put(source.clone(), address.clone(), rng, done.clone());
+        putting.spawn_on(put, lab.runtime().handle());
+    }
+    drop(done);
+    // Not before the first answer, or many rounds would do nothing.
+    let first = answers.blocking_recv();
+    std::thread::sleep(Duration::from_micros(rng.random_range(0..150_000)));
+    lab.kill(ALICE);
+    figures.kills += 1;
+    let mut new = Vec::new();
+    for (statements, held) in first
+        .into_iter()
+        .chain(std::iter::from_fn(|| answers.blocking_recv()))
+    {
+        match held {
+            true => new.extend(statements.iter().map(|one| (one.id(), one.key().release()))),
+            false => figures.cut_off += 1,
+        }
+    }
+    lab.runtime().block_on(putting.join_all());
+    new
 }
 
 fn look_up(

@@ -145,6 +145,7 @@ impl From<NodeError> for Problem {
                 Self::new(ProblemKind::Address, message)
             }
             NodeError::NotJoined(_) => Self::new(ProblemKind::NotJoined, message),
+            NodeError::Registry { .. } => Self::new(ProblemKind::Registry, message),
             NodeError::Manifest(_) => Self::new(ProblemKind::Manifest, message),
             NodeError::Stopping => Self::new(ProblemKind::Stopping, message),
         }

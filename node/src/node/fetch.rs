@@ -343,7 +343,7 @@ impl Node {
         let Some(net) = member.net().cloned() else {
             return Err(NodeError::Stopping.into());
         };
-        let parts = self.blocking(move |store| store.part_dir(&root)).await?;
+        let parts = self.blocking(|store| Ok(store.parts())).await?;
         let part = tokio::task::spawn_blocking(move || Part::open(&parts, blob)).await;
         let part = part.map_err(|_| NodeError::Stopping)??;
         let (providers, receiver) = mpsc::channel(PROVIDERS_PENDING_MAX);

@@ -165,7 +165,7 @@ impl Node {
         &self,
         member: &Arc<Member>,
     ) -> Result<BTreeMap<Point, (Vec<Arc<Statement>>, Vec<Root>)>, NodeError> {
-        let (network, own) = (member.id(), self.own());
+        let (network, own, joined) = (member.id(), self.own(), member.joined());
         self.blocking(move |store| {
             let shelf = StoreShelf { store, network };
             let mut by_point = BTreeMap::new();
@@ -175,6 +175,11 @@ impl Node {
                     .into_iter()
                     .map(|held| held.statement)
                     .filter(|statement| statement.observer() == own)
+                    // The manifest may have listed the registry once, and no longer.
+                    .filter(|statement| {
+                        let registries = &joined.network.manifest().registries;
+                        registries.contains(&statement.key().registry)
+                    })
                     .collect();
                 let observed = statements
                     .iter()

@@ -357,27 +357,45 @@ impl Member {
         .await
     }
 
-    /// Tells the nodes nearest to a point that this node has roots.
+    /// Tells the nodes nearest to a point that this node has roots, and remembers it itself: who asks
+    /// this node for the point's statements learns it, too. Returns how many nodes know, this one
+    /// included; none where nobody can reach this node.
     pub async fn announce(self: &Arc<Self>, point: Point, roots: &[Root], to: &[Contact]) -> usize {
         let Some(net) = self.net() else {
             return 0;
         };
         let addrs = net.listen_addrs().await.unwrap_or_default();
+        if addrs.is_empty() {
+            return 0;
+        }
         let addrs: Vec<ByteBuf> = addrs
             .iter()
+            .take(qk_protocol::message::ADDRESSES_MAX)
             .map(|addr| ByteBuf::from(addr.to_vec()))
             .collect();
+        let own = Contact {
+            node: NodeId(net.local_peer().to_bytes()),
+            addrs: addrs.clone(),
+        };
+        self.remember(point, roots, &own);
         let haves = roots.chunks(HINTS_MAX).map(|some| {
             Request::Have(Have {
                 roots: some.iter().map(|root| (point, *root)).collect(),
-                addrs: addrs
-                    .iter()
-                    .take(qk_protocol::message::ADDRESSES_MAX)
-                    .cloned()
-                    .collect(),
+                addrs: addrs.clone(),
             })
         });
-        self.tell(to, haves, point).await
+        self.tell(to, haves, point).await + 1
+    }
+
+    fn remember(&self, point: Point, roots: &[Root], contact: &Contact) {
+        let mut hints = self.hints.lock().unwrap_or_else(PoisonError::into_inner);
+        for root in roots {
+            let provider = Provider {
+                root: *root,
+                contact: contact.clone(),
+            };
+            hints.add(point, provider, unix_now());
+        }
     }
 
     /// Sends requests to nodes at once; how many of them took everything.

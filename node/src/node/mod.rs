@@ -74,7 +74,7 @@ pub struct NodeOptions {
 pub struct Published {
     /// Nodes that hold the statement now, this one included.
     pub holders: usize,
-    /// Nodes that know that this node has the artifact.
+    /// Nodes that know that this node has the artifact, this one included; none if it does not listen.
     pub told: usize,
 }
 
@@ -101,6 +101,14 @@ pub enum NodeError {
     /// A network that is not joined.
     #[error("network {0} is not joined here: run `qk join`")]
     NotJoined(NetworkId),
+    /// A registry that the network does not serve.
+    #[error("network {network} does not serve {registry}: nothing about it is told or asked there")]
+    Registry {
+        /// The network's name.
+        network: String,
+        /// The registry's source id.
+        registry: String,
+    },
     /// A network file that is not taken.
     #[error(transparent)]
     Manifest(#[from] ManifestError),
@@ -232,6 +240,24 @@ impl Node {
             .ok_or(NodeError::NotJoined(id))
     }
 
+    /// One network, if it serves a registry: nothing of any other registry is put, asked or
+    /// announced there.
+    ///
+    /// # Errors
+    /// When it is not joined, or does not serve the registry.
+    fn serving(&self, id: NetworkId, registry: &str) -> Result<Arc<Member>, NodeError> {
+        let member = self.member(id)?;
+        let joined = member.joined();
+        let manifest = joined.network.manifest();
+        if !manifest.registries.contains(registry) {
+            return Err(NodeError::Registry {
+                network: manifest.name.clone(),
+                registry: registry.to_owned(),
+            });
+        }
+        Ok(member)
+    }
+
     /// The key that this node's owner signs statements with.
     pub fn observer(&self) -> &SigningKey {
         &self.observer
@@ -300,7 +326,7 @@ impl Node {
         archive: Option<PathBuf>,
         statement: Statement,
     ) -> Result<Published, NodeError> {
-        let member = self.member(statement.network())?;
+        let member = self.serving(statement.network(), &statement.key().registry)?;
         let point = statement.key().release().location(member.key()).point();
         let root = statement
             .observation()
@@ -308,13 +334,16 @@ impl Node {
         let statement = Arc::new(statement);
         let kept = statement.clone();
         let now = unix_now();
-        self.blocking(move |store| {
-            if let (Some(archive), Some(root)) = (&archive, root) {
-                store.import(archive, root, Keep::Durable, now)?;
-            }
-            store.append(vec![record(&kept, point, now)]).map(drop)
-        })
-        .await?;
+        let here = self
+            .blocking(move |store| {
+                if let (Some(archive), Some(root)) = (&archive, root) {
+                    store.import(archive, root, Keep::Durable, now)?;
+                }
+                store.append(vec![record(&kept, point, now)])?;
+                // Only what is here is announced: a statement may come without its artifact.
+                Ok(root.filter(|root| store.has_blob(root)))
+            })
+            .await?;
         if member.net().is_none() {
             return Ok(Published {
                 holders: 1,
@@ -322,7 +351,7 @@ impl Node {
             });
         }
         Ok(self
-            .tell(&member, point, &[statement], root.as_slice())
+            .tell(&member, point, &[statement], here.as_slice())
             .await)
     }
 
@@ -335,16 +364,9 @@ impl Node {
     ) -> Published {
         let nearest = member.find(point).await.answered;
         let holders = member.put(point, statements, &nearest).await;
-        let listens = match member.net() {
-            Some(net) => net
-                .listen_addrs()
-                .await
-                .is_ok_and(|addrs| !addrs.is_empty()),
-            None => false,
-        };
-        let told = match listens && !roots.is_empty() {
-            true => member.announce(point, roots, &nearest).await,
-            false => 0,
+        let told = match roots {
+            [] => 0,
+            _ => member.announce(point, roots, &nearest).await,
         };
         Published {
             holders: holders + 1,

@@ -99,9 +99,9 @@ impl Node {
     /// statements is kept.
     ///
     /// # Errors
-    /// When the network is not joined or the store fails.
+    /// When the network is not joined, does not serve the registry, or the store fails.
     pub async fn find(&self, spec: &FindSpec) -> Result<FindReport, NodeError> {
-        let member = self.member(spec.network)?;
+        let member = self.serving(spec.network, &spec.release.registry)?;
         let held = self.held(&member, &spec.release).await?;
         let mut known: BTreeMap<StatementId, Held> = held
             .into_iter()

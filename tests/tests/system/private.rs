@@ -69,7 +69,19 @@ impl Watched {
             &location.point().0,
             release.name.as_bytes(),
             release.registry.as_bytes(),
-        ])
+        ]) || self.put(release)
+    }
+
+    /// Whether a statement about it was put; statements are packed in base64.
+    fn put(&self, release: &Release) -> bool {
+        let asked = self.recorder.asked().into_iter();
+        let mut requests = asked.filter_map(|bytes| Request::decode(&bytes).ok());
+        requests.any(|request| match request.message {
+            Request::Put(statements) => {
+                statements.iter().any(|one| one.key().release() == *release)
+            }
+            _ => false,
+        })
     }
 
     fn fetch(&self, wanted: Wanted) -> ProblemKind {
@@ -179,5 +191,5 @@ fn on_a_network_that_serves_its_registry_it_is_asked_for() {
         after: None,
     });
     assert!(watched.recorder.asked().contains(&get.encode()));
-    assert!(watched.saw(&[NAME.as_bytes()]), "the observation was put");
+    assert!(watched.put(&wanted.release));
 }
