@@ -39,11 +39,13 @@ fn run(command: Command, output: Output) -> Outcome {
         .enable_all()
         .build()
         .map_err(session::failed)?;
+    // A node ends in order, by itself.
+    let is_node = matches!(command, Command::Node(_));
     let done = runtime.block_on(async {
         tokio::select! {
             done = dispatch(command, output) => done,
             // What runs is dropped: children die, temporary files go, downloads stay for the next time.
-            _ = tokio::signal::ctrl_c() => Err(Failure::new(Kind::Other, "interrupted")),
+            _ = tokio::signal::ctrl_c(), if !is_node => Err(Failure::new(Kind::Other, "interrupted")),
         }
     });
     // A blocking task that is still at work must not hold the terminal.

@@ -372,14 +372,14 @@ impl Lab {
         send(self.process(name), signal);
     }
 
-    /// Ends somebody's node as a service manager does, and says how it ended and how long it took.
+    /// Ends somebody's node by a signal, and says how it ended and how long it took.
     ///
     /// # Panics
     /// When it does not end.
-    pub fn stop(&mut self, name: &str) -> (ExitStatus, Duration) {
+    pub fn stop(&mut self, name: &str, signal: &str) -> (ExitStatus, Duration) {
         let mut node = self.nodes.remove(name).expect("a running node");
         let began = Instant::now();
-        send(node.child.id(), "TERM");
+        send(node.child.id(), signal);
         let status = wait(&mut node.child);
         (status, began.elapsed())
     }

@@ -6,6 +6,7 @@ use qk_node::access::Status;
 use qk_node::control;
 use qk_node::node::{Node, NodeOptions};
 use serde_json::json;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::of_problem;
 use crate::args::NodeArgs;
@@ -41,6 +42,8 @@ pub(crate) async fn run(session: &Session, args: &NodeArgs) -> Outcome {
             "note: no network is joined yet; `qk join` is enough, the node need not be restarted",
         );
     }
+    // Before anybody hears that it runs: who starts a node may stop it at once.
+    let stopped = stopped();
     announce_listening(session, &node).await;
     let (stop, stopping) = tokio::sync::oneshot::channel::<()>();
     let serving = tokio::spawn(listener.serve(node.clone(), async {
@@ -48,7 +51,7 @@ pub(crate) async fn run(session: &Session, args: &NodeArgs) -> Outcome {
     }));
     tokio::select! {
         () = node.maintain() => {}
-        () = stopped() => {}
+        () = stopped => {}
     }
     tracing::info!("stopping");
     let _ = stop.send(());
@@ -83,22 +86,27 @@ async fn announce_listening(session: &Session, node: &Arc<Node>) {
     }
 }
 
-/// Until the service manager or a person asks to stop.
-async fn stopped() {
-    let terminate = async {
-        match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
-            Ok(mut signal) => {
-                signal.recv().await;
-            }
-            Err(error) => {
-                tracing::warn!(%error, "SIGTERM cannot be caught");
-                std::future::pending::<()>().await;
-            }
+/// Until the service manager or a person asks to stop; from now on, not from the first poll.
+fn stopped() -> impl Future<Output = ()> {
+    let caught = [SignalKind::terminate(), SignalKind::interrupt()].map(signal);
+    async {
+        let [mut terminate, mut interrupt] = caught;
+        tokio::select! {
+            () = received(&mut terminate) => {}
+            () = received(&mut interrupt) => {}
         }
-    };
-    tokio::select! {
-        () = terminate => {}
-        _ = tokio::signal::ctrl_c() => {}
+    }
+}
+
+async fn received(caught: &mut std::io::Result<Signal>) {
+    match caught {
+        Ok(signal) => {
+            signal.recv().await;
+        }
+        Err(error) => {
+            tracing::warn!(%error, "a signal cannot be caught");
+            std::future::pending::<()>().await;
+        }
     }
 }
 

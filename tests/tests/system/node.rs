@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
+use std::path::Path;
 use std::time::Duration;
 
 use qk_tests::artifact::{SPEC, artifact};
@@ -34,23 +35,20 @@ fn a_second_node_on_a_store_is_refused() {
 #[test]
 fn a_node_is_its_users_own_and_ends_when_told_to() {
     let mut lab = Lab::new();
-    lab.start_alice();
     let socket = lab.home(ALICE).socket();
-    assert_eq!(fs::metadata(&socket).unwrap().mode() & 0o7777, 0o600);
-    assert_eq!(
-        fs::metadata(lab.home(ALICE).dir().join("keys/observer"))
-            .unwrap()
-            .mode()
-            & 0o7777,
-        0o600
-    );
-    let (status, took) = lab.stop(ALICE);
-    assert_eq!(status.code(), Some(0), "{}", lab.log(ALICE));
-    assert!(took < Duration::from_secs(2), "{took:?}");
-    assert!(!socket.exists());
-    let status = lab.qk(ALICE, &["status"]).done();
-    assert_eq!(status["running"], false);
-    lab.start_alice();
+    let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o7777;
+    // By a service manager, and by Ctrl-C; also at once, when it has just said that it runs.
+    for signal in ["TERM", "INT"] {
+        lab.start_alice();
+        assert_eq!(mode(&socket), 0o600);
+        assert_eq!(mode(&lab.home(ALICE).dir().join("keys/observer")), 0o600);
+        let (status, took) = lab.stop(ALICE, signal);
+        assert_eq!(status.code(), Some(0), "{signal}: {}", lab.log(ALICE));
+        assert!(took < Duration::from_secs(2), "{signal}: {took:?}");
+        assert!(!socket.exists(), "{signal}");
+        let status = lab.qk(ALICE, &["status"]).done();
+        assert_eq!(status["running"], false);
+    }
 }
 
 #[test]
