@@ -1,74 +1,109 @@
-//! One crate of the public registry, built twice with other jobs, host name and time: the same
-//! archive, byte by byte.
+//! Crates of the public registry, built again with other jobs, host name, time or system: the
+//! same archive, byte by byte.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use qk_node::build::{Builder, Cancel, Options, Order, Toolchains};
+use qk_protocol::archive::Identity;
 use qk_protocol::hash::Sha256;
 
-const NAME: &str = "hexyl";
-const VERSION: &str = "0.17.0";
+/// One in plain Rust, one with C code.
+const CRATES: [(&str, &str); 2] = [("hexyl", "0.17.0"), ("b3sum", "1.8.7")];
 
 #[test]
 fn two_builds_give_one_root() {
-    let directory = tempfile::tempdir().unwrap();
-    let toolchains = Toolchains::new(&toolchain_directory());
-    toolchains
-        .setup(&mut |event| println!("{event:?}"))
-        .unwrap();
-    let crate_file = download(directory.path());
-    let source = Sha256::of(&std::fs::read(&crate_file).unwrap());
-    let registry = "registry+https://registry.example/index";
-    let order = Order::new(registry, NAME, VERSION, crate_file, source);
-    let mut roots = Vec::new();
-    for (jobs, hostname) in [(1, "one"), (3, "another")] {
-        // Other directories on the host, too.
-        let work = directory.path().join(hostname);
-        let builder = Builder::new(toolchains.clone(), &work).unwrap();
+    let (name, version) = CRATES[0];
+    let fixture = Fixture::new(name, version);
+    let one = fixture.build("one", 1, Path::new("/"));
+    let another = fixture.build("another", 3, Path::new("/"));
+    assert_eq!(one, another);
+}
+
+/// `tests/scripts/other-usr` makes the other system and runs this.
+#[test]
+#[ignore = "needs the root directory of another system in QK_OTHER_ROOT"]
+fn another_system_gives_the_same_root() {
+    let other = std::env::var_os("QK_OTHER_ROOT").expect("QK_OTHER_ROOT is set");
+    for (name, version) in CRATES {
+        let fixture = Fixture::new(name, version);
+        let here = fixture.build("here", 2, Path::new("/"));
+        let there = fixture.build("there", 2, Path::new(&other));
+        assert_eq!(here, there, "{name}");
+    }
+}
+
+/// A crate of the public registry, on disk.
+struct Fixture {
+    directory: tempfile::TempDir,
+    toolchains: Toolchains,
+    order: Order,
+}
+
+impl Fixture {
+    fn new(name: &str, version: &str) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let toolchains = Toolchains::new(&toolchain_directory());
+        toolchains
+            .setup(&mut |event| println!("{event:?}"))
+            .unwrap();
+        let crate_file = download(directory.path(), name, version);
+        let source = Sha256::of(&std::fs::read(&crate_file).unwrap());
+        let registry = "registry+https://registry.example/index";
+        let order = Order::new(registry, name, version, crate_file, source);
+        Self {
+            directory,
+            toolchains,
+            order,
+        }
+    }
+
+    /// Builds on a host of this name, in a directory of its own, and runs what came out.
+    fn build(&self, hostname: &str, jobs: u32, root: &Path) -> Identity {
+        let work = self.directory.path().join(hostname);
+        let builder = Builder::new(self.toolchains.clone(), &work).unwrap();
         let options = Options {
             jobs,
             hostname: hostname.to_owned(),
+            root: root.to_path_buf(),
             ..Options::default()
         };
-        let mut quiet = |_| {};
+        let (mut quiet, cancel) = (|_| {}, Cancel::default());
         let built = builder
-            .build(&order, &options, &Cancel::default(), &mut quiet)
+            .build(&self.order, &options, &cancel, &mut quiet)
             .unwrap();
-        let archive = directory.path().join(format!("{hostname}.tar"));
+        let archive = self.directory.path().join(format!("{hostname}.tar"));
         let key = built.key.clone().expect("the crate has a lock");
-        let packed = built.pack(key, &archive).unwrap();
-        assert_eq!(packed.key, built.key.clone().unwrap());
-        let output = Command::new(&built.bins[NAME]).arg("--version").output();
+        let identity = built.pack(key, &archive).unwrap().identity;
+        let (name, version) = (&self.order.name, &self.order.version);
+        let output = Command::new(&built.bins[name]).arg("--version").output();
         let said = String::from_utf8(output.unwrap().stdout).unwrap();
-        assert_eq!(said.trim(), format!("{NAME} {VERSION}"));
+        assert_eq!(said.trim(), format!("{name} {version}"));
+        let system = &built.environment.os;
         println!(
-            "{} with {jobs} jobs: {}",
-            packed.identity.root, packed.identity.size
+            "{name} {version} on {system}, {jobs} jobs: {}",
+            identity.root
         );
-        roots.push(packed.identity);
+        identity
     }
-    assert_eq!(roots[0], roots[1]);
 }
 
 /// Through cargo, so that the user's registry replacement and proxy are in force.
-fn download(directory: &Path) -> PathBuf {
+fn download(directory: &Path, name: &str, version: &str) -> PathBuf {
     let package = directory.join("fetch");
     std::fs::create_dir_all(package.join("src")).unwrap();
     std::fs::write(package.join("src/lib.rs"), "").unwrap();
     let manifest = format!(
         "[package]\nname = \"fetch\"\nversion = \"0.0.0\"\nedition = \"2024\"\n\
-         [dependencies]\n{NAME} = \"={VERSION}\"\n[workspace]\n"
+         [dependencies]\n{name} = \"={version}\"\n[workspace]\n"
     );
     std::fs::write(package.join("Cargo.toml"), manifest).unwrap();
-    let status = Command::new("cargo")
-        .args(["fetch", "--quiet"])
-        .current_dir(&package)
-        .status();
-    assert!(status.unwrap().success());
+    let mut cargo = Command::new("cargo");
+    cargo.args(["fetch", "--quiet"]).current_dir(&package);
+    assert!(cargo.status().unwrap().success());
     let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
     let home = home.unwrap_or_else(|| std::env::home_dir().unwrap().join(".cargo"));
-    let file = format!("{NAME}-{VERSION}.crate");
+    let file = format!("{name}-{version}.crate");
     let caches = std::fs::read_dir(home.join("registry/cache")).unwrap();
     let mut found = caches.flatten().map(|cache| cache.path().join(&file));
     found

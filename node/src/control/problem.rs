@@ -30,10 +30,10 @@ pub struct Problem {
     pub root: Option<Root>,
     /// Nodes that answered, where nodes were asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub answered: Option<usize>,
+    pub answered: Option<u32>,
     /// Nodes that were known, where nodes were asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub known: Option<usize>,
+    pub known: Option<u32>,
 }
 
 /// Sorts of problems.
@@ -114,14 +114,14 @@ impl From<FetchError> for Problem {
             FetchError::NotTrusted { network, decided } => Self {
                 network: Some(network),
                 verdict: Some(Box::new(decided.verdict)),
-                answered: Some(decided.answered),
-                known: Some(decided.known),
+                answered: Some(nodes(decided.answered)),
+                known: Some(nodes(decided.known)),
                 ..plain(ProblemKind::NotTrusted)
             },
             FetchError::Silent { network, known } => Self {
                 network: Some(network),
                 answered: Some(0),
-                known: Some(known),
+                known: Some(nodes(known)),
                 ..plain(ProblemKind::Silent)
             },
             FetchError::Download { root, error } => Self {
@@ -184,6 +184,11 @@ impl From<StoreError> for Problem {
             ..Self::new(kind, error)
         }
     }
+}
+
+/// A count of nodes, of which nobody knows four billion.
+fn nodes(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
 }
 
 fn of_download(error: &DownloadError) -> ProblemKind {
