@@ -166,10 +166,13 @@ async fn one(
         Err(failure)
             if args.fallback == Fallback::Build && may_build(&failure) && !args.offline =>
         {
-            session.output.note(format!(
-                "{}: {}; building it here",
-                resolved.release, failure.error
-            ));
+            session
+                .output
+                .note(format!("{}; building it here", failure.error));
+            let alone = session.home.networks().is_ok_and(|all| all.is_empty());
+            if let Some(hint) = failure.hint.filter(|_| alone) {
+                session.output.note(format!("  hint: {hint}"));
+            }
             let begin = Instant::now();
             let built = Maker::new(session)
                 .await?

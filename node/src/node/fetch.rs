@@ -207,6 +207,9 @@ impl Node {
         on_event: OnEvent<'_>,
     ) -> Result<Fetched, FetchError> {
         let mut clock = Stages::new();
+        if !spec.offline && !member.joined().network.fresh(unix_now()) {
+            self.catch_up(member).await?;
+        }
         let held = self.held(member, &spec.wanted.release).await?;
         let local = self.decide_here(member, &candidates, &held);
         if !spec.refresh

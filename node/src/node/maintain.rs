@@ -68,14 +68,20 @@ impl Node {
     pub async fn refresh(&self) -> Result<(), NodeError> {
         for member in self.members() {
             self.renew(&member)?;
-            if let Some(newer) = member.refresh().await {
-                self.home().keep_network(&newer)?;
-                let manifest = newer.network.manifest();
-                tracing::info!(network = %manifest.name, version = manifest.version, "took a newer manifest or timestamp");
-            }
+            self.catch_up(&member).await?;
         }
         // The owner may have signed a newer version, or joined a network, with another command.
         self.reload().await.map(drop)
+    }
+
+    /// Takes a newer manifest or timestamp from others, if they have one, and keeps it.
+    pub(super) async fn catch_up(&self, member: &Arc<Member>) -> Result<(), NodeError> {
+        if let Some(newer) = member.refresh().await {
+            self.home().keep_network(&newer)?;
+            let manifest = newer.network.manifest();
+            tracing::info!(network = %manifest.name, version = manifest.version, "took a newer manifest or timestamp");
+        }
+        Ok(())
     }
 
     fn renew(&self, member: &Arc<Member>) -> Result<(), NodeError> {

@@ -9,4 +9,5 @@ mod node;
 mod node_kill;
 mod private;
 mod providers;
+mod sources;
 mod trust;

@@ -133,22 +133,26 @@ fn expired(lab: &Lab) -> Network {
 }
 
 #[test]
-fn past_the_timestamp_nothing_new_is_trusted() {
+fn past_the_timestamp_nothing_new_is_trusted_until_somebody_has_a_newer_one() {
     let mut lab = Lab::new();
     lab.start_alice();
     let artifact = artifact(&lab.joined(ALICE).network);
     lab.publish(ALICE, &artifact);
     lab.publish(BOB, &artifact);
-    let fresh = lab.joined(CLIENT);
+    // Now the client knows all that it needs, but for somebody to say that the manifest is current.
+    lab.qk(CLIENT, &["proofs", SPEC]).done();
+    lab.kill(ALICE);
     let old = Joined {
         network: expired(&lab),
-        ..fresh.clone()
+        ..lab.joined(CLIENT)
     };
     lab.home(CLIENT).keep_network(&old).unwrap();
     lab.fetch(&[SPEC]).failed(17, &["stale", "timestamp"]);
+    lab.fetch(&[SPEC, "--offline"]).failed(17, &["stale"]);
     assert!(lab.installed().is_empty());
-    lab.home(CLIENT).keep_network(&fresh).unwrap();
+    lab.start_alice();
     lab.fetch(&[SPEC]).done();
+    assert!(lab.joined(CLIENT).network.fresh(unix_now()));
 }
 
 #[test]
