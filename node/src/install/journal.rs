@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::tracking::Locked;
-use super::{InstallError, InstallMeta, check_bin_name, io};
+use super::{InstallError, InstallMeta, check_bin_name, io, sync};
 
 const JOURNAL: &str = ".qk-install.json";
 const JOURNAL_BYTES_MAX: u64 = 64 * 1024 * 1024;
@@ -40,8 +40,9 @@ struct Step {
 }
 
 impl Plan {
-    /// Puts the plan on disk; from here on a crash is followed by the new state.
-    pub(super) fn commit(&self, root: &Path) -> Result<(), InstallError> {
+    /// Puts the plan on disk, and before it what it speaks of: the `copies` and their directory. From
+    /// here on a crash is followed by the new state.
+    pub(super) fn commit(&self, root: &Path, copies: &[PathBuf]) -> Result<(), InstallError> {
         let path = root.join(JOURNAL);
         let bytes = serde_json::to_vec(self).map_err(|error| InstallError::Tracking {
             path: path.clone(),
@@ -51,12 +52,12 @@ impl Plan {
             .prefix(TEMP_PREFIX)
             .tempfile_in(root)
             .map_err(io(&path))?;
-        temp.write_all(&bytes)
-            .and_then(|()| temp.as_file().sync_data())
-            .map_err(io(&path))?;
+        temp.write_all(&bytes).map_err(io(&path))?;
+        // The plan takes its name when all that it speaks of is on the disk.
+        sync(&[copies, &[temp.path().to_owned()]].concat())?;
         temp.persist(&path)
             .map_err(|error| io(&path)(error.error))?;
-        sync_dir(root)
+        sync(&[root.to_owned()])
     }
 
     /// Carries the plan out. On an error everything is as it was before.
@@ -76,9 +77,12 @@ impl Plan {
                 return Err(io(&step.target)(error));
             }
         }
-        if let Err(error) = sync_dir(&root.join("bin")).and_then(|()| locked.write(&self.texts)) {
+        let written = locked.write(&self.texts);
+        let [toml, json] = locked.paths();
+        if let Err(error) = written.and_then(|()| sync(&[root.join("bin"), toml, json])) {
             // Should even this fail, the journal stays and completes the new state later.
             locked.write(before)?;
+            sync(&locked.paths())?;
             drop_journal(root)?;
             steps.iter().rev().for_each(Step::undo);
             clean(root);
@@ -178,7 +182,7 @@ impl Plan {
                 },
             }
         }
-        sync_dir(&bin)?;
+        sync(&[bin.clone()])?;
         self.repair(locked)?;
         let mut tracking = locked.read()?;
         for (key, orphans) in &self.orphans {
@@ -194,7 +198,8 @@ impl Plan {
         if !present.is_empty() {
             tracking.record(&self.key, &present, &self.meta);
         }
-        locked.write(&tracking.texts()?)
+        locked.write(&tracking.texts()?)?;
+        sync(&locked.paths())
     }
 
     /// A crash while cargo's files were written leaves the beginning of what was to be written.
@@ -247,10 +252,4 @@ fn clean(root: &Path) {
             }
         }
     }
-}
-
-fn sync_dir(dir: &Path) -> Result<(), InstallError> {
-    File::open(dir)
-        .and_then(|dir| dir.sync_all())
-        .map_err(io(dir))
 }

@@ -23,6 +23,8 @@ use tracking::{Locked, Tracking};
 
 /// Longest name of an executable.
 const BIN_NAME_BYTES_MAX: usize = 100;
+/// Syncs at a time.
+const SYNCS_MAX: usize = 16;
 /// Most executables of one package.
 const BINS_MAX: usize = 1024;
 
@@ -174,7 +176,11 @@ impl InstallRoot {
         let before = locked.texts()?;
         let plan = self
             .plan(tracking, key, bins, orphans, meta)
-            .and_then(|plan| plan.commit(&self.0).map(|()| plan));
+            .and_then(|plan| {
+                let copies = names.iter().map(|name| dir.join(journal::copy_name(name)));
+                let written: Vec<PathBuf> = copies.chain([dir.clone()]).collect();
+                plan.commit(&self.0, &written).map(|()| plan)
+            });
         let plan = match plan {
             Ok(plan) => plan,
             Err(error) => {
@@ -294,7 +300,7 @@ fn check_bin_name(name: &str) -> Result<(), InstallError> {
     }
 }
 
-/// Copies an executable and makes sure that it is on disk. Nothing that is there is followed.
+/// Copies an executable; it is not on the disk yet. Nothing that is there is followed.
 fn copy(from: &Path, to: &Path) -> Result<(), InstallError> {
     let mut source = File::open(from).map_err(io(from))?;
     if !source.metadata().map_err(io(from))?.is_file() {
@@ -306,8 +312,32 @@ fn copy(from: &Path, to: &Path) -> Result<(), InstallError> {
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o755);
     let mut target = options.open(to).map_err(io(to))?;
     std::io::copy(&mut source, &mut target)
-        .and_then(|_| target.sync_data())
+        .map(drop)
         .map_err(io(to))
+}
+
+/// Puts files or directories on the disk, all at once: the file system then writes its journal
+/// once or twice instead of once for each, which is most of the time that an installation takes.
+fn sync(paths: &[PathBuf]) -> Result<(), InstallError> {
+    let one = |path: &PathBuf| {
+        let synced = File::open(path).and_then(|file| file.sync_all());
+        synced.map_err(io(path))
+    };
+    for some in paths.chunks(SYNCS_MAX) {
+        std::thread::scope(|scope| {
+            let (last, others) = some.split_last().expect("chunks are not empty");
+            let running: Vec<_> = others
+                .iter()
+                .map(|path| scope.spawn(|| one(path)))
+                .collect();
+            let last = one(last);
+            running
+                .into_iter()
+                .map(|sync| sync.join().expect("a sync does not panic"))
+                .fold(last, Result::and)
+        })?;
+    }
+    Ok(())
 }
 
 fn io(path: &Path) -> impl FnOnce(std::io::Error) -> InstallError {

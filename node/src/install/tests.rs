@@ -325,7 +325,7 @@ fn files_that_a_crash_tore_are_whole_again() {
             .iter()
             .zip(&state)
             .for_each(|(file, text)| std::fs::write(file, text).unwrap());
-        plan.commit(place.root.path()).unwrap();
+        plan.commit(place.root.path(), &[]).unwrap();
         let locked = Locked::take(place.root.path()).unwrap();
         journal::recover(place.root.path(), &locked).unwrap();
         assert_eq!(locked.texts().unwrap(), after, "after {state:?}");

@@ -44,7 +44,12 @@ impl Locked {
         Ok([text(&self.toml)?, text(&self.json)?])
     }
 
-    /// Replaces the contents of both.
+    /// Where they are.
+    pub(super) fn paths(&self) -> [PathBuf; 2] {
+        [self.toml.0.clone(), self.json.0.clone()]
+    }
+
+    /// Replaces the contents of both. They are not on the disk yet.
     pub(super) fn write(&self, [toml, json]: &[String; 2]) -> Result<(), InstallError> {
         // `.crates.toml` is the truth; cargo brings the other one in line with it.
         for ((path, file), text) in [(&self.toml, toml), (&self.json, json)] {
@@ -52,7 +57,6 @@ impl Locked {
             file.rewind()
                 .and_then(|()| file.set_len(0))
                 .and_then(|()| file.write_all(text.as_bytes()))
-                .and_then(|()| file.sync_data())
                 .map_err(io(path))?;
         }
         Ok(())

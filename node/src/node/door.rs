@@ -36,11 +36,20 @@ impl Door {
     /// Opens the store only while it is used, for milliseconds each time, so that several commands
     /// can run at once.
     pub fn brief(dir: PathBuf, options: Options) -> Self {
+        let options = Options {
+            stays_marked: true,
+            ..options
+        };
         Self {
             dir,
             options,
             held: None,
         }
+    }
+
+    /// Whether a store was ever begun there: without one, a command finds nothing in it.
+    pub fn is_begun(&self) -> bool {
+        self.held.is_some() || self.dir.join("version").exists()
     }
 
     /// The store's directory.

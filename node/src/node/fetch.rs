@@ -8,20 +8,23 @@ use qk_protocol::blocks::{BLOCK_BYTES, Blob, RangeError};
 use qk_protocol::candidate::{Candidate, Wanted};
 use qk_protocol::decide::{Decision, Held, Question, Trusted, choose, decide};
 use qk_protocol::fetch::{Decided, Fetch, FetchIn, FetchOut, Want};
-use qk_protocol::hash::{NetworkId, Root};
+use qk_protocol::hash::{NetworkId, PublicKey, Root};
 use qk_protocol::lookup::ASK_TIMEOUT;
 use qk_protocol::message::{Contact, Reply, Request};
+use qk_protocol::policy::Policy;
+use qk_protocol::statement::Statement;
 use qk_protocol::time::Machine;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::member::{Member, next, now, unix_now};
-use super::{Node, NodeError};
+use super::shelf::StoreShelf;
+use super::{Node, NodeError, keep};
 use crate::blocks::download::{self, DownloadError, DownloadOptions, Progress};
-use crate::blocks::part::{Part, PartError};
+use crate::blocks::part::{Finished, Part, PartError};
 use crate::net::Kept;
-use crate::store::Keep;
+use crate::store::{Keep, Store, StoreError};
 
 /// Providers that wait to be asked.
 const PROVIDERS_PENDING_MAX: usize = 64;
@@ -211,32 +214,27 @@ impl Node {
         if !spec.offline && !member.joined().network.fresh(unix_now()) {
             self.catch_up(member).await?;
         }
-        let held = self.held(member, &spec.wanted.release).await?;
-        let local = self.decide_here(member, &candidates, &held);
-        if !spec.refresh
-            && let Decision::Trusted(trusted) = &local.verdict.decision
-            && let Some(archive) = self.archive(trusted.subject.root).await?
-        {
-            clock.end("store");
+        let here = self.here(member, candidates.clone(), spec).await?;
+        clock.end("store");
+        if let Some((trusted, archive)) = here.archive {
             return Ok(Fetched {
                 network: member.id(),
-                trusted: (**trusted).clone(),
                 blocks_verified: trusted.subject.size.div_ceil(BLOCK_BYTES),
+                trusted,
                 archive,
-                decided: local,
+                decided: here.decided,
                 from: From::Store,
                 fetched_bytes: 0,
                 stages: clock.stages,
             });
         }
-        clock.end("store");
         if spec.offline {
-            return Err(not_trusted(member, local));
+            return Err(not_trusted(member, here.decided));
         }
         on_event(FetchEvent::Asking {
             network: member.joined().network.manifest().name.clone(),
         });
-        self.fetch_remote(member, candidates, held, clock, on_event)
+        self.fetch_remote(member, candidates, here.held, clock, on_event)
             .await
     }
 
@@ -272,15 +270,22 @@ impl Node {
         };
         let (decided, named) = looking.until_decided(held).await;
         clock.end("look-up");
-        self.keep(member, decided.statements.clone()).await?;
         let Decision::Trusted(trusted) = decided.verdict.decision.clone() else {
+            self.keep(member, decided.statements.clone()).await?;
             return Err(not_trusted(member, *decided));
         };
-        let downloaded = self.download(looking, named, &trusted, on_event).await?;
+        let downloaded = self.download(looking, named, &trusted, on_event).await;
         clock.end("download");
-        let Some(archive) = self.archive(trusted.subject.root).await? else {
-            return Err(NodeError::Stopping.into());
+        let (finished, fetched_bytes) = match downloaded {
+            Ok(downloaded) => downloaded,
+            Err(error) => {
+                self.keep(member, decided.statements.clone()).await?;
+                return Err(error);
+            }
         };
+        let archive = self
+            .adopt(member, decided.statements.clone(), finished, &trusted)
+            .await?;
         clock.end("adopt");
         Ok(Fetched {
             network: member.id(),
@@ -289,47 +294,64 @@ impl Node {
             archive,
             decided: *decided,
             from: From::Network,
-            fetched_bytes: downloaded,
+            fetched_bytes,
             stages: clock.stages,
         })
     }
 
-    fn decide_here(
+    /// What the store holds of a release, what that comes to, and the archive if it is wanted and
+    /// trusted. One opening of the store, as each takes a command milliseconds; none where no store
+    /// was begun.
+    async fn here(
         &self,
         member: &Arc<Member>,
-        candidates: &[Candidate],
-        held: &[Held],
-    ) -> Decided {
-        let (policy, joined) = (self.policy(member), member.joined());
-        let verdicts = candidates.iter().map(|candidate| {
-            decide(&Question {
-                policy: &policy,
-                network: &joined.network,
-                candidate,
-                own: Some(self.own()),
-                statements: held,
-                now: unix_now(),
-            })
-        });
-        let (candidate, verdict) = choose(verdicts).expect("there is at least one candidate");
-        Decided {
-            candidate,
-            verdict,
-            statements: held.iter().map(|held| held.statement.clone()).collect(),
-            answered: 0,
-            known: 0,
+        candidates: Vec<Candidate>,
+        spec: &FetchSpec,
+    ) -> Result<Here, NodeError> {
+        let (policy, own) = (self.policy(member), self.own());
+        let (network, wants_archive) = (member.id(), !spec.refresh);
+        let point = spec.wanted.release.location(member.key()).point();
+        let member = member.clone();
+        let decide_on = move |held: &[Held]| decide_on(&member, &policy, own, &candidates, held);
+        if !self.door().is_begun() {
+            return Ok(Here {
+                decided: decide_on(&[]),
+                held: Vec::new(),
+                archive: None,
+            });
         }
+        self.blocking(move |store| {
+            let held = StoreShelf { store, network }.held(point);
+            let decided = decide_on(&held);
+            let mut archive = None;
+            if let (Decision::Trusted(trusted), true) = (&decided.verdict.decision, wants_archive) {
+                let path = find_archive(store, trusted.subject.root)?;
+                archive = path.map(|path| ((**trusted).clone(), path));
+            }
+            Ok(Here {
+                held,
+                decided,
+                archive,
+            })
+        })
+        .await
     }
 
-    /// The archive of a root, if it is here and intact.
-    async fn archive(&self, root: Root) -> Result<Option<PathBuf>, NodeError> {
+    /// Takes a finished download into the store, with the statements that make it trusted.
+    async fn adopt(
+        &self,
+        member: &Arc<Member>,
+        statements: Vec<Arc<Statement>>,
+        finished: Finished,
+        trusted: &Trusted,
+    ) -> Result<PathBuf, NodeError> {
+        let (member, root) = (member.clone(), trusted.subject.root);
         self.blocking(move |store| {
-            let blob = match store.open_blob(&root) {
-                Err(crate::store::StoreError::CorruptBlob { .. }) => None,
-                opened => opened?,
-            };
-            store.touch(&root, unix_now())?;
-            Ok(blob.map(|_| store.blob_path(&root)))
+            keep(store, &member, &statements)?;
+            store.adopt(&finished.data, root, Keep::Cache, unix_now())?;
+            // The part's directory is of no use any more; one that stays is cleaned up with age.
+            let _ = finished.remove();
+            Ok(store.blob_path(&root))
         })
         .await
     }
@@ -340,16 +362,19 @@ impl Node {
         named: Vec<Contact>,
         trusted: &Trusted,
         on_event: OnEvent<'_>,
-    ) -> Result<u64, FetchError> {
+    ) -> Result<(Finished, u64), FetchError> {
         let root = trusted.subject.root;
         let blob = Blob::new(root, trusted.subject.size)?;
         let member = looking.member.clone();
         let Some(net) = member.net().cloned() else {
             return Err(NodeError::Stopping.into());
         };
-        let parts = self.blocking(|store| Ok(store.parts())).await?;
-        let part = tokio::task::spawn_blocking(move || Part::open(&parts, blob)).await;
-        let part = part.map_err(|_| NodeError::Stopping)??;
+        let door = self.door().clone();
+        let part = tokio::task::spawn_blocking(move || {
+            let parts = Store::parts_in(door.dir()).map_err(NodeError::from)?;
+            Ok::<_, FetchError>(Part::open(&parts, blob)?)
+        });
+        let part = part.await.map_err(|_| NodeError::Stopping)??;
         let (providers, receiver) = mpsc::channel(PROVIDERS_PENDING_MAX);
         let naming = async {
             let _kept = looking.name_providers(named, &providers).await;
@@ -395,15 +420,55 @@ impl Node {
             () = naming => unreachable!("naming providers never ends by itself"),
         };
         let finished = finished.map_err(|error| FetchError::Download { root, error })?;
-        self.blocking(move |store| {
-            store.adopt(&finished.data, root, Keep::Cache, unix_now())?;
-            // The part's directory is of no use any more; one that stays is cleaned up with age.
-            let _ = finished.remove();
-            Ok(())
-        })
-        .await?;
-        Ok(fetched)
+        Ok((finished, fetched))
     }
+}
+
+/// What the store has of what is wanted.
+struct Here {
+    held: Vec<Held>,
+    decided: Decided,
+    /// Trusted, intact and asked for.
+    archive: Option<(Trusted, PathBuf)>,
+}
+
+/// What statements come to for an owner, without asking anybody.
+fn decide_on(
+    member: &Member,
+    policy: &Policy,
+    own: PublicKey,
+    candidates: &[Candidate],
+    held: &[Held],
+) -> Decided {
+    let joined = member.joined();
+    let verdicts = candidates.iter().map(|candidate| {
+        decide(&Question {
+            policy,
+            network: &joined.network,
+            candidate,
+            own: Some(own),
+            statements: held,
+            now: unix_now(),
+        })
+    });
+    let (candidate, verdict) = choose(verdicts).expect("there is at least one candidate");
+    Decided {
+        candidate,
+        verdict,
+        statements: held.iter().map(|held| held.statement.clone()).collect(),
+        answered: 0,
+        known: 0,
+    }
+}
+
+/// The archive of a root, if it is here and intact.
+fn find_archive(store: &Store, root: Root) -> Result<Option<PathBuf>, StoreError> {
+    let blob = match store.open_blob(&root) {
+        Err(StoreError::CorruptBlob { .. }) => None,
+        opened => opened?,
+    };
+    store.touch(&root, unix_now())?;
+    Ok(blob.map(|_| store.blob_path(&root)))
 }
 
 /// A look-up under way.

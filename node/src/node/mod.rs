@@ -36,7 +36,7 @@ use crate::net::{
     self, Contact, ContactError, LanRole, Limits, Multiaddr, Net, NetConfig, PreSharedKey,
     StartError,
 };
-use crate::store::{Keep, Options, StoreError};
+use crate::store::{Keep, Options, Store, StoreError};
 
 /// How often another point is drawn when there is nothing to do at one.
 const DRAWS_MAX: usize = 16;
@@ -298,22 +298,8 @@ impl Node {
         statements: Vec<Arc<Statement>>,
     ) -> Result<(), NodeError> {
         let member = member.clone();
-        let now = unix_now();
-        self.blocking(move |store| {
-            let joined = member.joined();
-            let rules = Rules {
-                network: &joined.network,
-                key: member.key(),
-            };
-            // Only what a holder would take too: strangers' statements are not worth the disk here.
-            let counted = statements
-                .iter()
-                .filter(|one| joined.network.principal(one.observer()).is_some());
-            let own = counted.filter(|one| rules.admit(&[], one, now).is_ok());
-            let records = own.map(|one| record(one, rules.point(one), now)).collect();
-            store.append(records).map(drop)
-        })
-        .await
+        self.blocking(move |store| keep(store, &member, &statements))
+            .await
     }
 
     /// Takes a freshly built artifact and one's own statement about it into the store, durably, and
@@ -433,12 +419,28 @@ impl Node {
     /// Those of the store.
     pub async fn blocking<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&crate::store::Store) -> Result<T, StoreError> + Send + 'static,
+        work: impl FnOnce(&Store) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, NodeError> {
         let door = self.door.clone();
         let done = tokio::task::spawn_blocking(move || door.with(work)).await;
         Ok(done.map_err(|_| NodeError::Stopping)??)
     }
+}
+
+/// Keeps statements that were seen: only what a holder would take too, as strangers' statements are
+/// not worth the disk here.
+fn keep(store: &Store, member: &Member, statements: &[Arc<Statement>]) -> Result<(), StoreError> {
+    let (joined, now) = (member.joined(), unix_now());
+    let rules = Rules {
+        network: &joined.network,
+        key: member.key(),
+    };
+    let counted = statements
+        .iter()
+        .filter(|one| joined.network.principal(one.observer()).is_some());
+    let own = counted.filter(|one| rules.admit(&[], one, now).is_ok());
+    let records = own.map(|one| record(one, rules.point(one), now)).collect();
+    store.append(records).map(drop)
 }
 
 /// What a user with this configuration asks for in a network: the stricter of both policies.

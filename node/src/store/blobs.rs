@@ -404,11 +404,6 @@ impl Store {
         Ok(report)
     }
 
-    /// Where downloads under way lie, a directory each with its root as name.
-    pub fn parts(&self) -> PathBuf {
-        self.shared.layout.part.clone()
-    }
-
     /// The directory of a download under way; made if it is not there.
     pub fn part_dir(&self, root: &Root) -> Result<PathBuf, StoreError> {
         let dir = self.shared.layout.part.join(root.to_string());

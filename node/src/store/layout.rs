@@ -11,6 +11,8 @@ use super::error::{At, StoreError};
 
 /// Version of the directory's layout, in the file `version`.
 pub(super) const VERSION: u32 = 1;
+/// Where downloads under way lie, below the store's directory.
+pub(super) const PART: &str = "part";
 /// Files kept in `aside/`; the oldest goes when one more comes.
 const ASIDE_MAX: usize = 8;
 /// A command without a daemon holds the lock for milliseconds, and so does a child that a killed
@@ -62,20 +64,22 @@ impl Layout {
             blobs: dir.join("blobs"),
             journal: dir.join("journal"),
             index: dir.join("index"),
-            part: dir.join("part"),
+            part: dir.join(PART),
             temp: dir.join("temp"),
             aside: dir.join("aside"),
             boot: dir.join("boot"),
             boot_id: boot_id(),
         };
         layout.check_version()?;
-        for dir in [&layout.blobs, &layout.journal, &layout.part, &layout.aside] {
-            create_dir(dir)?;
+        // Syncs are what an opening takes: none where nothing is new.
+        let kept = [&layout.blobs, &layout.journal, &layout.part, &layout.aside];
+        if kept.iter().any(|kept| !kept.is_dir()) {
+            kept.iter().try_for_each(|kept| create_dir(kept))?;
+            sync_dir(dir)?;
         }
         // Nobody else has the lock: what lies here is left over from a killed process.
         remove_dir(&layout.temp)?;
         create_dir(&layout.temp)?;
-        sync_dir(dir)?;
         Ok((layout, lock))
     }
 

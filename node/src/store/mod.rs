@@ -87,6 +87,9 @@ pub struct Options {
     pub reserve_bytes: u64,
     /// Bytes after which a segment of the journal is closed.
     pub segment_bytes_max: u64,
+    /// Whether closing leaves the mark that says open, and syncs nothing. Openings until the next
+    /// boot then cost no sync either; the first one after it makes the index again.
+    pub stays_marked: bool,
 }
 
 impl Default for Options {
@@ -96,6 +99,7 @@ impl Default for Options {
             free_floor_bytes: 1 << 30,
             reserve_bytes: 16 << 20,
             segment_bytes_max: 64 << 20,
+            stays_marked: false,
         }
     }
 }
@@ -254,7 +258,7 @@ impl Store {
         let (layout, lock) = Layout::open(dir)?;
         let left = layout.mark_open()?;
         if left == Left::Unclean {
-            tracing::info!(dir = %layout.dir.display(), "store: the machine went down while it was open");
+            tracing::info!(dir = %layout.dir.display(), "store: it was not closed before the machine went down");
         }
         let mut damage = Vec::new();
         let mut journal = Journal::open(
@@ -295,6 +299,17 @@ impl Store {
             writer: Some(writer),
             lock,
         })
+    }
+
+    /// Where the downloads of the store in `dir` lie, a directory each with its root as name. It
+    /// need not be open.
+    ///
+    /// # Errors
+    /// When the directory cannot be made.
+    pub fn parts_in(dir: &Path) -> Result<PathBuf, StoreError> {
+        let parts = dir.join(layout::PART);
+        layout::create_dir(&parts)?;
+        Ok(parts)
     }
 
     /// The store's directory.

@@ -364,6 +364,9 @@ impl Writer {
     }
 
     fn close(self) {
+        if self.shared.options.stays_marked {
+            return;
+        }
         let synced = self.shared.index().and_then(|index| index.sync());
         let marked = match synced {
             Ok(()) => self.shared.layout.mark_closed(),

@@ -741,3 +741,31 @@ fn a_statement_cannot_contain_a_frame() {
         assert_eq!(store.get(&record(2).id).unwrap(), Some(record(2)));
     }
 }
+
+#[test]
+fn a_store_that_stays_marked_is_whole_before_and_after_a_boot() {
+    let dir = dir();
+    let open_marked = || {
+        let options = Options {
+            stays_marked: true,
+            ..options()
+        };
+        Store::open(dir.path(), options).unwrap()
+    };
+    open_marked().append(records(0..20)).unwrap();
+    let store = open_marked();
+    all_there(&store, 0..20);
+    drop(store);
+    let mark = dir.path().join("boot");
+    assert!(fs::read_to_string(&mark).unwrap().starts_with("open "));
+    // What the next boot finds: another boot's mark, and an index that was never synced.
+    fs::write(&mark, "open another-boot\n").unwrap();
+    fs::write(dir.path().join("index/torn"), b"half a page").unwrap();
+    let store = open_marked();
+    all_there(&store, 0..20);
+    assert!(!dir.path().join("index/torn").exists(), "made again");
+    drop(store);
+    // A node that ends as it should closes it.
+    drop(open(&dir));
+    assert_eq!(fs::read_to_string(&mark).unwrap(), "closed\n");
+}
