@@ -80,7 +80,10 @@ pub(crate) async fn run(session: &Session, args: &FetchArgs) -> Outcome {
         offline: args.offline,
         ..NodeOptions::default()
     };
+    let begin = Instant::now();
     let access = session.access(options).await?;
+    // The first crate bears what all of them need.
+    let mut start = Some(stage("start", begin));
     let mut summary = Summary {
         crates: Vec::new(),
         failures: Vec::new(),
@@ -88,7 +91,8 @@ pub(crate) async fn run(session: &Session, args: &FetchArgs) -> Outcome {
         error: None,
     };
     for krate in &args.crates {
-        match one(session, &access, args, krate).await {
+        let start = start.take();
+        match one(session, &access, args, krate, start).await {
             Ok(done) => {
                 session.output.line(describe(&done, args.timings));
                 summary.crates.push(done);
@@ -145,8 +149,9 @@ async fn one(
     access: &Access,
     args: &FetchArgs,
     krate: &CrateSpec,
+    start: Option<Stage>,
 ) -> Outcome<Done> {
-    let mut stages = Vec::new();
+    let mut stages = Vec::from_iter(start);
     let begin = Instant::now();
     let resolved = session.resolve(krate, args.offline).await?;
     stages.push(stage("resolve", begin));

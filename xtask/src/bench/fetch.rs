@@ -3,7 +3,6 @@
 //! Every run starts a `qk` of its own and installs into an empty directory, from nodes that have the
 //! artifact in their stores.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
@@ -91,7 +90,8 @@ struct Run {
     root: PathBuf,
     /// `network` or `store`.
     how: String,
-    stages: BTreeMap<String, f64>,
+    /// In the order in which they ran.
+    stages: Vec<(String, f64)>,
 }
 
 impl Run {
@@ -103,6 +103,11 @@ impl Run {
             self.how
         );
         Ok(self)
+    }
+
+    fn stage(&self, name: &str) -> f64 {
+        let of_name = self.stages.iter().filter(|(stage, _)| stage == name);
+        of_name.map(|(_, seconds)| seconds).sum()
     }
 }
 
@@ -130,7 +135,7 @@ fn fetch(lab: &Lab, client: &str, package: &str, cargo_home: Option<&Path>) -> R
     })
 }
 
-fn stages(fetched: &Value) -> Result<BTreeMap<String, f64>> {
+fn stages(fetched: &Value) -> Result<Vec<(String, f64)>> {
     let stages = fetched["stages"].as_array().context("no stages")?;
     let stage = |stage: &Value| {
         let name = stage["name"].as_str()?.replace('-', "_");
@@ -162,7 +167,7 @@ struct Series {
     /// Mean, as processor time is counted in steps of 10 ms and hardly varies.
     cpu: f64,
     stages: Vec<(String, Samples)>,
-    /// What no stage covers: start and end of the process, opening and closing the node.
+    /// What no stage covers: start and end of the process.
     rest: Samples,
 }
 
@@ -171,15 +176,17 @@ impl Series {
         let runs = (0..count).map(|_| once()).collect::<Result<Vec<_>>>()?;
         let first = runs.first().context("at least one run is needed")?;
         let of = |value: &dyn Fn(&Run) -> f64| Samples::of(runs.iter().map(value).collect());
-        let stages = first.stages.keys().map(|name| {
-            let seconds = of(&|run| run.stages.get(name).copied().unwrap_or_default())?;
+        let stages = first.stages.iter().map(|(name, _)| {
+            let seconds = of(&|run| run.stage(name))?;
             Ok((name.clone(), seconds))
         });
         Ok(Self {
             total: of(&|run| run.seconds)?,
             cpu: runs.iter().map(|run| run.cpu).sum::<f64>() / count as f64,
             stages: stages.collect::<Result<_>>()?,
-            rest: of(&|run| run.seconds - run.stages.values().sum::<f64>())?,
+            rest: of(&|run| {
+                run.seconds - run.stages.iter().map(|(_, seconds)| seconds).sum::<f64>()
+            })?,
         })
     }
 
