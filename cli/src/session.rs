@@ -8,8 +8,8 @@ use qk_node::control::Client;
 use qk_node::home::{Home, Joined};
 use qk_node::node::NodeOptions;
 use qk_node::registry::{Ask, Registry, RegistryError, RegistryOptions, Resolved};
-use qk_protocol::decide::Wanted;
-use qk_protocol::manifest::Build;
+use qk_protocol::candidate::Build;
+use qk_protocol::candidate::Wanted;
 
 use crate::args::{CrateSpec, FlagArgs};
 use crate::failure::{Failure, Kind, Outcome};

@@ -59,3 +59,47 @@ pub(crate) fn take(directory: &Path, relative: &Path, to: &Path) -> Result<(), T
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn only_regular_files_below_the_directory_are_taken() {
+        let scratch = tempfile::tempdir().unwrap();
+        let at = |name: &str| scratch.path().join(name);
+        fs::create_dir_all(at("target/release")).unwrap();
+        fs::write(at("secret"), "secret").unwrap();
+        fs::write(at("target/release/plain"), "plain").unwrap();
+        symlink(at("secret"), at("target/release/link")).unwrap();
+        symlink(scratch.path(), at("target/up")).unwrap();
+        let fifo = std::process::Command::new("mkfifo")
+            .arg(at("target/release/fifo"))
+            .status();
+        assert!(fifo.unwrap().success());
+
+        // What an ordinary copy does with the link.
+        fs::copy(at("target/release/link"), at("stolen")).unwrap();
+        assert_eq!(fs::read_to_string(at("stolen")).unwrap(), "secret");
+
+        let said = |relative: &str| {
+            let to = at(&format!("out-{}", relative.replace('/', "-")));
+            take(&at("target"), Path::new(relative), &to).map_err(|error| error.to_string())
+        };
+        assert_eq!(said("release/plain"), Ok(()));
+        assert_eq!(
+            fs::read_to_string(at("out-release-plain")).unwrap(),
+            "plain"
+        );
+        let refused = |relative: &str, why: &str| {
+            assert_eq!(said(relative).unwrap_err(), format!("{relative} {why}"));
+        };
+        refused("release/link", "is a link, not a file");
+        refused("up/secret", "is a link, not a file");
+        refused("../secret", "is a link, not a file");
+        refused("release/fifo", "is not a regular file");
+        refused("release/none", "was not built");
+    }
+}

@@ -332,3 +332,127 @@ fn is_crates_io(source: &str) -> bool {
     let git = source.strip_prefix("registry+");
     git == Some(tame_index::CRATES_IO_INDEX) || source == tame_index::CRATES_IO_HTTP_INDEX
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    /// Packs entries of (path, type, content or link target) without checking them.
+    fn packed(entries: &[(&str, u8, &str)]) -> (tempfile::TempDir, PathBuf) {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("x.crate");
+        let gzip = flate2::write::GzEncoder::new(
+            File::create(&file).unwrap(),
+            flate2::Compression::fast(),
+        );
+        let mut archive = tar::Builder::new(gzip);
+        for (path, kind, text) in entries {
+            let mut header = tar::Header::new_gnu();
+            header.as_old_mut().name[..path.len()].copy_from_slice(path.as_bytes());
+            header.set_entry_type(tar::EntryType::new(*kind));
+            header.set_mode(0o644);
+            let link = matches!(kind, b'1' | b'2');
+            if link {
+                header.set_link_name(text).unwrap();
+            }
+            let text = if link { "" } else { text };
+            header.set_size(text.len() as u64);
+            header.set_cksum();
+            archive.append(&header, text.as_bytes()).unwrap();
+        }
+        let mut gzip = archive.into_inner().unwrap();
+        gzip.flush().unwrap();
+        gzip.finish().unwrap();
+        (directory, file)
+    }
+
+    fn said(entries: &[(&str, u8, &str)]) -> String {
+        let (directory, file) = packed(entries);
+        let into = directory.path().join("into");
+        fs::create_dir(&into).unwrap();
+        match unpack(&file, "x-1.0.0", &into) {
+            Ok(()) => "unpacked".into(),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    #[test]
+    fn only_plain_files_below_the_crate_are_unpacked() {
+        assert_eq!(
+            said(&[("x-1.0.0/a", b'0', "a"), ("x-1.0.0/d", b'5', "")]),
+            "unpacked"
+        );
+        let refused = |path: &str, kind: u8, why: &str| {
+            let text = said(&[(path, kind, "/etc/passwd")]);
+            assert_eq!(text, format!("the .crate file holds {path:?}: {why}"));
+        };
+        refused("x-1.0.0/../../a", b'0', "not a plain relative path");
+        refused("/etc/cron.d/a", b'0', "not a plain relative path");
+        refused(
+            "y-1.0.0/a",
+            b'0',
+            "not below the directory of its name and version",
+        );
+        refused("x-1.0.0/a", b'2', "neither a file nor a directory");
+        refused("x-1.0.0/a", b'1', "neither a file nor a directory");
+        refused("x-1.0.0/a", b'3', "neither a file nor a directory");
+        let twice = said(&[("x-1.0.0/a", b'0', "1"), ("x-1.0.0/a", b'0', "2")]);
+        assert_eq!(twice, "the .crate file holds \"x-1.0.0/a\": twice");
+    }
+
+    #[test]
+    fn what_would_configure_cargo_is_left_out() {
+        let (directory, file) = packed(&[
+            ("x-1.0.0/.cargo/config.toml", b'0', "evil"),
+            ("x-1.0.0/rust-toolchain", b'0', "evil"),
+            ("x-1.0.0/rust-toolchain.toml", b'0', "evil"),
+            ("x-1.0.0/tests/.cargo/config.toml", b'0', "data of a test"),
+        ]);
+        let into = directory.path().join("into");
+        fs::create_dir(&into).unwrap();
+        unpack(&file, "x-1.0.0", &into).unwrap();
+        let names: Vec<_> = fs::read_dir(&into)
+            .unwrap()
+            .map(|e| e.unwrap().file_name())
+            .collect();
+        assert_eq!(names, ["tests"]);
+    }
+
+    #[test]
+    fn the_fetch_phase_gets_the_way_to_registries_and_nothing_else() {
+        let directory = tempfile::tempdir().unwrap();
+        let ca = directory.path().join("ca.pem");
+        fs::write(&ca, "").unwrap();
+        let user: toml::Table = "
+            [source.crates-io]
+            replace-with = 'mirror'
+            [source.mirror]
+            registry = 'sparse+https://registry.example/index/'
+            token = 'secret'
+            [build]
+            rustc-wrapper = '/tmp/evil'
+            [env]
+            LD_PRELOAD = '/tmp/evil.so'
+            [http]
+            proxy = 'proxy.example:3128'
+            debug = true
+        "
+        .parse()
+        .unwrap();
+        let variable = |name: &str| (name == "SSL_CERT_FILE").then(|| ca.clone().into_os_string());
+        let access = Access::new(&user, &variable);
+        insta::assert_snapshot!(access.config(), @r#"
+        [http]
+        cainfo = "/etc/ssl/certs/ca-certificates.crt"
+        proxy = "proxy.example:3128"
+
+        [source.crates-io]
+        replace-with = "mirror"
+
+        [source.mirror]
+        registry = "sparse+https://registry.example/index/"
+        "#);
+        assert_eq!(access.binds[0].host, ca);
+    }
+}

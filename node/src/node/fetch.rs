@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use qk_protocol::blocks::{BLOCK_BYTES, Blob, RangeError};
-use qk_protocol::decide::{Candidate, Decision, Held, Question, Trusted, Wanted, choose, decide};
+use qk_protocol::candidate::{Candidate, Wanted};
+use qk_protocol::decide::{Decision, Held, Question, Trusted, choose, decide};
 use qk_protocol::fetch::{Decided, Fetch, FetchIn, FetchOut, Want};
 use qk_protocol::hash::{NetworkId, Root};
 use qk_protocol::lookup::ASK_TIMEOUT;
