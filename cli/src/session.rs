@@ -10,6 +10,7 @@ use qk_node::node::NodeOptions;
 use qk_node::registry::{Ask, Registry, RegistryError, RegistryOptions, Resolved};
 use qk_protocol::decide::Wanted;
 use qk_protocol::manifest::Build;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::args::{CrateSpec, FlagArgs};
 use crate::failure::{Failure, Kind, Outcome};
@@ -148,6 +149,38 @@ impl Session {
         if let Err(problem) = told {
             self.output
                 .note(format!("note: the running node was not told: {problem}"));
+        }
+    }
+}
+
+/// Until a person or the service manager asks this process to stop, or the terminal goes away; from
+/// now on, not from the first poll.
+pub(crate) fn stopped() -> impl Future<Output = ()> {
+    let kinds = [
+        SignalKind::interrupt(),
+        SignalKind::terminate(),
+        SignalKind::hangup(),
+    ];
+    let caught = kinds.map(signal);
+    async {
+        let [mut interrupt, mut terminate, mut hangup] = caught;
+        tokio::select! {
+            () = received(&mut interrupt) => {}
+            () = received(&mut terminate) => {}
+            () = received(&mut hangup) => {}
+        }
+    }
+}
+
+async fn received(caught: &mut std::io::Result<Signal>) {
+    match caught {
+        Ok(signal) => {
+            signal.recv().await;
+        }
+        // It keeps its usual effect.
+        Err(error) => {
+            tracing::warn!(%error, "a signal cannot be caught");
+            std::future::pending::<()>().await;
         }
     }
 }
