@@ -58,15 +58,6 @@ impl Access {
         Ok(Self::Node(Arc::new(Node::start(home, options).await?)))
     }
 
-    /// Tells the running node of this home, if there is one, that networks changed on disk. Blocks;
-    /// for commands without a runtime, and from within one as well.
-    ///
-    /// # Errors
-    /// When it does not do so.
-    pub fn reload_running(home: &Home) -> Result<Option<Reloaded>, Problem> {
-        Client::reload_running(home)
-    }
-
     /// Whether it is a running node.
     pub fn is_daemon(&self) -> bool {
         matches!(self, Self::Daemon(_))

@@ -3,9 +3,9 @@
 //! All of it lies below one directory, `$QK_HOME` or the user's data directory. Files with secrets
 //! have mode 0600; every file is replaced as a whole, so that a crash leaves the old one or the new.
 
-use std::fs::{self, File};
+use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use ed25519_dalek::SigningKey;
@@ -14,6 +14,7 @@ use qk_protocol::manifest::{ManifestError, NETWORK_FILE_BYTES_MAX, Network, Netw
 use qk_protocol::policy::Policy;
 use qk_protocol::time::UnixTime;
 use serde::{Deserialize, Serialize};
+use tempfile::{NamedTempFile, PersistError};
 
 /// A configuration file may be this long.
 const CONFIG_BYTES_MAX: u64 = 256 * 1024;
@@ -127,7 +128,10 @@ impl Home {
         let dir = std::path::absolute(&dir).map_err(|error| HomeError::Io { path: dir, error })?;
         let mut home = Self::at(dir);
         if let Some(toolchains) = set("QK_TOOLCHAINS") {
-            home.toolchains = toolchains;
+            home.toolchains = std::path::absolute(&toolchains).map_err(|error| HomeError::Io {
+                path: toolchains,
+                error,
+            })?;
         }
         Ok(home)
     }
@@ -173,8 +177,10 @@ impl Home {
         if own.as_os_str().len() < 100 {
             return own;
         }
-        let runtime =
-            std::env::var_os("XDG_RUNTIME_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
+        let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
+        let runtime = runtime
+            .filter(|dir| dir.is_absolute())
+            .unwrap_or_else(std::env::temp_dir);
         let name = Blake3::of(self.dir.as_os_str().as_encoded_bytes()).short();
         runtime.join(format!("qk-{name}.sock"))
     }
@@ -211,8 +217,14 @@ impl Home {
         }
         let secret: [u8; 32] = rand::random();
         let key = SigningKey::from_bytes(&secret);
-        self.keep_key(name, &key)?;
-        Ok(key)
+        match self.keep_key(name, &key) {
+            // Another process was first: what is signed must be by the key that stays.
+            Err(HomeError::Io { path, error }) if error.kind() == io::ErrorKind::AlreadyExists => {
+                let existing = self.existing_key(name)?;
+                existing.ok_or(HomeError::Io { path, error })
+            }
+            kept => kept.map(|()| key),
+        }
     }
 
     /// The signing key of this name, if there is one.
@@ -239,14 +251,8 @@ impl Home {
     /// When there is one already, or the file cannot be written.
     pub fn keep_key(&self, name: &str, key: &SigningKey) -> Result<(), HomeError> {
         let path = self.key_path(name);
-        if path.exists() {
-            let error = io::Error::from(io::ErrorKind::AlreadyExists);
-            return Err(HomeError::Io { path, error });
-        }
-        self.replace(
-            &path,
-            format!("{}\n", hex::encode(key.to_bytes())).as_bytes(),
-        )
+        let text = format!("{}\n", hex::encode(key.to_bytes()));
+        self.write(&path, text.as_bytes(), |temp| temp.persist_noclobber(&path))
     }
 
     /// The networks that the user joined, in the order in which they are asked.
@@ -279,12 +285,21 @@ impl Home {
         Ok(joined)
     }
 
-    /// Keeps a network: a new one, or a newer version of one that is joined.
+    /// Keeps a network: a new one, or a newer version of one that is joined. A file with a newer
+    /// version stays: another process may have signed or learned one meanwhile.
     ///
     /// # Errors
-    /// When the file cannot be written.
+    /// When the file cannot be written, or the one that is there cannot be read.
     pub fn keep_network(&self, joined: &Joined) -> Result<(), HomeError> {
         let path = self.network_path(joined.network.id());
+        let _one_at_a_time = self.lock_networks()?;
+        let age = |one: &Joined| {
+            let network = &one.network;
+            (network.manifest().version, network.timestamp().issued)
+        };
+        if read_joined(&path)?.is_some_and(|there| age(&there) > age(joined)) {
+            return Ok(());
+        }
         let file = JoinedFile {
             joined: joined.joined,
             secret: joined.secret.as_deref().map(hex::encode),
@@ -294,7 +309,22 @@ impl Home {
             path: path.clone(),
             why: error.to_string(),
         })?;
-        self.replace(&path, &bytes)
+        self.write(&path, &bytes, |temp| temp.persist(&path))
+    }
+
+    /// Held while a file in `networks` is compared and replaced.
+    fn lock_networks(&self) -> Result<File, HomeError> {
+        let dir = self.dir.join("networks");
+        let path = dir.join("lock");
+        let locked = create_private_dir(&dir).and_then(|()| {
+            let file = File::options()
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .open(&path)?;
+            file.lock().map(|()| file)
+        });
+        locked.map_err(|error| HomeError::Io { path, error })
     }
 
     /// Leaves a network. Its statements stay in the store.
@@ -315,45 +345,35 @@ impl Home {
     }
 
     /// Writes beside the file, syncs, renames, syncs the directory. Mode 0600, directories 0700.
-    fn replace(&self, path: &Path, bytes: &[u8]) -> Result<(), HomeError> {
-        let failed = |error| HomeError::Io {
+    fn write(
+        &self,
+        path: &Path,
+        bytes: &[u8],
+        persist: impl FnOnce(NamedTempFile) -> Result<File, PersistError>,
+    ) -> Result<(), HomeError> {
+        let dir = path.parent().unwrap_or(&self.dir);
+        let written = || {
+            create_private_dir(dir)?;
+            // One of its own, readable by its owner only; removed unless it is persisted.
+            let mut temp = NamedTempFile::new_in(dir)?;
+            temp.write_all(bytes)?;
+            temp.as_file().sync_all()?;
+            persist(temp).map_err(|error| error.error)?;
+            File::open(dir)?.sync_all()
+        };
+        written().map_err(|error| HomeError::Io {
             path: path.to_owned(),
             error,
-        };
-        let dir = path.parent().unwrap_or(&self.dir);
-        create_private_dir(dir).map_err(failed)?;
-        let temp = path.with_extension(format!("{}.tmp", std::process::id()));
-        let written = write_new(&temp, bytes).and_then(|()| fs::rename(&temp, path));
-        if written.is_err() {
-            let _ = fs::remove_file(&temp);
-        }
-        written
-            .and_then(|()| File::open(dir)?.sync_all())
-            .map_err(failed)
+        })
     }
 }
 
-/// Makes a directory that only its owner may enter, if it is not there.
+/// Makes a directory that only its owner may enter, and those above it, if it is not there.
 ///
 /// # Errors
 /// When it cannot be made.
 pub fn create_private_dir(dir: &Path) -> io::Result<()> {
-    if !dir.is_dir() {
-        fs::create_dir_all(dir)?;
-        fs::set_permissions(dir, fs::Permissions::from_mode(0o700))?;
-    }
-    Ok(())
-}
-
-fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = File::options()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(path)?;
-    file.write_all(bytes)?;
-    file.sync_all()
+    DirBuilder::new().recursive(true).mode(0o700).create(dir)
 }
 
 /// The bytes of a file that may be missing, and of which there may be `bytes_max`.

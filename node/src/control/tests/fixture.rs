@@ -263,5 +263,6 @@ pub(super) fn fetch_of(name: &str) -> FetchSpec {
         },
         refresh: false,
         offline: false,
+        policy: None,
     }
 }
