@@ -21,7 +21,7 @@ use tokio::task::JoinSet;
 use super::door::Door;
 use super::shelf::{StoreShelf, record};
 use crate::home::Joined;
-use crate::net::{Multiaddr, Net, PeerId};
+use crate::net::{AskError, Multiaddr, Net, PeerId};
 use crate::store::StoreError;
 
 /// How long a node may take to store what it is told.
@@ -251,7 +251,14 @@ impl Member {
     ) -> Option<Reply> {
         let net = self.net()?;
         let dialled = self.to_dial(contact)?;
-        match net.ask(dialled, request.encode(), time).await {
+        let answered = match net.ask(dialled.clone(), request.encode(), time).await {
+            // The other side closed an idle connection just when this was sent, which says nothing
+            // about it; all requests may be repeated. What is late or refused is not asked again:
+            // TCP has repeated what was lost already.
+            Err(AskError::Lost) => net.ask(dialled, request.encode(), time).await,
+            answered => answered,
+        };
+        match answered {
             Ok(bytes) => match Reply::decode(&bytes) {
                 Ok(decoded) => Some(decoded.message),
                 Err(error) => {
