@@ -1,6 +1,9 @@
 //! What every command starts from: where things are, how to talk, who is asked.
 
 use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{ErrorKind, Read};
+use std::path::Path;
 
 use qk_node::access::Access;
 use qk_node::build::{RustToolchain, Toolchains};
@@ -8,13 +11,19 @@ use qk_node::control::Client;
 use qk_node::home::{Home, Joined};
 use qk_node::node::NodeOptions;
 use qk_node::registry::{Ask, Registry, RegistryError, RegistryOptions, Resolved};
-use qk_protocol::decide::Wanted;
-use qk_protocol::manifest::Build;
+use qk_protocol::candidate::Build;
+use qk_protocol::candidate::Wanted;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use qk_protocol::policy::Policy;
+use serde::Deserialize;
 
 use crate::args::{CrateSpec, FlagArgs};
 use crate::failure::{Failure, Kind, Outcome};
 use crate::output::Output;
+
+/// A project's file may be this long.
+const PROJECT_BYTES_MAX: u64 = 64 * 1024;
 
 /// One run of `qk`.
 #[derive(Debug)]
@@ -75,6 +84,35 @@ impl Session {
             "no network is joined, so nobody vouches for anything",
         )
         .hint("`qk join FILE|URL` joins one, `qk network new NAME` makes one")
+    }
+
+    /// The policy of `qk.toml` in this directory, if there is one. It can only make the user's
+    /// stricter: nothing in a project's directory weakens what its user asks for.
+    pub(crate) fn project_policy(&self) -> Outcome<Option<Policy>> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Project {
+            #[serde(default)]
+            policy: Option<Policy>,
+        }
+        let path = Path::new("qk.toml");
+        let usage = |why: String| Failure::new(Kind::Usage, format!("qk.toml: {why}"));
+        let file = match File::open(path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(usage(error.to_string())),
+        };
+        let mut text = String::new();
+        let read = file.take(PROJECT_BYTES_MAX + 1).read_to_string(&mut text);
+        read.map_err(|error| usage(error.to_string()))?;
+        if text.len() as u64 > PROJECT_BYTES_MAX {
+            return Err(usage(format!("more than {PROJECT_BYTES_MAX} bytes")));
+        }
+        let project: Project = toml::from_str(&text).map_err(|error| usage(error.to_string()))?;
+        if let Some(policy) = &project.policy {
+            policy.check().map_err(usage)?;
+        }
+        Ok(project.policy)
     }
 
     /// Finds a release as cargo does.

@@ -10,7 +10,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::decide::{Candidate, Decision, Held, Question, Verdict, choose, decide};
+use crate::candidate::Candidate;
+use crate::decide::{Decision, Held, Question, Verdict, choose, decide};
 use crate::hash::{NetworkKey, PrincipalId, PublicKey, Root, StatementId};
 use crate::index::principal_of;
 use crate::lookup::{Lookup, LookupIn, LookupOut};

@@ -10,13 +10,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use ed25519_dalek::SigningKey;
 use serde::{Deserialize, Serialize};
 
+use crate::candidate::Build;
 use crate::canonical::{self, CanonicalError};
-use crate::decide::Wanted;
 use crate::dsse::{self, DsseError};
-use crate::hash::{
-    Blake3, Fields, KeyId, NetworkId, NetworkKey, PrincipalId, PublicKey, Root, Sha256,
-};
-use crate::key::{ArtifactKey, KeyError, Linker, Release, Rustc};
+use crate::hash::{Blake3, Fields, KeyId, NetworkId, NetworkKey, PrincipalId, PublicKey, Root};
+use crate::key::{ArtifactKey, KeyError};
 use crate::policy::{NOBODY, Policy};
 use crate::time::UnixTime;
 
@@ -97,20 +95,6 @@ pub struct Committee {
     pub size: u32,
     /// Random, chosen when the network was made.
     pub seed: Blake3,
-}
-
-/// A toolchain and recipe for one target.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Build {
-    /// Rust's target triple.
-    pub target: String,
-    /// Version of the normalisation.
-    pub recipe: u32,
-    /// The compiler.
-    pub rustc: Rustc,
-    /// What links.
-    pub linker: Linker,
 }
 
 /// An operator. All its keys count once.
@@ -421,28 +405,6 @@ impl Manifest {
             }
         }
         Ok(())
-    }
-}
-
-impl Build {
-    /// Goes through the same checks as a key that is built with it.
-    fn check(&self) -> Result<(), KeyError> {
-        let wanted = Wanted {
-            release: Release {
-                registry: "registry".to_owned(),
-                name: "name".to_owned(),
-                version: "0.0.0".to_owned(),
-            },
-            source: Sha256([0; 32]),
-            targets: vec![self.target.clone()],
-            features: BTreeSet::new(),
-            default_features: true,
-            rustflags: BTreeSet::new(),
-        };
-        let candidates = wanted.candidates(std::slice::from_ref(self));
-        candidates
-            .iter()
-            .try_for_each(|candidate| candidate.key(Sha256([0; 32])).check())
     }
 }
 

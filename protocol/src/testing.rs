@@ -8,12 +8,14 @@ use std::sync::{Arc, LazyLock};
 
 use ed25519_dalek::SigningKey;
 
-use crate::decide::{Candidate, Decision, Held, Question, Verdict, decide};
+use crate::candidate::Build;
+use crate::candidate::Candidate;
+use crate::decide::{Decision, Held, Question, Verdict, decide};
 use crate::dsse;
 use crate::hash::{Blake3, NetworkId, PrincipalId, PublicKey, Root, Sha256};
 use crate::key::{ArtifactKey, Flags, Linker, Output, Rustc};
 use crate::manifest::{
-    Build, Committee, KeyState, Manifest, Network, Principal, PrincipalKey, PrincipalRole, RootKeys,
+    Committee, KeyState, Manifest, Network, Principal, PrincipalKey, PrincipalRole, RootKeys,
 };
 use crate::policy::Policy;
 use crate::statement::{

@@ -16,10 +16,11 @@ use std::sync::Arc;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use ed25519_dalek::{Signature, SigningKey, VerifyingKey};
+use qk_protocol::candidate::Build;
 use qk_protocol::hash::{Blake3, Point, PrincipalId, PublicKey, Root, Sha256, StatementId};
 use qk_protocol::key::{self, ArtifactKey, Flags, Linker, Output, Rustc};
 use qk_protocol::manifest::{
-    Build, Committee, KeyState, Manifest, Network, Principal, PrincipalKey, PrincipalRole, RootKeys,
+    Committee, KeyState, Manifest, Network, Principal, PrincipalKey, PrincipalRole, RootKeys,
 };
 use qk_protocol::message::{Answer, Contact, Cursor, Get, Have, NodeId, Provider, Reply, Request};
 use qk_protocol::policy::Policy;

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use ed25519_dalek::SigningKey;
-use qk_protocol::decide::Candidate;
+use qk_protocol::candidate::Build;
+use qk_protocol::candidate::Candidate;
 use qk_protocol::dsse;
 use qk_protocol::hash::{Blake3, PrincipalId, Root, Sha256};
 use qk_protocol::key::{ArtifactKey, Flags, Linker, Output, Rustc};
 use qk_protocol::manifest::{
-    Build, Committee, KeyState, Manifest, Network, Principal, PrincipalKey, PrincipalRole, RootKeys,
+    Committee, KeyState, Manifest, Network, Principal, PrincipalKey, PrincipalRole, RootKeys,
 };
 use qk_protocol::policy::Policy;
 use qk_protocol::statement::{Body, Environment, Observation, Role, Statement, Subject};

@@ -10,7 +10,7 @@ use std::sync::OnceLock;
 
 use qk_node::registry::{Ask, Registry, RegistryOptions, Resolved, lock_digest};
 use qk_protocol::archive::{self, Contents};
-use qk_protocol::decide::Wanted;
+use qk_protocol::candidate::Wanted;
 use qk_protocol::hash::{Root, Sha256};
 use qk_protocol::key::ArtifactKey;
 use qk_protocol::manifest::Network;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use qk_node::build::{self, BuildError, Builder, Collected, Event, Options, Order, RustToolchain};
 use qk_node::node::{NodeOptions, Published, unix_now};
 use qk_node::registry::{Registry, RegistryOptions, Resolved, lock_digest};
-use qk_protocol::decide::{Candidate, Wanted};
+use qk_protocol::candidate::{Candidate, Wanted};
 use qk_protocol::dsse::public_key;
 use qk_protocol::hash::{Blake3, KeyId, NetworkId, PublicKey, Sha256, StatementId};
 use qk_protocol::key::ArtifactKey;

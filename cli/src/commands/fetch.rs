@@ -161,6 +161,7 @@ async fn one(
         wanted,
         refresh: args.refresh,
         offline: args.offline,
+        policy: session.project_policy()?,
     };
     match fetch(session, access, &spec).await {
         Ok(report) => {

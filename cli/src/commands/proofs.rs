@@ -2,7 +2,8 @@
 
 use qk_node::access::{Access, FindReport, FindSpec};
 use qk_node::node::{NodeOptions, policy_of, unix_now};
-use qk_protocol::decide::{Candidate, Question, Verdict, choose, decide};
+use qk_protocol::candidate::Candidate;
+use qk_protocol::decide::{Question, Verdict, choose, decide};
 use qk_protocol::dsse::public_key;
 use qk_protocol::hash::{NetworkId, Root};
 use qk_protocol::key::Release;

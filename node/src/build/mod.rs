@@ -22,9 +22,9 @@ mod warm;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
+use qk_protocol::candidate::Build;
 use qk_protocol::hash::Sha256;
 use qk_protocol::key::{ArtifactKey, Flags, Linker, Output, RECIPE, Rustc};
-use qk_protocol::manifest::Build;
 use qk_protocol::time::UnixTime;
 
 pub use environment::Environment;

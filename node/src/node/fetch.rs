@@ -6,12 +6,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use qk_protocol::blocks::{BLOCK_BYTES, Blob, RangeError};
-use qk_protocol::decide::{Candidate, Decision, Held, Question, Trusted, Wanted, choose, decide};
+use qk_protocol::candidate::{Candidate, Wanted};
+use qk_protocol::decide::{Decision, Held, Question, Trusted, choose, decide};
 use qk_protocol::fetch::{Decided, Fetch, FetchIn, FetchOut, Want};
 use qk_protocol::hash::{NetworkId, Root};
 use qk_protocol::lookup::ASK_TIMEOUT;
 use qk_protocol::message::{Contact, Reply, Request};
-use qk_protocol::time::Machine;
+use qk_protocol::policy::Policy;
+use qk_protocol::time::{Machine, UnixTime};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -42,6 +44,9 @@ pub struct FetchSpec {
     pub refresh: bool,
     /// Use only what is here.
     pub offline: bool,
+    /// A policy of the project that asks; it can only make the owner's stricter.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<Policy>,
 }
 
 /// A trusted artifact in the store.
@@ -217,22 +222,14 @@ impl Node {
             self.catch_up(member).await?;
         }
         let held = self.held(member, &spec.wanted.release).await?;
-        let local = self.decide_here(member, &candidates, &held);
-        if !spec.refresh
-            && let Decision::Trusted(trusted) = &local.verdict.decision
-            && let Some(archive) = self.archive(trusted.subject.root).await?
-        {
-            clock.end("store");
-            return Ok(Fetched {
-                network: member.id(),
-                trusted: (**trusted).clone(),
-                blocks_verified: trusted.subject.size.div_ceil(BLOCK_BYTES),
-                archive,
-                decided: local,
-                from: From::Store,
-                fetched_bytes: 0,
-                stages: clock.stages,
-            });
+        let local = self.decide_here(member, &candidates, spec, &held, unix_now());
+        if !spec.refresh {
+            let accepted = self.accepted_before(member, &candidates, spec, &held);
+            for decided in accepted.into_iter().chain([local.clone()]) {
+                if let Some(fetched) = self.from_store(member, decided, &mut clock).await? {
+                    return Ok(fetched);
+                }
+            }
         }
         clock.end("store");
         if spec.offline {
@@ -241,7 +238,7 @@ impl Node {
         on_event(FetchEvent::Asking {
             network: member.joined().network.manifest().name.clone(),
         });
-        self.fetch_remote(member, candidates, held, clock, on_event)
+        self.fetch_remote(member, candidates, held, spec, clock, on_event)
             .await
     }
 
@@ -250,6 +247,7 @@ impl Node {
         member: &Arc<Member>,
         candidates: Vec<Candidate>,
         held: Vec<Held>,
+        spec: &FetchSpec,
         mut clock: Stages,
         on_event: OnEvent<'_>,
     ) -> Result<Fetched, FetchError> {
@@ -263,7 +261,7 @@ impl Node {
         let want = Want {
             network: Arc::new(member.joined().network.clone()),
             network_key: *member.key(),
-            policy: self.policy(member),
+            policy: self.policy_for(member, spec),
             own: Some(self.own()),
             candidates,
         };
@@ -303,9 +301,11 @@ impl Node {
         &self,
         member: &Arc<Member>,
         candidates: &[Candidate],
+        spec: &FetchSpec,
         held: &[Held],
+        now: UnixTime,
     ) -> Decided {
-        let (policy, joined) = (self.policy(member), member.joined());
+        let (policy, joined) = (self.policy_for(member, spec), member.joined());
         let verdicts = candidates.iter().map(|candidate| {
             decide(&Question {
                 policy: &policy,
@@ -313,7 +313,7 @@ impl Node {
                 candidate,
                 own: Some(self.own()),
                 statements: held,
-                now: unix_now(),
+                now,
             })
         });
         let (candidate, verdict) = choose(verdicts).expect("there is at least one candidate");
@@ -323,6 +323,62 @@ impl Node {
             statements: held.iter().map(|held| held.statement.clone()).collect(),
             answered: 0,
             known: 0,
+        }
+    }
+
+    /// Past the end of a network's timestamp nothing new is trusted, and what was accepted stays
+    /// usable: what the statements that were here by then came to.
+    fn accepted_before(
+        &self,
+        member: &Arc<Member>,
+        candidates: &[Candidate],
+        spec: &FetchSpec,
+        held: &[Held],
+    ) -> Option<Decided> {
+        let end = member.joined().network.timestamp().expires;
+        if unix_now() <= end {
+            return None;
+        }
+        let by_then: Vec<Held> = held
+            .iter()
+            .filter(|one| one.stored <= end)
+            .cloned()
+            .collect();
+        Some(self.decide_here(member, candidates, spec, &by_then, end))
+    }
+
+    /// The artifact of a decision, if it is trusted and here.
+    async fn from_store(
+        &self,
+        member: &Arc<Member>,
+        decided: Decided,
+        clock: &mut Stages,
+    ) -> Result<Option<Fetched>, NodeError> {
+        let Decision::Trusted(trusted) = &decided.verdict.decision else {
+            return Ok(None);
+        };
+        let trusted = (**trusted).clone();
+        let Some(archive) = self.archive(trusted.subject.root).await? else {
+            return Ok(None);
+        };
+        clock.end("store");
+        Ok(Some(Fetched {
+            network: member.id(),
+            blocks_verified: trusted.subject.size.div_ceil(BLOCK_BYTES),
+            trusted,
+            archive,
+            decided,
+            from: From::Store,
+            fetched_bytes: 0,
+            stages: std::mem::take(&mut clock.stages),
+        }))
+    }
+
+    /// What is asked for in a network: that of the owner, or what is stricter still.
+    fn policy_for(&self, member: &Member, spec: &FetchSpec) -> Policy {
+        match &spec.policy {
+            Some(policy) => self.policy(member).stricter(policy),
+            None => self.policy(member),
         }
     }
 

@@ -8,7 +8,7 @@ use qk_node::access::{FindSpec, ProblemKind};
 use qk_node::home::Joined;
 use qk_node::net::Keypair;
 use qk_node::node::{FetchSpec, unix_now};
-use qk_protocol::decide::Wanted;
+use qk_protocol::candidate::Wanted;
 use qk_protocol::dsse::public_key;
 use qk_protocol::hash::{Root, Sha256};
 use qk_protocol::key::Release;
@@ -89,6 +89,7 @@ impl Watched {
             wanted,
             refresh: false,
             offline: false,
+            policy: None,
         };
         let fetched = self
             .lab

@@ -7,12 +7,13 @@ use std::sync::Arc;
 
 use ed25519_dalek::SigningKey;
 use qk_protocol::archive::{self, Contents, Executable, Format};
-use qk_protocol::decide::Wanted;
+use qk_protocol::candidate::Build;
+use qk_protocol::candidate::Wanted;
 use qk_protocol::dsse::public_key;
 use qk_protocol::hash::{Blake3, NetworkId, PrincipalId, Sha256};
 use qk_protocol::key::{ArtifactKey, Flags, Linker, Output, Rustc};
 use qk_protocol::manifest::{
-    Build, Committee, KeyState, Manifest, Network, Principal, PrincipalKey, PrincipalRole, RootKeys,
+    Committee, KeyState, Manifest, Network, Principal, PrincipalKey, PrincipalRole, RootKeys,
 };
 use qk_protocol::policy::Policy;
 use qk_protocol::statement::{Body, Environment, Observation, Role, Statement, Subject};
@@ -262,5 +263,6 @@ pub(super) fn fetch_of(name: &str) -> FetchSpec {
         },
         refresh: false,
         offline: false,
+        policy: None,
     }
 }
