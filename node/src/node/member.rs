@@ -528,3 +528,29 @@ fn ip(address: &Multiaddr) -> Option<IpAddr> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peer_is_believed_only_addresses_at_its_own_host() {
+        let bytes = |text: &str| ByteBuf::from(text.parse::<Multiaddr>().unwrap().to_vec());
+        let own = bytes("/ip4/192.0.2.1/tcp/4433");
+        let all = [
+            own.clone(),
+            own.clone(),
+            bytes("/ip4/192.0.2.2/tcp/4433"),
+            bytes("/ip4/0.0.0.0/tcp/4433"),
+            bytes("/ip6/::1/tcp/4433"),
+            bytes("/dns4/victim.example/tcp/80"),
+            ByteBuf::from(vec![0xff; 12]),
+        ];
+        let seen = |text: &str| claimed(&all, &text.parse().unwrap());
+        assert_eq!(seen("/ip4/192.0.2.1/tcp/50000"), [own]);
+        assert!(seen("/ip4/198.51.100.1/tcp/50000").is_empty());
+        assert!(seen("/dns4/host.example/tcp/50000").is_empty());
+        let nowhere: Multiaddr = "/ip4/0.0.0.0/tcp/1".parse().unwrap();
+        assert!(claimed(&all, &nowhere).is_empty());
+    }
+}

@@ -9,6 +9,8 @@ mod maintain;
 mod member;
 mod report;
 mod shelf;
+#[cfg(test)]
+mod tests;
 
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
