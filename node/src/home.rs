@@ -421,3 +421,88 @@ fn read_joined(path: &Path) -> Result<Option<Joined>, HomeError> {
         secret: secret.map_err(|_| malformed("the secret is not hex".to_owned()))?,
     }))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+    use std::sync::Barrier;
+
+    use super::*;
+
+    fn home() -> (tempfile::TempDir, Home) {
+        let dir = tempfile::tempdir().unwrap();
+        let home = Home::at(dir.path().join("qk"));
+        (dir, home)
+    }
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().permissions().mode() & 0o777
+    }
+
+    #[test]
+    fn keys_are_readable_by_their_owner_only_and_never_replaced() {
+        let (_dir, home) = home();
+        assert!(home.existing_key("observer").unwrap().is_none());
+        let key = home.key("observer").unwrap();
+        assert_eq!(home.key("observer").unwrap(), key);
+        let path = home.dir().join("keys/observer");
+        assert_eq!(mode(&path), 0o600);
+        assert_eq!(mode(home.dir()), 0o700);
+        assert_eq!(mode(path.parent().unwrap()), 0o700);
+        let other = SigningKey::from_bytes(&[7; 32]);
+        let refused = home.keep_key("observer", &other).unwrap_err();
+        assert!(refused.to_string().contains("keys/observer"), "{refused}");
+        assert_eq!(home.key("observer").unwrap(), key);
+        // Nothing is left beside it.
+        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn whoever_asks_first_everybody_gets_the_same_key() {
+        let (_dir, home) = home();
+        let begin = Barrier::new(8);
+        let keys: Vec<SigningKey> = std::thread::scope(|scope| {
+            let ask = || {
+                begin.wait();
+                home.key("observer").unwrap()
+            };
+            let threads: Vec<_> = (0..8).map(|_| scope.spawn(ask)).collect();
+            threads.into_iter().map(|one| one.join().unwrap()).collect()
+        });
+        assert!(keys.iter().all(|key| *key == keys[0]));
+    }
+
+    #[test]
+    fn malformed_files_are_named() {
+        let (_dir, home) = home();
+        home.key("observer").unwrap();
+        fs::create_dir(home.dir().join("networks")).unwrap();
+        let says = |file: &str, text: &[u8]| {
+            fs::write(home.dir().join(file), text).unwrap();
+            let error = match file {
+                "config.toml" => home.config().unwrap_err(),
+                "keys/observer" => home.key("observer").unwrap_err(),
+                _ => home.networks().unwrap_err(),
+            };
+            assert!(error.to_string().contains(file), "{error}");
+            error.to_string()
+        };
+        assert!(says("keys/observer", b"no key\n").contains("64 hex digits"));
+        assert!(says("keys/observer", &[0xff; 64]).contains("64 hex digits"));
+        assert!(says("keys/observer", &[b'0'; 300]).contains("more than 256 bytes"));
+        assert!(says("config.toml", b"quota = 3\n").contains("quota"));
+        says("config.toml", b"\xff\xfe");
+        says("config.toml", &vec![b'#'; 300 * 1024]);
+        says("networks/x.json", b"{}");
+        says("networks/x.json", &vec![b' '; 8 << 20]);
+    }
+
+    #[test]
+    fn a_socket_path_fits_into_what_unix_allows() {
+        let short = Home::at("/tmp/qk");
+        assert_eq!(short.socket(), Path::new("/tmp/qk/qk.sock"));
+        let long = |last: char| Home::at(format!("/tmp/{}{last}", "d".repeat(100))).socket();
+        assert!(long('a').as_os_str().len() < 108 && long('a').is_absolute());
+        assert_ne!(long('a'), long('b'));
+    }
+}

@@ -285,6 +285,13 @@ async fn fetch(session: &Session, access: &Access, spec: &FetchSpec) -> Outcome<
     let name = release.to_string();
     let on_event = |event: FetchEvent| match event {
         FetchEvent::Asking { network } => spinner.set_message(format!("asking {network}")),
+        FetchEvent::Waiting => {
+            let text = "another fetch is downloading it; waiting for that one";
+            match spinner.is_hidden() {
+                true => output.note(format!("{name}: {text}")),
+                false => spinner.set_message(text),
+            }
+        }
         FetchEvent::Begin { here, size } => {
             spinner.finish_and_clear();
             let bar = bar.get_or_init(|| output.bytes_bar(size, &name));

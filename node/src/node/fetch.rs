@@ -1,5 +1,6 @@
 //! Carries out a fetch: from the store if it is there and proven, otherwise from the network.
 
+use std::convert::Infallible;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -29,6 +30,9 @@ const PROVIDERS_PENDING_MAX: usize = 64;
 
 /// How long a provider may take to accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How often a download looks whether another one of the same root has ended.
+const PART_POLL: Duration = Duration::from_millis(100);
 
 /// What is to be fetched, and how.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -92,6 +96,8 @@ pub enum FetchEvent {
         /// Bytes in all.
         size: u64,
     },
+    /// Another process, or another fetch of this node, is downloading the artifact; this one waits.
+    Waiting,
     /// Blocks were verified and written.
     Verified {
         /// Bytes of them.
@@ -402,14 +408,14 @@ impl Node {
         let Some(net) = member.net().cloned() else {
             return Err(NodeError::Stopping.into());
         };
-        let parts = self.blocking(|store| Ok(store.parts())).await?;
-        let part = tokio::task::spawn_blocking(move || Part::open(&parts, blob)).await;
-        let part = part.map_err(|_| NodeError::Stopping)??;
+        let Some(part) = self.part(blob, on_event).await? else {
+            return Ok(0);
+        };
         let (providers, receiver) = mpsc::channel(PROVIDERS_PENDING_MAX);
         let naming = async {
             let _kept = looking.name_providers(named, &providers).await;
             drop(providers);
-            std::future::pending::<()>().await;
+            std::future::pending::<Infallible>().await
         };
         let mut fetched = 0;
         let bans = member.clone();
@@ -447,7 +453,7 @@ impl Node {
         );
         let finished = tokio::select! {
             finished = downloading => finished,
-            () = naming => unreachable!("naming providers never ends by itself"),
+            never = naming => match never {},
         };
         let finished = finished.map_err(|error| FetchError::Download { root, error })?;
         self.blocking(move |store| {
@@ -458,6 +464,33 @@ impl Node {
         })
         .await?;
         Ok(fetched)
+    }
+
+    /// Where a blob is written. Waits while another fetch writes it; `None` when that one is done and
+    /// the artifact is here.
+    async fn part(&self, blob: Blob, on_event: OnEvent<'_>) -> Result<Option<Part>, FetchError> {
+        let parts = self.blocking(|store| Ok(store.parts())).await?;
+        let mut waited = false;
+        loop {
+            let parts = parts.clone();
+            let opened = tokio::task::spawn_blocking(move || Part::open(&parts, blob)).await;
+            let part = match opened.map_err(|_| NodeError::Stopping)? {
+                Err(PartError::Locked { .. }) => None,
+                opened => Some(opened?),
+            };
+            // After the lock was had: the other one puts the artifact into the store before it lets go.
+            if waited && self.archive(blob.root()).await?.is_some() {
+                return Ok(None);
+            }
+            if part.is_some() {
+                return Ok(part);
+            }
+            if !waited {
+                on_event(FetchEvent::Waiting);
+            }
+            waited = true;
+            tokio::time::sleep(PART_POLL).await;
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! A node in this process, its real socket, and who talks to it.
 
-mod fixture;
+pub(crate) mod fixture;
 
 use std::fs;
 use std::io::{Read, Write};
