@@ -13,6 +13,7 @@ use qk_node::node::NodeOptions;
 use qk_node::registry::{Ask, Registry, RegistryError, RegistryOptions, Resolved};
 use qk_protocol::candidate::Build;
 use qk_protocol::candidate::Wanted;
+use qk_protocol::dsse::public_key;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use qk_protocol::policy::Policy;
@@ -84,6 +85,13 @@ impl Session {
             "no network is joined, so nobody vouches for anything",
         )
         .hint("`qk join FILE|URL` joins one, `qk network new NAME` makes one")
+    }
+
+    /// The name of the principal that this machine's key belongs to in a network, if it is one's.
+    pub(crate) fn own_principal(&self, joined: &Joined) -> Outcome<Option<String>> {
+        let own = public_key(&self.home.key("observer").map_err(failed)?);
+        let principal = joined.network.principal(own);
+        Ok(principal.map(|(principal, _)| principal.name.clone()))
     }
 
     /// The policy of `qk.toml` in this directory, if there is one. It can only make the user's

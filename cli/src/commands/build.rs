@@ -14,7 +14,6 @@ use qk_protocol::statement::{
 };
 use serde::Serialize;
 
-use super::verify::{STRANGER, own_principal};
 use super::{of_build, of_problem};
 use crate::args::BuildArgs;
 use crate::failure::{Failure, Kind, Outcome};
@@ -161,6 +160,10 @@ fn describe(report: &Report) -> String {
     lines.join("\n")
 }
 
+/// What is said to somebody whose key is none of a principal's.
+pub(super) const STRANGER: &str = "this machine's key is no principal's there: published, and not counted. \
+`qk network key` prints the key for whoever runs the network";
+
 /// For which network something is built, and with what.
 pub(crate) struct Place {
     pub network: Option<NetworkId>,
@@ -183,7 +186,7 @@ impl Place {
                 return Ok(Self {
                     network: Some(joined.network.id()),
                     name: Some(manifest.name.clone()),
-                    principal: own_principal(session, &joined)?,
+                    principal: session.own_principal(&joined)?,
                     candidate,
                 });
             }

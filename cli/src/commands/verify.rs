@@ -15,7 +15,7 @@ use qk_protocol::key::Release;
 use qk_protocol::statement::{Role, Statement, Subject};
 use serde::Serialize;
 
-use super::build::{Maker, Place, publish, state_failure};
+use super::build::{Maker, Place, STRANGER, publish, state_failure};
 use super::{of_build, of_problem, proofs};
 use crate::args::{CrateSpec, VerifyArgs};
 use crate::failure::{Failure, Kind, Outcome};
@@ -108,7 +108,7 @@ async fn named(session: &Session, access: &Access, krate: &CrateSpec) -> Outcome
         return Ok(Some(Task {
             network,
             network_name: manifest.name.clone(),
-            principal: own_principal(session, &joined)?,
+            principal: session.own_principal(&joined)?,
             candidate: candidate.clone(),
             wanted,
             resolved,
@@ -158,7 +158,7 @@ async fn drawn(session: &Session, access: &Access) -> Outcome<Option<Task>> {
         return Ok(Some(Task {
             network,
             network_name: joined.network.manifest().name.clone(),
-            principal: own_principal(session, &joined)?,
+            principal: session.own_principal(&joined)?,
             wanted: Wanted {
                 release: candidate.release.clone(),
                 source: candidate.source,
@@ -186,16 +186,6 @@ async fn observed_by_principals(
     held.retain(|one| joined.network.principal(one.statement.observer()).is_some());
     Ok(held)
 }
-
-pub(super) fn own_principal(session: &Session, joined: &Joined) -> Outcome<Option<String>> {
-    let own = public_key(&session.home.key("observer").map_err(failed)?);
-    let principal = joined.network.principal(own);
-    Ok(principal.map(|(principal, _)| principal.name.clone()))
-}
-
-/// What is said to somebody whose key is none of a principal's.
-pub(super) const STRANGER: &str = "this machine's key is no principal's there: published, and not counted. \
-`qk network key` prints the key for whoever runs the network";
 
 async fn rebuild(session: &Session, task: Task) -> Outcome {
     let maker = Maker::new(session).await?;
