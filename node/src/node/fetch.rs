@@ -156,6 +156,9 @@ pub enum FetchError {
         /// Why.
         error: DownloadError,
     },
+    /// It is trusted, but is not here, and nobody is to be asked.
+    #[error("{0} is trusted, but is not here, and the network is not to be used")]
+    NotHere(Root),
     /// It cannot be written here.
     #[error(transparent)]
     Part(#[from] PartError),
@@ -233,7 +236,10 @@ impl Node {
         }
         clock.end("store");
         if spec.offline {
-            return Err(not_trusted(member, local));
+            return Err(match &local.verdict.decision {
+                Decision::Trusted(trusted) => FetchError::NotHere(trusted.subject.root),
+                _ => not_trusted(member, local),
+            });
         }
         on_event(FetchEvent::Asking {
             network: member.joined().network.manifest().name.clone(),

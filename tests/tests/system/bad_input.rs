@@ -174,12 +174,12 @@ fn damaged_homes_are_named() {
         None => fs::remove_file(&key).unwrap(),
     }
     let networks = lab.home(CLIENT).dir().join("networks");
-    let file = fs::read_dir(&networks)
+    let mut files = fs::read_dir(&networks)
         .unwrap()
-        .next()
-        .unwrap()
-        .unwrap()
-        .path();
+        .map(|entry| entry.unwrap().path());
+    let file = files
+        .find(|file| file.extension() == Some("json".as_ref()))
+        .unwrap();
     let text = fs::read_to_string(&file).unwrap();
     // Another network than the one that was joined: the signature no longer fits.
     let envelope = text.find("payload").unwrap() + 20;

@@ -151,6 +151,8 @@ fn past_the_timestamp_nothing_new_is_trusted_until_somebody_has_a_newer_one() {
         network: expired(&lab),
         ..lab.joined(CLIENT)
     };
+    // A newer one is never replaced by an older one: the client is one that was away.
+    lab.home(CLIENT).leave_network(old.network.id()).unwrap();
     lab.home(CLIENT).keep_network(&old).unwrap();
     lab.fetch(&[SPEC]).failed(17, &["stale", "timestamp"]);
     lab.fetch(&[SPEC, "--offline"]).failed(17, &["stale"]);
@@ -175,6 +177,8 @@ fn what_was_accepted_before_the_timestamp_ended_stays_usable() {
         network: ending(&lab, end),
         ..lab.joined(CLIENT)
     };
+    // A newer one is never replaced by an older one: the client is one that was away.
+    lab.home(CLIENT).leave_network(old.network.id()).unwrap();
     lab.home(CLIENT).keep_network(&old).unwrap();
     until("the timestamp has ended", || unix_now() > end);
     let fetched = lab.fetch(&[SPEC, "--offline"]).done();
