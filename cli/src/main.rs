@@ -6,6 +6,7 @@ mod failure;
 mod output;
 mod session;
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
@@ -125,5 +126,7 @@ fn start_log(command: &Command) {
         .with_env_filter(tracing_subscriber::EnvFilter::new(filter))
         .with_writer(std::io::stderr)
         .with_target(false)
+        // No colour codes in a file or a service's journal.
+        .with_ansi(std::io::stderr().is_terminal())
         .init();
 }

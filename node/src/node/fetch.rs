@@ -229,7 +229,7 @@ impl Node {
         if !spec.refresh {
             let accepted = self.accepted_before(member, &candidates, spec, &held);
             for decided in accepted.into_iter().chain([local.clone()]) {
-                if let Some(fetched) = self.take_from_store(member, decided, &mut clock).await? {
+                if let Some(fetched) = self.trusted_here(member, decided, &mut clock).await? {
                     return Ok(fetched);
                 }
             }
@@ -354,7 +354,7 @@ impl Node {
     }
 
     /// The artifact of a decision, if it is trusted and here.
-    async fn take_from_store(
+    async fn trusted_here(
         &self,
         member: &Arc<Member>,
         decided: Decided,
