@@ -9,7 +9,6 @@ use qk_node::node::{NodeOptions, Published, unix_now};
 use qk_node::registry::Resolved;
 use qk_protocol::candidate::{Candidate, Wanted};
 use qk_protocol::decide::Held;
-use qk_protocol::dsse::public_key;
 use qk_protocol::hash::{KeyId, NetworkId, Root, StatementId};
 use qk_protocol::key::Release;
 use qk_protocol::statement::{Role, Statement, Subject};
