@@ -182,6 +182,7 @@ pub(crate) struct NodeArgs {
 
 /// Define a network, or look at one
 #[derive(Debug, Subcommand)]
+#[command(after_help = "Example:\n  qk network show")]
 pub(crate) enum NetworkCommand {
     /// Define a network with this machine as its first principal, and join it
     #[command(
@@ -268,6 +269,7 @@ pub(crate) struct JoinArgs {
 
 /// Look at and look after the store
 #[derive(Debug, Subcommand)]
+#[command(after_help = "Example:\n  qk store ls")]
 pub(crate) enum StoreCommand {
     /// List artifacts
     #[command(after_help = "Example:\n  qk store ls --json")]

@@ -6,6 +6,7 @@ mod failure;
 mod output;
 mod session;
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
@@ -16,7 +17,10 @@ use crate::output::Output;
 use crate::session::Session;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return not_understood(&error),
+    };
     let output = Output {
         json: cli.json,
         quiet: cli.quiet,
@@ -33,6 +37,30 @@ fn main() -> ExitCode {
     }
 }
 
+/// What cannot be parsed, in clap's words: as JSON where it was asked for. `--help` and `--version`
+/// come here too, and are no failures.
+fn not_understood(error: &clap::Error) -> ExitCode {
+    let json = std::env::args_os()
+        .take_while(|argument| argument != "--")
+        .any(|argument| argument == "--json");
+    if error.use_stderr() && json {
+        let output = Output {
+            json: true,
+            quiet: false,
+        };
+        let text = error.to_string();
+        let text = text.trim().strip_prefix("error: ").unwrap_or(text.trim());
+        output.failure(&Failure::new(Kind::Usage, text));
+    } else {
+        // That nobody reads it any more is no reason to fail.
+        let _ = error.print();
+    }
+    match error.use_stderr() {
+        true => ExitCode::from(Kind::Usage.exit_code()),
+        false => ExitCode::SUCCESS,
+    }
+}
+
 fn run(command: Command, output: Output) -> Outcome {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -42,10 +70,11 @@ fn run(command: Command, output: Output) -> Outcome {
     // A node ends in order, by itself.
     let is_node = matches!(command, Command::Node(_));
     let done = runtime.block_on(async {
+        let stopped = session::stopped();
         tokio::select! {
             done = dispatch(command, output) => done,
             // What runs is dropped: children die, temporary files go, downloads stay for the next time.
-            _ = tokio::signal::ctrl_c(), if !is_node => Err(Failure::new(Kind::Other, "interrupted")),
+            () = stopped, if !is_node => Err(Failure::new(Kind::Other, "interrupted")),
         }
     });
     // A blocking task that is still at work must not hold the terminal.
@@ -55,7 +84,10 @@ fn run(command: Command, output: Output) -> Outcome {
 
 async fn dispatch(command: Command, output: Output) -> Outcome {
     if let Command::Completions { shell } = command {
-        clap_complete::generate(shell, &mut Cli::command(), "qk", &mut std::io::stdout());
+        // Not straight to the output: it panics when nobody reads it any more.
+        let mut script = Vec::new();
+        clap_complete::generate(shell, &mut Cli::command(), "qk", &mut script);
+        output.bytes(&script);
         return Ok(());
     }
     let session = Session::new(output)?;
@@ -94,5 +126,7 @@ fn start_log(command: &Command) {
         .with_env_filter(tracing_subscriber::EnvFilter::new(filter))
         .with_writer(std::io::stderr)
         .with_target(false)
+        // No colour codes in a file or a service's journal.
+        .with_ansi(std::io::stderr().is_terminal())
         .init();
 }

@@ -23,10 +23,17 @@ impl Output {
         }
     }
 
+    /// A part of the result, printed as soon as it is known; the document with `--json` has it too.
+    pub(crate) fn outcome(&self, text: impl AsRef<str>) {
+        if !self.json {
+            print(text.as_ref());
+        }
+    }
+
     /// A remark that is not part of the result, on standard error.
     pub(crate) fn note(&self, text: impl AsRef<str>) {
         if !self.json && !self.quiet {
-            eprintln!("{}", text.as_ref());
+            print_error(text.as_ref());
         }
     }
 
@@ -39,11 +46,18 @@ impl Output {
         }
     }
 
+    /// Bytes that are the result as they are.
+    pub(crate) fn bytes(&self, bytes: &[u8]) {
+        let _ = std::io::stdout().lock().write_all(bytes);
+    }
+
     /// One JSON document on one line, whatever the mode: for the events of `qk node`.
     pub(crate) fn document(&self, value: &impl Serialize) {
         match serde_json::to_string(value) {
             Ok(text) => print(&text),
-            Err(error) => eprintln!("error: the result cannot be written as JSON: {error}"),
+            Err(error) => print_error(&format!(
+                "error: the result cannot be written as JSON: {error}"
+            )),
         }
     }
 
@@ -52,7 +66,7 @@ impl Output {
         if self.json {
             self.document(failure);
         } else {
-            eprintln!("{failure}");
+            print_error(&failure.to_string());
         }
     }
 
@@ -88,6 +102,11 @@ impl Output {
 /// Prints a line; that nobody reads it any more (`| head`) is no reason to fail.
 fn print(text: &str) {
     let _ = writeln!(std::io::stdout().lock(), "{text}");
+}
+
+/// The same on standard error, where `eprintln!` would panic.
+fn print_error(text: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{text}");
 }
 
 fn style(template: &str) -> ProgressStyle {

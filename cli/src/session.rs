@@ -1,6 +1,9 @@
 //! What every command starts from: where things are, how to talk, who is asked.
 
 use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{ErrorKind, Read};
+use std::path::Path;
 
 use qk_node::access::Access;
 use qk_node::build::{RustToolchain, Toolchains};
@@ -10,10 +13,18 @@ use qk_node::node::NodeOptions;
 use qk_node::registry::{Ask, Registry, RegistryError, RegistryOptions, Resolved};
 use qk_protocol::candidate::Build;
 use qk_protocol::candidate::Wanted;
+use qk_protocol::dsse::public_key;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use qk_protocol::policy::Policy;
+use serde::Deserialize;
 
 use crate::args::{CrateSpec, FlagArgs};
 use crate::failure::{Failure, Kind, Outcome};
 use crate::output::Output;
+
+/// A project's file may be this long.
+const PROJECT_BYTES_MAX: u64 = 64 * 1024;
 
 /// One run of `qk`.
 #[derive(Debug)]
@@ -74,6 +85,42 @@ impl Session {
             "no network is joined, so nobody vouches for anything",
         )
         .hint("`qk join FILE|URL` joins one, `qk network new NAME` makes one")
+    }
+
+    /// The name of the principal that this machine's key belongs to in a network, if it is one's.
+    pub(crate) fn own_principal(&self, joined: &Joined) -> Outcome<Option<String>> {
+        let own = public_key(&self.home.key("observer").map_err(failed)?);
+        let principal = joined.network.principal(own);
+        Ok(principal.map(|(principal, _)| principal.name.clone()))
+    }
+
+    /// The policy of `qk.toml` in this directory, if there is one. It can only make the user's
+    /// stricter: nothing in a project's directory weakens what its user asks for.
+    pub(crate) fn project_policy(&self) -> Outcome<Option<Policy>> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Project {
+            #[serde(default)]
+            policy: Option<Policy>,
+        }
+        let path = Path::new("qk.toml");
+        let usage = |why: String| Failure::new(Kind::Usage, format!("qk.toml: {why}"));
+        let file = match File::open(path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(usage(error.to_string())),
+        };
+        let mut text = String::new();
+        let read = file.take(PROJECT_BYTES_MAX + 1).read_to_string(&mut text);
+        read.map_err(|error| usage(error.to_string()))?;
+        if text.len() as u64 > PROJECT_BYTES_MAX {
+            return Err(usage(format!("more than {PROJECT_BYTES_MAX} bytes")));
+        }
+        let project: Project = toml::from_str(&text).map_err(|error| usage(error.to_string()))?;
+        if let Some(policy) = &project.policy {
+            policy.check().map_err(usage)?;
+        }
+        Ok(project.policy)
     }
 
     /// Finds a release as cargo does.
@@ -148,6 +195,38 @@ impl Session {
         if let Err(problem) = told {
             self.output
                 .note(format!("note: the running node was not told: {problem}"));
+        }
+    }
+}
+
+/// Until a person or the service manager asks this process to stop, or the terminal goes away; from
+/// now on, not from the first poll.
+pub(crate) fn stopped() -> impl Future<Output = ()> {
+    let kinds = [
+        SignalKind::interrupt(),
+        SignalKind::terminate(),
+        SignalKind::hangup(),
+    ];
+    let caught = kinds.map(signal);
+    async {
+        let [mut interrupt, mut terminate, mut hangup] = caught;
+        tokio::select! {
+            () = received(&mut interrupt) => {}
+            () = received(&mut terminate) => {}
+            () = received(&mut hangup) => {}
+        }
+    }
+}
+
+async fn received(caught: &mut std::io::Result<Signal>) {
+    match caught {
+        Ok(signal) => {
+            signal.recv().await;
+        }
+        // It keeps its usual effect.
+        Err(error) => {
+            tracing::warn!(%error, "a signal cannot be caught");
+            std::future::pending::<()>().await;
         }
     }
 }

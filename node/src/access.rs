@@ -3,7 +3,7 @@
 //! [`Access::open`] talks to the running node of a home if there is one, otherwise it starts one
 //! for itself, which listens nowhere and opens the store only for moments. All methods are the
 //! same for both, and so are their errors: a [`Problem`] says of which sort it is
-//! ([`ProblemKind`](crate::control::ProblemKind)), what happened in words, and what was decided.
+//! ([`ProblemKind`]), what happened in words, and what was decided.
 //!
 //! ```no_run
 //! # use qk_node::{access::{Access, Problem}, home::Home, node::{FetchSpec, NodeOptions}};
@@ -56,15 +56,6 @@ impl Access {
             ..options
         };
         Ok(Self::Node(Arc::new(Node::start(home, options).await?)))
-    }
-
-    /// Tells the running node of this home, if there is one, that networks changed on disk. Blocks;
-    /// for commands without a runtime, and from within one as well.
-    ///
-    /// # Errors
-    /// When it does not do so.
-    pub fn reload_running(home: &Home) -> Result<Option<Reloaded>, Problem> {
-        Client::reload_running(home)
     }
 
     /// Whether it is a running node.

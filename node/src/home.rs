@@ -3,9 +3,9 @@
 //! All of it lies below one directory, `$QK_HOME` or the user's data directory. Files with secrets
 //! have mode 0600; every file is replaced as a whole, so that a crash leaves the old one or the new.
 
-use std::fs::{self, File};
+use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use ed25519_dalek::SigningKey;
@@ -14,6 +14,7 @@ use qk_protocol::manifest::{ManifestError, NETWORK_FILE_BYTES_MAX, Network, Netw
 use qk_protocol::policy::Policy;
 use qk_protocol::time::UnixTime;
 use serde::{Deserialize, Serialize};
+use tempfile::{NamedTempFile, PersistError};
 
 /// A configuration file may be this long.
 const CONFIG_BYTES_MAX: u64 = 256 * 1024;
@@ -127,7 +128,10 @@ impl Home {
         let dir = std::path::absolute(&dir).map_err(|error| HomeError::Io { path: dir, error })?;
         let mut home = Self::at(dir);
         if let Some(toolchains) = set("QK_TOOLCHAINS") {
-            home.toolchains = toolchains;
+            home.toolchains = std::path::absolute(&toolchains).map_err(|error| HomeError::Io {
+                path: toolchains,
+                error,
+            })?;
         }
         Ok(home)
     }
@@ -173,8 +177,10 @@ impl Home {
         if own.as_os_str().len() < 100 {
             return own;
         }
-        let runtime =
-            std::env::var_os("XDG_RUNTIME_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
+        let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
+        let runtime = runtime
+            .filter(|dir| dir.is_absolute())
+            .unwrap_or_else(std::env::temp_dir);
         let name = Blake3::of(self.dir.as_os_str().as_encoded_bytes()).short();
         runtime.join(format!("qk-{name}.sock"))
     }
@@ -211,8 +217,14 @@ impl Home {
         }
         let secret: [u8; 32] = rand::random();
         let key = SigningKey::from_bytes(&secret);
-        self.keep_key(name, &key)?;
-        Ok(key)
+        match self.keep_key(name, &key) {
+            // Another process was first: what is signed must be by the key that stays.
+            Err(HomeError::Io { path, error }) if error.kind() == io::ErrorKind::AlreadyExists => {
+                let existing = self.existing_key(name)?;
+                existing.ok_or(HomeError::Io { path, error })
+            }
+            kept => kept.map(|()| key),
+        }
     }
 
     /// The signing key of this name, if there is one.
@@ -239,14 +251,8 @@ impl Home {
     /// When there is one already, or the file cannot be written.
     pub fn keep_key(&self, name: &str, key: &SigningKey) -> Result<(), HomeError> {
         let path = self.key_path(name);
-        if path.exists() {
-            let error = io::Error::from(io::ErrorKind::AlreadyExists);
-            return Err(HomeError::Io { path, error });
-        }
-        self.replace(
-            &path,
-            format!("{}\n", hex::encode(key.to_bytes())).as_bytes(),
-        )
+        let text = format!("{}\n", hex::encode(key.to_bytes()));
+        self.write(&path, text.as_bytes(), |temp| temp.persist_noclobber(&path))
     }
 
     /// The networks that the user joined, in the order in which they are asked.
@@ -279,12 +285,21 @@ impl Home {
         Ok(joined)
     }
 
-    /// Keeps a network: a new one, or a newer version of one that is joined.
+    /// Keeps a network: a new one, or a newer version of one that is joined. A file with a newer
+    /// version stays: another process may have signed or learned one meanwhile.
     ///
     /// # Errors
-    /// When the file cannot be written.
+    /// When the file cannot be written, or the one that is there cannot be read.
     pub fn keep_network(&self, joined: &Joined) -> Result<(), HomeError> {
         let path = self.network_path(joined.network.id());
+        let _one_at_a_time = self.lock_networks()?;
+        let age = |one: &Joined| {
+            let network = &one.network;
+            (network.manifest().version, network.timestamp().issued)
+        };
+        if read_joined(&path)?.is_some_and(|there| age(&there) > age(joined)) {
+            return Ok(());
+        }
         let file = JoinedFile {
             joined: joined.joined,
             secret: joined.secret.as_deref().map(hex::encode),
@@ -294,7 +309,22 @@ impl Home {
             path: path.clone(),
             why: error.to_string(),
         })?;
-        self.replace(&path, &bytes)
+        self.write(&path, &bytes, |temp| temp.persist(&path))
+    }
+
+    /// Held while a file in `networks` is compared and replaced.
+    fn lock_networks(&self) -> Result<File, HomeError> {
+        let dir = self.dir.join("networks");
+        let path = dir.join("lock");
+        let locked = create_private_dir(&dir).and_then(|()| {
+            let file = File::options()
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .open(&path)?;
+            file.lock().map(|()| file)
+        });
+        locked.map_err(|error| HomeError::Io { path, error })
     }
 
     /// Leaves a network. Its statements stay in the store.
@@ -315,45 +345,35 @@ impl Home {
     }
 
     /// Writes beside the file, syncs, renames, syncs the directory. Mode 0600, directories 0700.
-    fn replace(&self, path: &Path, bytes: &[u8]) -> Result<(), HomeError> {
-        let failed = |error| HomeError::Io {
+    fn write(
+        &self,
+        path: &Path,
+        bytes: &[u8],
+        persist: impl FnOnce(NamedTempFile) -> Result<File, PersistError>,
+    ) -> Result<(), HomeError> {
+        let dir = path.parent().unwrap_or(&self.dir);
+        let written = || {
+            create_private_dir(dir)?;
+            // One of its own, readable by its owner only; removed unless it is persisted.
+            let mut temp = NamedTempFile::new_in(dir)?;
+            temp.write_all(bytes)?;
+            temp.as_file().sync_all()?;
+            persist(temp).map_err(|error| error.error)?;
+            File::open(dir)?.sync_all()
+        };
+        written().map_err(|error| HomeError::Io {
             path: path.to_owned(),
             error,
-        };
-        let dir = path.parent().unwrap_or(&self.dir);
-        create_private_dir(dir).map_err(failed)?;
-        let temp = path.with_extension(format!("{}.tmp", std::process::id()));
-        let written = write_new(&temp, bytes).and_then(|()| fs::rename(&temp, path));
-        if written.is_err() {
-            let _ = fs::remove_file(&temp);
-        }
-        written
-            .and_then(|()| File::open(dir)?.sync_all())
-            .map_err(failed)
+        })
     }
 }
 
-/// Makes a directory that only its owner may enter, if it is not there.
+/// Makes a directory that only its owner may enter, and those above it, if it is not there.
 ///
 /// # Errors
 /// When it cannot be made.
 pub fn create_private_dir(dir: &Path) -> io::Result<()> {
-    if !dir.is_dir() {
-        fs::create_dir_all(dir)?;
-        fs::set_permissions(dir, fs::Permissions::from_mode(0o700))?;
-    }
-    Ok(())
-}
-
-fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = File::options()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(path)?;
-    file.write_all(bytes)?;
-    file.sync_all()
+    DirBuilder::new().recursive(true).mode(0o700).create(dir)
 }
 
 /// The bytes of a file that may be missing, and of which there may be `bytes_max`.
@@ -400,4 +420,89 @@ fn read_joined(path: &Path) -> Result<Option<Joined>, HomeError> {
         joined: file.joined,
         secret: secret.map_err(|_| malformed("the secret is not hex".to_owned()))?,
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+    use std::sync::Barrier;
+
+    use super::*;
+
+    fn home() -> (tempfile::TempDir, Home) {
+        let dir = tempfile::tempdir().unwrap();
+        let home = Home::at(dir.path().join("qk"));
+        (dir, home)
+    }
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().permissions().mode() & 0o777
+    }
+
+    #[test]
+    fn keys_are_readable_by_their_owner_only_and_never_replaced() {
+        let (_dir, home) = home();
+        assert!(home.existing_key("observer").unwrap().is_none());
+        let key = home.key("observer").unwrap();
+        assert_eq!(home.key("observer").unwrap(), key);
+        let path = home.dir().join("keys/observer");
+        assert_eq!(mode(&path), 0o600);
+        assert_eq!(mode(home.dir()), 0o700);
+        assert_eq!(mode(path.parent().unwrap()), 0o700);
+        let other = SigningKey::from_bytes(&[7; 32]);
+        let refused = home.keep_key("observer", &other).unwrap_err();
+        assert!(refused.to_string().contains("keys/observer"), "{refused}");
+        assert_eq!(home.key("observer").unwrap(), key);
+        // Nothing is left beside it.
+        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn whoever_asks_first_everybody_gets_the_same_key() {
+        let (_dir, home) = home();
+        let begin = Barrier::new(8);
+        let keys: Vec<SigningKey> = std::thread::scope(|scope| {
+            let ask = || {
+                begin.wait();
+                home.key("observer").unwrap()
+            };
+            let threads: Vec<_> = (0..8).map(|_| scope.spawn(ask)).collect();
+            threads.into_iter().map(|one| one.join().unwrap()).collect()
+        });
+        assert!(keys.iter().all(|key| *key == keys[0]));
+    }
+
+    #[test]
+    fn malformed_files_are_named() {
+        let (_dir, home) = home();
+        home.key("observer").unwrap();
+        fs::create_dir(home.dir().join("networks")).unwrap();
+        let says = |file: &str, text: &[u8]| {
+            fs::write(home.dir().join(file), text).unwrap();
+            let error = match file {
+                "config.toml" => home.config().unwrap_err(),
+                "keys/observer" => home.key("observer").unwrap_err(),
+                _ => home.networks().unwrap_err(),
+            };
+            assert!(error.to_string().contains(file), "{error}");
+            error.to_string()
+        };
+        assert!(says("keys/observer", b"no key\n").contains("64 hex digits"));
+        assert!(says("keys/observer", &[0xff; 64]).contains("64 hex digits"));
+        assert!(says("keys/observer", &[b'0'; 300]).contains("more than 256 bytes"));
+        assert!(says("config.toml", b"quota = 3\n").contains("quota"));
+        says("config.toml", b"\xff\xfe");
+        says("config.toml", &vec![b'#'; 300 * 1024]);
+        says("networks/x.json", b"{}");
+        says("networks/x.json", &vec![b' '; 8 << 20]);
+    }
+
+    #[test]
+    fn a_socket_path_fits_into_what_unix_allows() {
+        let short = Home::at("/tmp/qk");
+        assert_eq!(short.socket(), Path::new("/tmp/qk/qk.sock"));
+        let long = |last: char| Home::at(format!("/tmp/{}{last}", "d".repeat(100))).socket();
+        assert!(long('a').as_os_str().len() < 108 && long('a').is_absolute());
+        assert_ne!(long('a'), long('b'));
+    }
 }

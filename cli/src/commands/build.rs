@@ -37,6 +37,9 @@ struct Report {
     network: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     observer: Option<PublicKey>,
+    /// Whose observation it is in the network; a stranger's does not count.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    principal: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     statement: Option<StatementId>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -80,12 +83,14 @@ pub(crate) async fn run(session: &Session, args: &BuildArgs) -> Outcome {
         environment: built.collected.environment.clone(),
         network: place.name.clone(),
         observer: None,
+        principal: None,
         statement: None,
         published: None,
         output: args.output.clone(),
     };
     if let Some(network) = publishing {
         let statement = built.observe(session, network, Role::Publisher)?;
+        report.principal = place.principal.clone();
         report.observer = Some(statement.observer());
         report.statement = Some(statement.id());
         report.published = Some(publish(session, &built, statement).await?);
@@ -145,6 +150,9 @@ fn describe(report: &Report) -> String {
             "  network {network}: {} nodes hold the observation, {} know that it is here",
             published.holders, published.told
         ));
+        if report.principal.is_none() {
+            lines.push(format!("  {STRANGER}"));
+        }
     }
     if let Some(path) = &report.output {
         lines.push(format!("  written to {}", path.display()));
@@ -152,10 +160,16 @@ fn describe(report: &Report) -> String {
     lines.join("\n")
 }
 
+/// What is said to somebody whose key is none of a principal's.
+pub(super) const STRANGER: &str = "this machine's key is no principal's there: published, and not counted. \
+`qk network key` prints the key for whoever runs the network";
+
 /// For which network something is built, and with what.
 pub(crate) struct Place {
     pub network: Option<NetworkId>,
     pub name: Option<String>,
+    /// Who this machine's owner is in the network.
+    pub principal: Option<String>,
     pub candidate: Candidate,
 }
 
@@ -172,6 +186,7 @@ impl Place {
                 return Ok(Self {
                     network: Some(joined.network.id()),
                     name: Some(manifest.name.clone()),
+                    principal: session.own_principal(&joined)?,
                     candidate,
                 });
             }
@@ -184,6 +199,7 @@ impl Place {
         Ok(Self {
             network: None,
             name: None,
+            principal: None,
             candidate: candidate.ok_or_else(|| Failure::new(Kind::Usage, "no target is wanted"))?,
         })
     }

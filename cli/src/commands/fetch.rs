@@ -94,13 +94,16 @@ pub(crate) async fn run(session: &Session, args: &FetchArgs) -> Outcome {
         let start = start.take();
         match one(session, &access, args, krate, start).await {
             Ok(done) => {
-                session.output.line(describe(&done, args.timings));
+                session.output.outcome(describe(&done, args.timings));
                 summary.crates.push(done);
             }
             Err(failure) => {
-                if args.crates.len() > 1 && !session.output.json {
+                // Several: each where it happens, not all at the end.
+                let shown = args.crates.len() > 1 && !session.output.json;
+                if shown {
                     session.output.failure(&failure);
                 }
+                let failure = failure.printed(shown);
                 summary.failures.push(Failed {
                     krate: krate.to_string(),
                     failure,
@@ -139,7 +142,10 @@ fn finish(session: &Session, mut summary: Summary) -> Outcome {
         session.output.document(&summary);
     }
     match failure {
-        Some(failure) => Err(failure.printed(session.output.json)),
+        Some(failure) => {
+            let printed = failure.printed || session.output.json;
+            Err(failure.printed(printed))
+        }
         None => Ok(()),
     }
 }
@@ -160,12 +166,13 @@ async fn one(
         wanted,
         refresh: args.refresh,
         offline: args.offline,
+        policy: session.project_policy()?,
     };
     match fetch(session, access, &spec).await {
         Ok(report) => {
             stages.extend(report.stages.iter().cloned());
             let mut done = fetched(report);
-            place(session, args, &resolved, &mut done, &mut stages)?;
+            place(session, args, &resolved, &mut done, &mut stages).await?;
             Ok(done.finish(stages))
         }
         Err(failure)
@@ -185,7 +192,7 @@ async fn one(
                 .await?;
             stages.push(stage("build", begin));
             let mut done = own(built);
-            place(session, args, &resolved, &mut done, &mut stages)?;
+            place(session, args, &resolved, &mut done, &mut stages).await?;
             Ok(done.finish(stages))
         }
         Err(failure) => Err(failure),
@@ -283,6 +290,13 @@ async fn fetch(session: &Session, access: &Access, spec: &FetchSpec) -> Outcome<
     let name = release.to_string();
     let on_event = |event: FetchEvent| match event {
         FetchEvent::Asking { network } => spinner.set_message(format!("asking {network}")),
+        FetchEvent::Waiting => {
+            let text = "another fetch is downloading it; waiting for that one";
+            match spinner.is_hidden() {
+                true => output.note(format!("{name}: {text}")),
+                false => spinner.set_message(text),
+            }
+        }
         FetchEvent::Begin { here, size } => {
             spinner.finish_and_clear();
             let bar = bar.get_or_init(|| output.bytes_bar(size, &name));
@@ -314,8 +328,9 @@ async fn fetch(session: &Session, access: &Access, spec: &FetchSpec) -> Outcome<
     })
 }
 
-/// Unpacks, checks that it runs here, and installs.
-fn place(
+/// Unpacks, checks that it runs here, and installs. Off this thread, for it may wait for another
+/// installation to end, and can be interrupted meanwhile.
+async fn place(
     session: &Session,
     args: &FetchArgs,
     resolved: &Resolved,
@@ -325,21 +340,27 @@ fn place(
     let begin = Instant::now();
     let work = session.home.work();
     std::fs::create_dir_all(&work).map_err(failed)?;
-    let into = tempfile::tempdir_in(&work).map_err(failed)?;
-    let unpacked = unpack(&ready.archive, &ready.subject, &ready.key, into.path());
-    let unpacked = unpacked.map_err(|error| of_unpack(&error))?;
-    for (name, executable) in &unpacked.contents.executables {
-        runs_here(executable).map_err(|error| of_host(name, &error))?;
-    }
+    // Removed when this future is dropped, whatever the other thread is doing.
+    let directory = tempfile::tempdir_in(&work).map_err(failed)?;
+    let (archive, into) = (ready.archive.clone(), directory.path().to_owned());
+    let (subject, key) = (ready.subject, ready.key.clone());
+    let unpacked = tokio::task::spawn_blocking(move || {
+        let unpacked = unpack(&archive, &subject, &key, &into);
+        let unpacked = unpacked.map_err(|error| of_unpack(&error))?;
+        for (name, executable) in &unpacked.contents.executables {
+            runs_here(executable).map_err(|error| of_host(name, &error))?;
+        }
+        Outcome::Ok(unpacked)
+    });
+    let unpacked = unpacked.await.map_err(failed)??;
     stages.push(stage("unpack", begin));
     let begin = Instant::now();
     let root = install_root(args.root.as_deref())?;
-    let installed = root.install(
-        &resolved.release,
-        &unpacked.bins,
-        &meta(args, &ready.key),
-        args.force,
-    );
+    let (to, release, force) = (root.clone(), resolved.release.clone(), args.force);
+    let meta = meta(args, &ready.key);
+    let installed =
+        tokio::task::spawn_blocking(move || to.install(&release, &unpacked.bins, &meta, force));
+    let installed = installed.await.map_err(failed)?;
     ready.installed = installed.map_err(|error| of_install(&error))?.executables;
     stages.push(stage("install", begin));
     if args.root.is_none() && !root.is_on_path(&std::env::var_os("PATH").unwrap_or_default()) {

@@ -174,8 +174,14 @@ pub(crate) fn show(session: &Session, args: &NetworkShowArgs) -> Outcome {
 
 pub(crate) async fn join(session: &Session, args: &JoinArgs) -> Outcome {
     let bytes = match args.from.strip_prefix("https://") {
-        Some(_) => qk_node::registry::get_small(&args.from, NETWORK_FILE_BYTES_MAX)
-            .map_err(|error| Failure::new(Kind::Network, format!("{}: {error}", args.from)))?,
+        Some(_) => {
+            let from = args.from.clone();
+            let got = tokio::task::spawn_blocking(move || {
+                qk_node::registry::get_small(&from, NETWORK_FILE_BYTES_MAX)
+                    .map_err(|error| Failure::new(Kind::Network, format!("{from}: {error}")))
+            });
+            got.await.map_err(failed)??
+        }
         None if args.from.starts_with("http://") => {
             let message = "a network file is fetched over https only";
             return Err(Failure::new(Kind::Usage, message));

@@ -6,13 +6,12 @@ use qk_node::access::Status;
 use qk_node::control;
 use qk_node::node::{Node, NodeOptions};
 use serde_json::json;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::of_problem;
 use crate::args::NodeArgs;
 use crate::failure::{Failure, Kind, Outcome};
 use crate::output::bytes;
-use crate::session::Session;
+use crate::session::{Session, stopped};
 
 /// Where a node listens unless it is told: a free port, on all interfaces.
 const LISTEN: [&str; 2] = ["/ip4/0.0.0.0/tcp/0", "/ip4/0.0.0.0/udp/0/quic-v1"];
@@ -83,30 +82,6 @@ async fn announce_listening(session: &Session, node: &Arc<Node>) {
             .iter()
             .for_each(|address| session.output.line(format!("listening on {address}")));
         session.output.line("Ctrl-C stops");
-    }
-}
-
-/// Until the service manager or a person asks to stop; from now on, not from the first poll.
-fn stopped() -> impl Future<Output = ()> {
-    let caught = [SignalKind::terminate(), SignalKind::interrupt()].map(signal);
-    async {
-        let [mut terminate, mut interrupt] = caught;
-        tokio::select! {
-            () = received(&mut terminate) => {}
-            () = received(&mut interrupt) => {}
-        }
-    }
-}
-
-async fn received(caught: &mut std::io::Result<Signal>) {
-    match caught {
-        Ok(signal) => {
-            signal.recv().await;
-        }
-        Err(error) => {
-            tracing::warn!(%error, "a signal cannot be caught");
-            std::future::pending::<()>().await;
-        }
     }
 }
 

@@ -4,15 +4,17 @@ use std::collections::BTreeSet;
 
 use qk_node::access::Access;
 use qk_node::build::Order;
+use qk_node::home::Joined;
 use qk_node::node::{NodeOptions, Published, unix_now};
 use qk_node::registry::Resolved;
 use qk_protocol::candidate::{Candidate, Wanted};
 use qk_protocol::decide::Held;
 use qk_protocol::hash::{KeyId, NetworkId, Root, StatementId};
+use qk_protocol::key::Release;
 use qk_protocol::statement::{Role, Statement, Subject};
 use serde::Serialize;
 
-use super::build::{Maker, Place, publish, state_failure};
+use super::build::{Maker, Place, STRANGER, publish, state_failure};
 use super::{of_build, of_problem, proofs};
 use crate::args::{CrateSpec, VerifyArgs};
 use crate::failure::{Failure, Kind, Outcome};
@@ -29,9 +31,12 @@ struct Report {
     #[serde(flatten)]
     subject: Subject,
     seconds: u64,
-    /// Whether everybody who observed the key before got the same.
+    /// Whose observation it is in the network; a stranger's does not count.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    principal: Option<String>,
+    /// Whether all principals who observed the key before got the same.
     identical: bool,
-    /// What others observed, each with how many observers.
+    /// What principals observed, each with how many observers.
     others: Vec<Other>,
     statement: StatementId,
     published: Published,
@@ -48,6 +53,8 @@ struct Other {
 struct Task {
     network: NetworkId,
     network_name: String,
+    /// Who this machine's owner is in the network.
+    principal: Option<String>,
     wanted: Wanted,
     candidate: Candidate,
     resolved: Resolved,
@@ -84,9 +91,7 @@ async fn named(session: &Session, access: &Access, krate: &CrateSpec) -> Outcome
             continue;
         }
         let network = joined.network.id();
-        let held = proofs::find(access, network, &wanted.release, false)
-            .await?
-            .held;
+        let held = observed_by_principals(access, &joined, &wanted.release).await?;
         let observed = |candidate: &Candidate| {
             held.iter()
                 .any(|one| candidate.matches(one.statement.key()))
@@ -102,6 +107,7 @@ async fn named(session: &Session, access: &Access, krate: &CrateSpec) -> Outcome
         return Ok(Some(Task {
             network,
             network_name: manifest.name.clone(),
+            principal: session.own_principal(&joined)?,
             candidate: candidate.clone(),
             wanted,
             resolved,
@@ -147,12 +153,11 @@ async fn drawn(session: &Session, access: &Access) -> Outcome<Option<Task>> {
             ));
             continue;
         }
-        let held = proofs::find(access, network, &candidate.release, false)
-            .await?
-            .held;
+        let held = observed_by_principals(access, &joined, &candidate.release).await?;
         return Ok(Some(Task {
             network,
             network_name: joined.network.manifest().name.clone(),
+            principal: session.own_principal(&joined)?,
             wanted: Wanted {
                 release: candidate.release.clone(),
                 source: candidate.source,
@@ -169,11 +174,24 @@ async fn drawn(session: &Session, access: &Access) -> Outcome<Option<Task>> {
     Ok(None)
 }
 
+/// What strangers state neither agrees nor differs: anybody can state anything.
+async fn observed_by_principals(
+    access: &Access,
+    joined: &Joined,
+    release: &Release,
+) -> Outcome<Vec<Held>> {
+    let found = proofs::find(access, joined.network.id(), release, false).await?;
+    let mut held = found.held;
+    held.retain(|one| joined.network.principal(one.statement.observer()).is_some());
+    Ok(held)
+}
+
 async fn rebuild(session: &Session, task: Task) -> Outcome {
     let maker = Maker::new(session).await?;
     let place = Place {
         network: Some(task.network),
         name: Some(task.network_name.clone()),
+        principal: task.principal.clone(),
         candidate: task.candidate.clone(),
     };
     let order: Order = maker.order(&place, &task.wanted, &task.resolved).await?;
@@ -214,6 +232,7 @@ async fn rebuild(session: &Session, task: Task) -> Outcome {
         version: built.key.version.clone(),
         target: built.key.target.clone(),
         network: task.network_name,
+        principal: task.principal,
         key_id: built.key.id(),
         subject: built.subject,
         seconds: built.collected.finished.since(built.collected.started),
@@ -303,5 +322,8 @@ fn describe(report: &Report) -> String {
         "  published in {}: {} nodes hold it",
         report.network, report.published.holders
     ));
+    if report.principal.is_none() {
+        lines.push(format!("  {STRANGER}"));
+    }
     lines.join("\n")
 }

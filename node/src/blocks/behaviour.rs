@@ -24,22 +24,15 @@ use libp2p::swarm::{
     THandlerInEvent, THandlerOutEvent, ToSwarm,
 };
 use libp2p::{PeerId, Stream, StreamProtocol};
-use qk_protocol::hash::NetworkId;
 use tokio::sync::{mpsc, oneshot};
 
 use super::lane::Lane;
 use super::serve::Server;
-use crate::net::protocol_name;
 
 /// Lanes that wait for the swarm to take note of them.
 const COMMANDS_MAX: usize = 64;
 /// Lanes of one connection that are being opened.
 const OPENING_MAX: usize = 8;
-
-/// The name of the protocol on one network.
-pub fn protocol(network: &NetworkId) -> StreamProtocol {
-    protocol_name(network, "blocks/1")
-}
 
 /// Why no lane was opened.
 #[derive(Debug, thiserror::Error)]
@@ -114,11 +107,11 @@ pub struct Behaviour {
 }
 
 impl Behaviour {
-    /// Lanes of one network. Without `on_lane` this node does not offer the protocol.
-    pub fn new(network: &NetworkId, on_lane: Option<OnLane>) -> (Self, Lanes) {
+    /// Lanes of the protocol of this name. Without `on_lane` this node does not offer it.
+    pub fn new(protocol: StreamProtocol, on_lane: Option<OnLane>) -> (Self, Lanes) {
         let (sender, commands) = mpsc::channel(COMMANDS_MAX);
         let behaviour = Self {
-            protocol: protocol(network),
+            protocol,
             on_lane,
             commands,
             direct: BTreeMap::new(),

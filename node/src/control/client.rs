@@ -2,7 +2,6 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt, Full, Limited};
@@ -28,9 +27,6 @@ use crate::home::Home;
 use crate::node::{FetchEvent, FetchSpec, Published};
 use crate::store::FsckReport;
 
-/// How long a running node may take to look at its networks again.
-const RELOAD_MAX: Duration = Duration::from_secs(30);
-
 /// The running node of a home. Each question goes over a connection of its own.
 #[derive(Debug, Clone)]
 pub struct Client {
@@ -47,36 +43,6 @@ impl Client {
             socket: home.socket(),
         };
         Ok(client.dial().await?.map(|_| client))
-    }
-
-    /// Tells the running node of this home, if there is one, that networks changed on disk. Blocks;
-    /// for commands without a runtime, and from within one as well.
-    ///
-    /// # Errors
-    /// When it does not do so.
-    pub fn reload_running(home: &Home) -> Result<Option<Reloaded>, Problem> {
-        let told = async {
-            match Self::connect(home).await? {
-                Some(client) => client.reload().await.map(Some),
-                None => Ok(None),
-            }
-        };
-        let blocking = || {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build();
-            let runtime = runtime.map_err(|error| Problem::new(ProblemKind::Io, error))?;
-            let told = runtime.block_on(async { tokio::time::timeout(RELOAD_MAX, told).await });
-            told.unwrap_or_else(|_| Err(protocol("the running node did not answer in time")))
-        };
-        // A thread of its own: a runtime cannot be entered from within another one.
-        let joined = std::thread::scope(|scope| scope.spawn(blocking).join());
-        joined.unwrap_or_else(|_| {
-            Err(Problem::new(
-                ProblemKind::Other,
-                "telling the running node failed",
-            ))
-        })
     }
 
     /// See [`Access::status`](crate::access::Access::status).

@@ -27,7 +27,7 @@ mod problem;
 mod report;
 mod server;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::path::PathBuf;
 

@@ -128,6 +128,10 @@ impl From<FetchError> for Problem {
                 root: Some(root),
                 ..plain(of_download(&error))
             },
+            FetchError::NotHere(root) => Self {
+                root: Some(root),
+                ..plain(ProblemKind::Download)
+            },
             FetchError::Part(error) => plain(of_part(&error)),
             FetchError::Size(_) => plain(ProblemKind::Corrupt),
             FetchError::Node(error) => error.into(),

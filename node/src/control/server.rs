@@ -508,6 +508,7 @@ impl Events {
             }
             // Of these there are few, and they are only for people.
             FetchEvent::Asking { .. }
+            | FetchEvent::Waiting
             | FetchEvent::Begin { .. }
             | FetchEvent::ProviderFailed { .. } => {
                 let _ = self.sender.try_send(event);

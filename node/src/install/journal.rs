@@ -182,7 +182,7 @@ impl Plan {
                 },
             }
         }
-        sync(&[bin.clone()])?;
+        sync(std::slice::from_ref(&bin))?;
         self.repair(locked)?;
         let mut tracking = locked.read()?;
         for (key, orphans) in &self.orphans {

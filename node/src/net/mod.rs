@@ -402,7 +402,8 @@ fn prepare(
         })
         .collect::<Result<Vec<_>, _>>()?;
     let protocols = Protocols::of(&config.network);
-    let (blocks, lanes) = blocks::Behaviour::new(&config.network, on_lane);
+    let (blocks, lanes) =
+        blocks::Behaviour::new(protocol_name(&config.network, "blocks/1"), on_lane);
     let mut swarm = build_swarm(config, &protocols, blocks, permits.clone())?;
     let starting = config
         .listen

@@ -1,14 +1,15 @@
 //! Carries out a fetch: from the store if it is there and proven, otherwise from the network.
 
+use std::convert::Infallible;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use qk_protocol::blocks::{BLOCK_BYTES, Blob, RangeError};
 use qk_protocol::candidate::{Candidate, Wanted};
-use qk_protocol::decide::{Decision, Held, Question, Trusted, choose, decide};
+use qk_protocol::decide::{Decision, Held, Trusted};
 use qk_protocol::fetch::{Decided, Fetch, FetchIn, FetchOut, Want};
-use qk_protocol::hash::{NetworkId, PublicKey, Root};
+use qk_protocol::hash::{NetworkId, Root};
 use qk_protocol::lookup::ASK_TIMEOUT;
 use qk_protocol::message::{Contact, Reply, Request};
 use qk_protocol::policy::Policy;
@@ -18,19 +19,22 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+use super::here::archive;
 use super::member::{Member, next, now, unix_now};
-use super::shelf::StoreShelf;
 use super::{Node, NodeError, keep};
 use crate::blocks::download::{self, DownloadError, DownloadOptions, Progress};
 use crate::blocks::part::{Finished, Part, PartError};
 use crate::net::Kept;
-use crate::store::{Keep, Store, StoreError};
+use crate::store::{Keep, Store};
 
 /// Providers that wait to be asked.
 const PROVIDERS_PENDING_MAX: usize = 64;
 
 /// How long a provider may take to accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How often a download looks whether another one of the same root has ended.
+const PART_POLL: Duration = Duration::from_millis(100);
 
 /// What is to be fetched, and how.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,6 +46,9 @@ pub struct FetchSpec {
     pub refresh: bool,
     /// Use only what is here.
     pub offline: bool,
+    /// A policy of the project that asks; it can only make the owner's stricter.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<Policy>,
 }
 
 /// A trusted artifact in the store.
@@ -91,6 +98,8 @@ pub enum FetchEvent {
         /// Bytes in all.
         size: u64,
     },
+    /// Another process, or another fetch of this node, is downloading the artifact; this one waits.
+    Waiting,
     /// Blocks were verified and written.
     Verified {
         /// Bytes of them.
@@ -149,6 +158,9 @@ pub enum FetchError {
         /// Why.
         error: DownloadError,
     },
+    /// It is trusted, but is not here, and nobody is to be asked.
+    #[error("{0} is trusted, but is not here, and the network is not to be used")]
+    NotHere(Root),
     /// It cannot be written here.
     #[error(transparent)]
     Part(#[from] PartError),
@@ -216,25 +228,28 @@ impl Node {
         }
         let here = self.here(member, candidates.clone(), spec).await?;
         clock.end("store");
-        if let Some((trusted, archive)) = here.archive {
+        if let Some(archive) = here.archive {
             return Ok(Fetched {
                 network: member.id(),
-                blocks_verified: trusted.subject.size.div_ceil(BLOCK_BYTES),
-                trusted,
-                archive,
-                decided: here.decided,
+                blocks_verified: archive.trusted.subject.size.div_ceil(BLOCK_BYTES),
+                trusted: archive.trusted,
+                archive: archive.path,
+                decided: archive.decided,
                 from: From::Store,
                 fetched_bytes: 0,
                 stages: clock.stages,
             });
         }
         if spec.offline {
-            return Err(not_trusted(member, here.decided));
+            return Err(match &here.decided.verdict.decision {
+                Decision::Trusted(trusted) => FetchError::NotHere(trusted.subject.root),
+                _ => not_trusted(member, here.decided),
+            });
         }
         on_event(FetchEvent::Asking {
             network: member.joined().network.manifest().name.clone(),
         });
-        self.fetch_remote(member, candidates, here.held, clock, on_event)
+        self.fetch_remote(member, candidates, here.held, spec, clock, on_event)
             .await
     }
 
@@ -243,6 +258,7 @@ impl Node {
         member: &Arc<Member>,
         candidates: Vec<Candidate>,
         held: Vec<Held>,
+        spec: &FetchSpec,
         mut clock: Stages,
         on_event: OnEvent<'_>,
     ) -> Result<Fetched, FetchError> {
@@ -256,7 +272,7 @@ impl Node {
         let want = Want {
             network: Arc::new(member.joined().network.clone()),
             network_key: *member.key(),
-            policy: self.policy(member),
+            policy: self.policy_for(member, spec),
             own: Some(self.own()),
             candidates,
         };
@@ -277,15 +293,17 @@ impl Node {
         let downloaded = self.download(looking, named, &trusted, on_event).await;
         clock.end("download");
         let (finished, fetched_bytes) = match downloaded {
-            Ok(downloaded) => downloaded,
+            Ok(Some((finished, bytes))) => (Some(finished), bytes),
+            Ok(None) => (None, 0),
             Err(error) => {
                 self.keep(member, decided.statements.clone()).await?;
                 return Err(error);
             }
         };
-        let archive = self
-            .adopt(member, decided.statements.clone(), finished, &trusted)
-            .await?;
+        let statements = decided.statements.clone();
+        let root = trusted.subject.root;
+        let archive = self.adopt(member, statements, finished, root).await?;
+        let archive = archive.ok_or(NodeError::Stopping)?;
         clock.end("adopt");
         Ok(Fetched {
             network: member.id(),
@@ -299,87 +317,59 @@ impl Node {
         })
     }
 
-    /// What the store holds of a release, what that comes to, and the archive if it is wanted and
-    /// trusted. One opening of the store, as each takes a command milliseconds; none where no store
-    /// was begun.
-    async fn here(
-        &self,
-        member: &Arc<Member>,
-        candidates: Vec<Candidate>,
-        spec: &FetchSpec,
-    ) -> Result<Here, NodeError> {
-        let (policy, own) = (self.policy(member), self.own());
-        let (network, wants_archive) = (member.id(), !spec.refresh);
-        let point = spec.wanted.release.location(member.key()).point();
-        let member = member.clone();
-        let decide_on = move |held: &[Held]| decide_on(&member, &policy, own, &candidates, held);
-        if !self.door().is_begun() {
-            return Ok(Here {
-                decided: decide_on(&[]),
-                held: Vec::new(),
-                archive: None,
-            });
-        }
-        self.blocking(move |store| {
-            let held = StoreShelf { store, network }.held(point);
-            let decided = decide_on(&held);
-            let mut archive = None;
-            if let (Decision::Trusted(trusted), true) = (&decided.verdict.decision, wants_archive) {
-                let path = find_archive(store, trusted.subject.root)?;
-                archive = path.map(|path| ((**trusted).clone(), path));
-            }
-            Ok(Here {
-                held,
-                decided,
-                archive,
-            })
-        })
-        .await
-    }
-
-    /// Takes a finished download into the store, with the statements that make it trusted.
+    /// Takes a finished download into the store, with the statements that make it trusted, and says
+    /// where the archive is. Without a download, another process has put it there.
     async fn adopt(
         &self,
         member: &Arc<Member>,
         statements: Vec<Arc<Statement>>,
-        finished: Finished,
-        trusted: &Trusted,
-    ) -> Result<PathBuf, NodeError> {
-        let (member, root) = (member.clone(), trusted.subject.root);
+        finished: Option<Finished>,
+        root: Root,
+    ) -> Result<Option<PathBuf>, NodeError> {
+        let member = member.clone();
         self.blocking(move |store| {
             keep(store, &member, &statements)?;
+            let Some(finished) = finished else {
+                return archive(store, root);
+            };
             store.adopt(&finished.data, root, Keep::Cache, unix_now())?;
             // The part's directory is of no use any more; one that stays is cleaned up with age.
             let _ = finished.remove();
-            Ok(store.blob_path(&root))
+            Ok(Some(store.blob_path(&root)))
         })
         .await
     }
 
+    /// What is asked for in a network: that of the owner, or what is stricter still.
+    pub(super) fn policy_for(&self, member: &Member, spec: &FetchSpec) -> Policy {
+        match &spec.policy {
+            Some(policy) => self.policy(member).stricter(policy),
+            None => self.policy(member),
+        }
+    }
+
+    /// `None` when another process downloaded it meanwhile.
     async fn download(
         &self,
         mut looking: Looking,
         named: Vec<Contact>,
         trusted: &Trusted,
         on_event: OnEvent<'_>,
-    ) -> Result<(Finished, u64), FetchError> {
+    ) -> Result<Option<(Finished, u64)>, FetchError> {
         let root = trusted.subject.root;
         let blob = Blob::new(root, trusted.subject.size)?;
         let member = looking.member.clone();
         let Some(net) = member.net().cloned() else {
             return Err(NodeError::Stopping.into());
         };
-        let door = self.door().clone();
-        let part = tokio::task::spawn_blocking(move || {
-            let parts = Store::parts_in(door.dir()).map_err(NodeError::from)?;
-            Ok::<_, FetchError>(Part::open(&parts, blob)?)
-        });
-        let part = part.await.map_err(|_| NodeError::Stopping)??;
+        let Some(part) = self.part(blob, on_event).await? else {
+            return Ok(None);
+        };
         let (providers, receiver) = mpsc::channel(PROVIDERS_PENDING_MAX);
         let naming = async {
             let _kept = looking.name_providers(named, &providers).await;
             drop(providers);
-            std::future::pending::<()>().await;
+            std::future::pending::<Infallible>().await
         };
         let mut fetched = 0;
         let bans = member.clone();
@@ -417,58 +407,42 @@ impl Node {
         );
         let finished = tokio::select! {
             finished = downloading => finished,
-            () = naming => unreachable!("naming providers never ends by itself"),
+            never = naming => match never {},
         };
         let finished = finished.map_err(|error| FetchError::Download { root, error })?;
-        Ok((finished, fetched))
+        Ok(Some((finished, fetched)))
     }
-}
 
-/// What the store has of what is wanted.
-struct Here {
-    held: Vec<Held>,
-    decided: Decided,
-    /// Trusted, intact and asked for.
-    archive: Option<(Trusted, PathBuf)>,
-}
-
-/// What statements come to for an owner, without asking anybody.
-fn decide_on(
-    member: &Member,
-    policy: &Policy,
-    own: PublicKey,
-    candidates: &[Candidate],
-    held: &[Held],
-) -> Decided {
-    let joined = member.joined();
-    let verdicts = candidates.iter().map(|candidate| {
-        decide(&Question {
-            policy,
-            network: &joined.network,
-            candidate,
-            own: Some(own),
-            statements: held,
-            now: unix_now(),
-        })
-    });
-    let (candidate, verdict) = choose(verdicts).expect("there is at least one candidate");
-    Decided {
-        candidate,
-        verdict,
-        statements: held.iter().map(|held| held.statement.clone()).collect(),
-        answered: 0,
-        known: 0,
+    /// Where a blob is written. Waits while another fetch writes it; `None` when that one is done and
+    /// the artifact is here.
+    async fn part(&self, blob: Blob, on_event: OnEvent<'_>) -> Result<Option<Part>, FetchError> {
+        let door = self.door().clone();
+        let parts = tokio::task::spawn_blocking(move || Store::parts_in(door.dir())).await;
+        let parts = parts
+            .map_err(|_| NodeError::Stopping)?
+            .map_err(NodeError::from)?;
+        let mut waited = false;
+        loop {
+            let parts = parts.clone();
+            let opened = tokio::task::spawn_blocking(move || Part::open(&parts, blob)).await;
+            let part = match opened.map_err(|_| NodeError::Stopping)? {
+                Err(PartError::Locked { .. }) => None,
+                opened => Some(opened?),
+            };
+            // After the lock was had: the other one puts the artifact into the store before it lets go.
+            if waited && self.archive(blob.root()).await?.is_some() {
+                return Ok(None);
+            }
+            if part.is_some() {
+                return Ok(part);
+            }
+            if !waited {
+                on_event(FetchEvent::Waiting);
+            }
+            waited = true;
+            tokio::time::sleep(PART_POLL).await;
+        }
     }
-}
-
-/// The archive of a root, if it is here and intact.
-fn find_archive(store: &Store, root: Root) -> Result<Option<PathBuf>, StoreError> {
-    let blob = match store.open_blob(&root) {
-        Err(StoreError::CorruptBlob { .. }) => None,
-        opened => opened?,
-    };
-    store.touch(&root, unix_now())?;
-    Ok(blob.map(|_| store.blob_path(&root)))
 }
 
 /// A look-up under way.

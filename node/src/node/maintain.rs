@@ -66,12 +66,14 @@ impl Node {
     /// # Errors
     /// When a newer version cannot be kept.
     pub async fn refresh(&self) -> Result<(), NodeError> {
+        // The owner may have signed a newer version, or joined a network, with another command: that
+        // is known before anything is renewed. One bad file does not keep the others from it.
+        let reloaded = self.reload().await.map(drop);
         for member in self.members() {
             self.renew(&member)?;
             self.catch_up(&member).await?;
         }
-        // The owner may have signed a newer version, or joined a network, with another command.
-        self.reload().await.map(drop)
+        reloaded
     }
 
     /// Takes a newer manifest or timestamp from others, if they have one, and keeps it.

@@ -21,7 +21,7 @@ use tokio::task::JoinSet;
 use super::door::Door;
 use super::shelf::{StoreShelf, record};
 use crate::home::Joined;
-use crate::net::{Multiaddr, Net, PeerId};
+use crate::net::{AskError, Multiaddr, Net, PeerId};
 use crate::store::StoreError;
 
 /// How long a node may take to store what it is told.
@@ -251,7 +251,14 @@ impl Member {
     ) -> Option<Reply> {
         let net = self.net()?;
         let dialled = self.to_dial(contact)?;
-        match net.ask(dialled, request.encode(), time).await {
+        let answered = match net.ask(dialled.clone(), request.encode(), time).await {
+            // The other side closed an idle connection just when this was sent, which says nothing
+            // about it; all requests may be repeated. What is late or refused is not asked again:
+            // TCP has repeated what was lost already.
+            Err(AskError::Lost) => net.ask(dialled, request.encode(), time).await,
+            answered => answered,
+        };
+        match answered {
             Ok(bytes) => match Reply::decode(&bytes) {
                 Ok(decoded) => Some(decoded.message),
                 Err(error) => {
@@ -519,5 +526,31 @@ fn ip(address: &Multiaddr) -> Option<IpAddr> {
         Protocol::Ip4(ip) => Some(ip.into()),
         Protocol::Ip6(ip) => Some(ip.into()),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peer_is_believed_only_addresses_at_its_own_host() {
+        let bytes = |text: &str| ByteBuf::from(text.parse::<Multiaddr>().unwrap().to_vec());
+        let own = bytes("/ip4/192.0.2.1/tcp/4433");
+        let all = [
+            own.clone(),
+            own.clone(),
+            bytes("/ip4/192.0.2.2/tcp/4433"),
+            bytes("/ip4/0.0.0.0/tcp/4433"),
+            bytes("/ip6/::1/tcp/4433"),
+            bytes("/dns4/victim.example/tcp/80"),
+            ByteBuf::from(vec![0xff; 12]),
+        ];
+        let seen = |text: &str| claimed(&all, &text.parse().unwrap());
+        assert_eq!(seen("/ip4/192.0.2.1/tcp/50000"), [own]);
+        assert!(seen("/ip4/198.51.100.1/tcp/50000").is_empty());
+        assert!(seen("/dns4/host.example/tcp/50000").is_empty());
+        let nowhere: Multiaddr = "/ip4/0.0.0.0/tcp/1".parse().unwrap();
+        assert!(claimed(&all, &nowhere).is_empty());
     }
 }

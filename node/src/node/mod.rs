@@ -5,10 +5,13 @@
 
 mod door;
 mod fetch;
+mod here;
 mod maintain;
 mod member;
 mod report;
 mod shelf;
+#[cfg(test)]
+mod tests;
 
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -173,7 +176,16 @@ impl Node {
         if options.offline {
             return Ok(member);
         }
-        let listen = addresses(&options.listen)?;
+        let mut listen = addresses(&options.listen)?;
+        // Each network has a swarm of its own, and a fixed port is for the first one.
+        if self.members().iter().any(|other| other.net().is_some()) {
+            let free: Vec<Multiaddr> = listen.iter().map(on_free_port).collect();
+            if free != listen {
+                let network = member.joined().network.manifest().name.clone();
+                tracing::warn!(%network, "listens on free ports: the given ones are another network's");
+            }
+            listen = free;
+        }
         let config = NetConfig {
             identity,
             network: member.id(),
@@ -475,6 +487,17 @@ fn addresses<'a>(texts: impl IntoIterator<Item = &'a String>) -> Result<Vec<Mult
             })
     };
     texts.into_iter().map(parse).collect()
+}
+
+/// The same address with a port that the system chooses.
+fn on_free_port(address: &Multiaddr) -> Multiaddr {
+    use libp2p::multiaddr::Protocol;
+    let free = |part| match part {
+        Protocol::Tcp(_) => Protocol::Tcp(0),
+        Protocol::Udp(_) => Protocol::Udp(0),
+        other => other,
+    };
+    address.iter().map(free).collect()
 }
 
 /// Whether an address lies on this machine or in a private range: then the network is one of a

@@ -97,6 +97,27 @@ fn offline_only_what_is_here_counts() {
 }
 
 #[test]
+fn a_project_can_only_tighten_the_policy_and_its_file_has_to_be_right() {
+    let mut lab = Lab::new();
+    lab.start_alice();
+    let artifact = artifact(&lab.joined(ALICE).network);
+    lab.publish(ALICE, &artifact);
+    lab.publish(BOB, &artifact);
+    let project = lab.dir().join("project");
+    fs::create_dir(&project).unwrap();
+    let fetch = |text: &str| {
+        fs::write(project.join("qk.toml"), text).unwrap();
+        run(lab.fetch_command(CLIENT, &[SPEC]).current_dir(&project))
+    };
+    fetch("[policy\n").failed(2, &["qk.toml", "line 1"]);
+    fetch("[policy]\ntreshold = 3\n").failed(2, &["qk.toml", "treshold"]);
+    fetch("[policy]\nthreshold = 3\n").failed(11, &["2 of 3 principals"]);
+    assert!(lab.installed().is_empty());
+    // One principal would do for the project: the network still asks for two, and has them.
+    fetch("[policy]\nthreshold = 1\n").done();
+}
+
+#[test]
 fn a_malformed_configuration_is_named_with_its_place() {
     let lab = Lab::new();
     let path = lab.home(CLIENT).dir().join("config.toml");
@@ -153,12 +174,12 @@ fn damaged_homes_are_named() {
         None => fs::remove_file(&key).unwrap(),
     }
     let networks = lab.home(CLIENT).dir().join("networks");
-    let file = fs::read_dir(&networks)
+    let mut files = fs::read_dir(&networks)
         .unwrap()
-        .next()
-        .unwrap()
-        .unwrap()
-        .path();
+        .map(|entry| entry.unwrap().path());
+    let file = files
+        .find(|file| file.extension() == Some("json".as_ref()))
+        .unwrap();
     let text = fs::read_to_string(&file).unwrap();
     // Another network than the one that was joined: the signature no longer fits.
     let envelope = text.find("payload").unwrap() + 20;

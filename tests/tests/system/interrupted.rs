@@ -94,6 +94,7 @@ fn a_killed_download_goes_on_where_it_was() {
         wanted: wanted(&release().resolved),
         refresh: false,
         offline: false,
+        policy: None,
     };
     let report = lab
         .with_access(CLIENT, async |access| access.fetch(&spec, &|_| {}).await)

@@ -89,6 +89,7 @@ impl Watched {
             wanted,
             refresh: false,
             offline: false,
+            policy: None,
         };
         let fetched = self
             .lab

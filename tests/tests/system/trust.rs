@@ -8,7 +8,7 @@ use qk_protocol::manifest::{Manifest, Network, NetworkFile, TIMESTAMP_SECONDS_MA
 use qk_protocol::statement::Subject;
 use qk_protocol::time::UnixTime;
 use qk_tests::artifact::{Artifact, Options, SPEC, artifact, artifact_with};
-use qk_tests::lab::{ALICE, BOB, CAROL, CLIENT, Lab};
+use qk_tests::lab::{ALICE, BOB, CAROL, CLIENT, Lab, until};
 
 fn other(lab: &Lab) -> Artifact {
     let options = Options {
@@ -116,13 +116,18 @@ fn another_source_than_the_registrys_is_not_considered() {
 
 /// The network as somebody knows it, with a timestamp that ended an hour ago.
 fn expired(lab: &Lab) -> Network {
+    ending(lab, UnixTime(unix_now().0 - 3600))
+}
+
+/// The network with a timestamp that ends then.
+fn ending(lab: &Lab, end: UnixTime) -> Network {
     let network = lab.joined(ALICE).network;
     let key = lab
         .home(ALICE)
         .existing_key(&format!("timestamp-{}", network.id()))
         .unwrap()
         .unwrap();
-    let issued = UnixTime(unix_now().0 - TIMESTAMP_SECONDS_MAX - 3600);
+    let issued = UnixTime(end.0 - TIMESTAMP_SECONDS_MAX);
     let timestamp = Timestamp::sign(&network, issued, TIMESTAMP_SECONDS_MAX, &key);
     let manifests = network.file().manifests.clone();
     Network::verify(NetworkFile {
@@ -146,6 +151,8 @@ fn past_the_timestamp_nothing_new_is_trusted_until_somebody_has_a_newer_one() {
         network: expired(&lab),
         ..lab.joined(CLIENT)
     };
+    // A newer one is never replaced by an older one: the client is one that was away.
+    lab.home(CLIENT).leave_network(old.network.id()).unwrap();
     lab.home(CLIENT).keep_network(&old).unwrap();
     lab.fetch(&[SPEC]).failed(17, &["stale", "timestamp"]);
     lab.fetch(&[SPEC, "--offline"]).failed(17, &["stale"]);
@@ -153,6 +160,32 @@ fn past_the_timestamp_nothing_new_is_trusted_until_somebody_has_a_newer_one() {
     lab.start_alice();
     lab.fetch(&[SPEC]).done();
     assert!(lab.joined(CLIENT).network.fresh(unix_now()));
+}
+
+#[test]
+fn what_was_accepted_before_the_timestamp_ended_stays_usable() {
+    let mut lab = Lab::new();
+    lab.start_alice();
+    let artifact = artifact(&lab.joined(ALICE).network);
+    lab.publish(ALICE, &artifact);
+    lab.publish(BOB, &artifact);
+    lab.fetch(&[SPEC]).done();
+    lab.kill(ALICE);
+    std::fs::remove_dir_all(lab.root()).unwrap();
+    let end = unix_now().plus(1);
+    let old = Joined {
+        network: ending(&lab, end),
+        ..lab.joined(CLIENT)
+    };
+    // A newer one is never replaced by an older one: the client is one that was away.
+    lab.home(CLIENT).leave_network(old.network.id()).unwrap();
+    lab.home(CLIENT).keep_network(&old).unwrap();
+    until("the timestamp has ended", || unix_now() > end);
+    let fetched = lab.fetch(&[SPEC, "--offline"]).done();
+    assert_eq!(fetched["crates"][0]["how"], "store");
+    // The statements are still here, but the artifact would have to be trusted anew.
+    std::fs::remove_file(lab.blob(CLIENT, artifact.subject.root)).unwrap();
+    lab.fetch(&[SPEC, "--offline"]).failed(17, &["stale"]);
 }
 
 #[test]

@@ -8,12 +8,13 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::{AsyncWriteExt, StreamExt};
+use libp2p::StreamProtocol;
 use libp2p::swarm::SwarmEvent;
 use libp2p::{Multiaddr, PeerId, Stream, Swarm, SwarmBuilder, noise, tcp, yamux};
 use qk_protocol::blocks::{
     Blob, BlockRange, EncodeError, Encoding, Ranges, Request, Status, encode, outboard,
 };
-use qk_protocol::hash::{NetworkId, Root};
+use qk_protocol::hash::Root;
 use qk_protocol::transfer::Why;
 use tokio::sync::{mpsc, oneshot};
 
@@ -25,7 +26,7 @@ use super::super::serve::{Blobs, Held, ServeLimits, Server, read_request};
 use super::super::test_bytes;
 
 pub(super) const PATIENCE: Duration = Duration::from_secs(20);
-pub(super) const NETWORK: NetworkId = NetworkId([7; 32]);
+pub(super) const PROTOCOL: StreamProtocol = StreamProtocol::new("/qk/test/blocks/1");
 
 /// A swarm of nothing but blocks, in a task of its own.
 pub(super) struct Node {
@@ -37,7 +38,7 @@ pub(super) struct Node {
 
 impl Node {
     pub(super) async fn new(on_lane: Option<OnLane>) -> Self {
-        let (behaviour, lanes) = Behaviour::new(&NETWORK, on_lane);
+        let (behaviour, lanes) = Behaviour::new(PROTOCOL, on_lane);
         let mut swarm = SwarmBuilder::with_new_identity()
             .with_tokio()
             .with_tcp(

@@ -30,13 +30,13 @@ const LOCK: &[u8] = b"version = 4\n";
 
 /// A home without multicast, so that tests on one machine do not find each other.
 #[derive(Debug)]
-pub(super) struct TestHome {
+pub(crate) struct TestHome {
     dir: TempDir,
-    pub(super) home: Home,
+    pub(crate) home: Home,
 }
 
 impl TestHome {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         fs::write(
             dir.path().join("config.toml"),
@@ -47,21 +47,28 @@ impl TestHome {
         Self { dir, home }
     }
 
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.dir.path()
     }
 
     /// Joins a network of its own by this name, with these nodes to begin with.
-    pub(super) fn join(&self, name: &str, bootstrap: &[String]) -> NetworkId {
+    pub(crate) fn join(&self, name: &str, bootstrap: &[String]) -> NetworkId {
+        self.join_with(name, |manifest| {
+            manifest.bootstrap = bootstrap.iter().cloned().collect();
+        })
+    }
+
+    /// Joins a network of its own by this name, changed before it is signed.
+    pub(crate) fn join_with(&self, name: &str, change: impl FnOnce(&mut Manifest)) -> NetworkId {
         let observer = self.home.key("observer").unwrap();
         let (root, clock) = (key_of("root"), key_of("clock"));
-        let manifest = Manifest {
+        let mut manifest = Manifest {
             format: 1,
             name: name.to_owned(),
             network: None,
             version: 1,
             timestamp: public_key(&clock),
-            bootstrap: bootstrap.iter().cloned().collect(),
+            bootstrap: [].into(),
             registries: [artifact_key("hello").registry].into(),
             secret_id: None,
             root: RootKeys {
@@ -88,6 +95,7 @@ impl TestHome {
             }],
             blocked: Vec::new(),
         };
+        change(&mut manifest);
         let network = Network::create(&manifest, &[&root], &clock, unix_now()).unwrap();
         let id = network.id();
         self.keep(network);
@@ -95,7 +103,7 @@ impl TestHome {
     }
 
     /// Signs the next version of a joined network, with another name.
-    pub(super) fn rename(&self, id: NetworkId, name: &str) {
+    pub(crate) fn rename(&self, id: NetworkId, name: &str) {
         let networks = self.home.networks().unwrap();
         let joined = networks.iter().find(|one| one.network.id() == id).unwrap();
         let mut next = joined.network.manifest().clone();
@@ -109,6 +117,13 @@ impl TestHome {
         self.keep(network.unwrap());
     }
 
+    /// Joins the same network as `other`.
+    pub(crate) fn join_as(&self, other: &Self, id: NetworkId) {
+        let networks = other.home.networks().unwrap();
+        let joined = networks.iter().find(|one| one.network.id() == id).unwrap();
+        self.keep(joined.network.clone());
+    }
+
     fn keep(&self, network: Network) {
         let joined = Joined {
             network,
@@ -118,12 +133,12 @@ impl TestHome {
         self.home.keep_network(&joined).unwrap();
     }
 
-    pub(super) fn archive_path(&self) -> PathBuf {
+    pub(crate) fn archive_path(&self) -> PathBuf {
         self.path().join("built.tar")
     }
 
     /// An archive of one executable, and this home's observation of it.
-    pub(super) fn built(&self, network: NetworkId) -> (PathBuf, Statement) {
+    pub(crate) fn built(&self, network: NetworkId) -> (PathBuf, Statement) {
         let program = b"not a program, but bytes of one";
         let executable = Executable {
             format: Format::Elf,
@@ -173,7 +188,7 @@ impl TestHome {
     }
 
     /// A running node that listens on this machine only, with its control socket.
-    pub(super) async fn run(&self) -> Running {
+    pub(crate) async fn run(&self) -> Running {
         let listener = Listener::bind(&self.home).unwrap();
         let options = NodeOptions {
             listen: vec!["/ip4/127.0.0.1/tcp/0".to_owned()],
@@ -193,21 +208,21 @@ impl TestHome {
 
 /// A node that runs in this process.
 #[derive(Debug)]
-pub(super) struct Running {
-    pub(super) node: Arc<Node>,
+pub(crate) struct Running {
+    pub(crate) node: Arc<Node>,
     end: oneshot::Sender<()>,
     serving: JoinHandle<()>,
 }
 
 impl Running {
-    pub(super) async fn end(self) {
+    pub(crate) async fn end(self) {
         let _ = self.end.send(());
         self.serving.await.unwrap();
         self.node.shutdown().await;
     }
 }
 
-fn key_of(name: &str) -> SigningKey {
+pub(crate) fn key_of(name: &str) -> SigningKey {
     SigningKey::from_bytes(Blake3::of(name.as_bytes()).as_bytes())
 }
 
@@ -228,7 +243,7 @@ fn build() -> Build {
     }
 }
 
-pub(super) fn artifact_key(name: &str) -> ArtifactKey {
+pub(crate) fn artifact_key(name: &str) -> ArtifactKey {
     let build = build();
     ArtifactKey {
         registry: "registry+https://registry.example/index".to_owned(),
@@ -250,7 +265,7 @@ pub(super) fn artifact_key(name: &str) -> ArtifactKey {
     }
 }
 
-pub(super) fn fetch_of(name: &str) -> FetchSpec {
+pub(crate) fn fetch_of(name: &str) -> FetchSpec {
     let key = artifact_key(name);
     FetchSpec {
         wanted: Wanted {
@@ -263,5 +278,6 @@ pub(super) fn fetch_of(name: &str) -> FetchSpec {
         },
         refresh: false,
         offline: false,
+        policy: None,
     }
 }

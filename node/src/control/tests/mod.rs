@@ -1,6 +1,6 @@
 //! A node in this process, its real socket, and who talks to it.
 
-mod fixture;
+pub(crate) mod fixture;
 
 use std::fs;
 use std::io::{Read, Write};
@@ -469,7 +469,7 @@ async fn networks_start_and_end_without_a_restart() {
     assert_eq!(problem.kind, ProblemKind::NoNetwork);
 
     let lab = home.join("lab", &[]);
-    let reloaded = Access::reload_running(&home.home).unwrap().unwrap();
+    let reloaded = access.reload().await.unwrap();
     assert_eq!(
         (reloaded.joined, reloaded.advanced, reloaded.left),
         (vec![lab], vec![], vec![])
