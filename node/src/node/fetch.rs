@@ -13,7 +13,6 @@ use qk_protocol::hash::{NetworkId, Root};
 use qk_protocol::lookup::ASK_TIMEOUT;
 use qk_protocol::message::{Contact, Reply, Request};
 use qk_protocol::policy::Policy;
-use qk_protocol::statement::Statement;
 use qk_protocol::time::Machine;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
@@ -21,7 +20,7 @@ use tokio::task::JoinSet;
 
 use super::here::archive;
 use super::member::{Member, next, now, unix_now};
-use super::{Node, NodeError, keep};
+use super::{Node, NodeError};
 use crate::blocks::download::{self, DownloadError, DownloadOptions, Progress};
 use crate::blocks::part::{Finished, Part, PartError};
 use crate::net::Kept;
@@ -286,23 +285,19 @@ impl Node {
         };
         let (decided, named) = looking.until_decided(held).await;
         clock.end("look-up");
+        // Before the download: what was learned stays, however that ends.
+        self.keep(member, decided.statements.clone()).await?;
+        clock.end("keep");
         let Decision::Trusted(trusted) = decided.verdict.decision.clone() else {
-            self.keep(member, decided.statements.clone()).await?;
             return Err(not_trusted(member, *decided));
         };
         let downloaded = self.download(looking, named, &trusted, on_event).await;
         clock.end("download");
-        let (finished, fetched_bytes) = match downloaded {
-            Ok(Some((finished, bytes))) => (Some(finished), bytes),
-            Ok(None) => (None, 0),
-            Err(error) => {
-                self.keep(member, decided.statements.clone()).await?;
-                return Err(error);
-            }
+        let (finished, fetched_bytes) = match downloaded? {
+            Some((finished, bytes)) => (Some(finished), bytes),
+            None => (None, 0),
         };
-        let statements = decided.statements.clone();
-        let root = trusted.subject.root;
-        let archive = self.adopt(member, statements, finished, root).await?;
+        let archive = self.adopt(finished, trusted.subject.root).await?;
         let archive = archive.ok_or(NodeError::Stopping)?;
         clock.end("adopt");
         Ok(Fetched {
@@ -317,18 +312,14 @@ impl Node {
         })
     }
 
-    /// Takes a finished download into the store, with the statements that make it trusted, and says
-    /// where the archive is. Without a download, another process has put it there.
+    /// Takes a finished download into the store and says where the archive is. Without one, another
+    /// process has put it there.
     async fn adopt(
         &self,
-        member: &Arc<Member>,
-        statements: Vec<Arc<Statement>>,
         finished: Option<Finished>,
         root: Root,
     ) -> Result<Option<PathBuf>, NodeError> {
-        let member = member.clone();
         self.blocking(move |store| {
-            keep(store, &member, &statements)?;
             let Some(finished) = finished else {
                 return archive(store, root);
             };
