@@ -4,6 +4,7 @@ pub mod access;
 pub mod blocks;
 pub mod build;
 pub mod control;
+mod crowd;
 pub mod home;
 pub mod install;
 pub mod net;

@@ -1,7 +1,9 @@
 //! Whole-system tests: real processes, a real network, real crates; and the campaigns that repeat
 //! one thing for as long as somebody is willing to wait.
 
+pub mod alone;
 pub mod artifact;
+pub mod enemy;
 pub mod lab;
 pub mod node_load;
 pub mod peer;

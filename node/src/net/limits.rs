@@ -73,10 +73,21 @@ pub struct Limits {
 }
 
 impl Limits {
+    /// Inbound handshakes at once; with one more, another one makes room. Much fewer than
+    /// [`pending_in_max`](Self::pending_in_max): one that makes room takes its time to go.
+    pub fn handshakes_in_max(&self) -> usize {
+        self.pending_in_max / 4
+    }
+
+    /// Established inbound connections from which on the prefix that has the most makes room.
+    pub fn crowded_in(&self) -> usize {
+        self.established_in_max - self.established_in_max / 8
+    }
+
     /// For a machine whose owner should not notice: 16 connections.
     pub fn laptop() -> Self {
         Self {
-            pending_in_max: 8,
+            pending_in_max: 32,
             pending_in_per_prefix_max: 3,
             pending_out_max: 12,
             established_in_max: 6,
@@ -100,7 +111,7 @@ impl Limits {
     /// For a node that serves others.
     pub fn server() -> Self {
         Self {
-            pending_in_max: 64,
+            pending_in_max: 256,
             pending_in_per_prefix_max: 16,
             pending_out_max: 32,
             established_in_max: 400,

@@ -15,7 +15,7 @@ use qk_protocol::hash::Point;
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
-use super::address::{Contact, bare, ip_of, transport_name};
+use super::address::{Contact, Prefix, bare, ip_of, transport_name};
 use super::answers::{Answers, Inbound};
 use super::asks::{Ask, Asks};
 use super::behaviour::{Behaviour, BehaviourEvent, Protocols};
@@ -79,7 +79,7 @@ pub(super) struct Task {
 #[derive(Debug)]
 pub(super) struct Peer {
     since: Instant,
-    /// When something was last asked of it.
+    /// When something was last asked of it, or by it.
     used: Instant,
     agent: String,
     server: bool,
@@ -248,6 +248,9 @@ impl Task {
                         channel,
                     },
             } => {
+                if let Some(peer) = self.peers.get_mut(&peer) {
+                    peer.used = Instant::now();
+                }
                 // A connection that is gone needs no answer.
                 if let Some(observed) = self.remote_address(&peer, connection_id) {
                     self.answers.start(Inbound {
@@ -376,6 +379,36 @@ impl Task {
         });
         entry.connections.insert(id, endpoint);
         self.asks.connected(&mut self.swarm, peer);
+        self.thin_out();
+    }
+
+    /// Where inbound connections are many, closes those of the peer that was heard of longest ago, of
+    /// the prefix that has the most: so those who came first with many cannot keep others out.
+    fn thin_out(&mut self) {
+        let mut inbound = 0;
+        let mut prefixes: BTreeMap<Option<Prefix>, (usize, Option<(Instant, PeerId)>)> =
+            BTreeMap::new();
+        for (id, peer) in &self.peers {
+            let dialled_us = peer.connections.values().filter(|one| one.is_listener());
+            for endpoint in dialled_us {
+                inbound += 1;
+                let prefix = Prefix::of(endpoint.get_remote_address());
+                let (count, oldest) = prefixes.entry(prefix).or_default();
+                *count += 1;
+                let only_in = peer.connections.values().all(ConnectedPoint::is_listener);
+                let in_use = self.asks.is_asked(id) || self.keeps.is_kept(id);
+                if only_in && !in_use && oldest.is_none_or(|(used, _)| peer.used < used) {
+                    *oldest = Some((peer.used, *id));
+                }
+            }
+        }
+        if inbound <= self.limits.crowded_in() {
+            return;
+        }
+        let heaviest = prefixes.into_values().max_by_key(|(count, _)| *count);
+        if let Some((_, Some((_, peer)))) = heaviest {
+            let _ = self.swarm.disconnect_peer_id(peer);
+        }
     }
 
     fn on_closed(&mut self, peer: PeerId, id: ConnectionId) {

@@ -531,8 +531,8 @@ async fn lanes_go_over_the_connections_of_the_node() {
     assert!(unconnected.is_err(), "lanes dial nobody");
     client.connect(there.clone(), LONG).await.unwrap();
     client.lanes().open(there.peer, LONG).await.unwrap();
-    let (peer, _) = lanes.recv().await.unwrap();
-    assert_eq!(peer, client.local_peer());
+    let (reader, _) = lanes.recv().await.unwrap();
+    assert_eq!(reader.peer, client.local_peer());
     // The client offers no blocks itself.
     let back = server.lanes().open(client.local_peer(), LONG).await;
     assert!(back.is_err());
