@@ -66,6 +66,8 @@ pub struct Limits {
     pub request_bytes_held_max: usize,
     /// Bytes of replies being received.
     pub reply_bytes_held_max: usize,
+    /// Bytes of memory of the whole process from which on inbound connections are closed.
+    pub memory_bytes_max: u64,
     /// Requests of our own that wait for a reply.
     pub asking_max: usize,
     /// Requests of our own that wait for a reply of one peer.
@@ -103,6 +105,7 @@ impl Limits {
             prefix_rate_factor: 4.0,
             request_bytes_held_max: 8 << 20,
             reply_bytes_held_max: 64 << 20,
+            memory_bytes_max: 512 << 20,
             asking_max: 128,
             asking_per_peer_max: 12,
         }
@@ -127,6 +130,7 @@ impl Limits {
             prefix_rate_factor: 8.0,
             request_bytes_held_max: 64 << 20,
             reply_bytes_held_max: 128 << 20,
+            memory_bytes_max: 2 << 30,
             asking_max: 512,
             asking_per_peer_max: 12,
         }

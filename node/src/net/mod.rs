@@ -21,6 +21,7 @@ mod swarm;
 mod table;
 #[cfg(test)]
 mod tests;
+mod thin;
 mod transport;
 
 use std::collections::{BTreeMap, HashMap};

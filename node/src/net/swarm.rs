@@ -15,7 +15,7 @@ use qk_protocol::hash::Point;
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
-use super::address::{Contact, Prefix, bare, ip_of, transport_name};
+use super::address::{Contact, bare, ip_of, transport_name};
 use super::answers::{Answers, Inbound};
 use super::asks::{Ask, Asks};
 use super::behaviour::{Behaviour, BehaviourEvent, Protocols};
@@ -34,6 +34,8 @@ const FAILED_DIALS_MAX: u32 = 2;
 const FAILED_PINGS_MAX: u32 = 2;
 /// How often an empty routing table is filled from the bootstrap addresses again.
 const REFILL_INTERVAL: Duration = Duration::from_secs(60);
+/// How often the process's memory is looked at.
+const MEMORY_INTERVAL: Duration = Duration::from_secs(2);
 /// How long a node that shuts down waits for its connections to close.
 const FAREWELL_TIME_MAX: Duration = Duration::from_secs(1);
 /// Longest agent name kept of a peer, in characters.
@@ -80,12 +82,12 @@ pub(super) struct Task {
 pub(super) struct Peer {
     since: Instant,
     /// When something was last asked of it, or by it.
-    used: Instant,
+    pub(super) used: Instant,
     agent: String,
     server: bool,
     rtt: Option<Duration>,
     failed_pings: u32,
-    connections: HashMap<ConnectionId, ConnectedPoint>,
+    pub(super) connections: HashMap<ConnectionId, ConnectedPoint>,
 }
 
 impl Task {
@@ -93,6 +95,8 @@ impl Task {
     pub(super) async fn run(mut self) {
         let mut refill = interval(REFILL_INTERVAL);
         refill.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut memory = interval(MEMORY_INTERVAL);
+        memory.set_missed_tick_behavior(MissedTickBehavior::Delay);
         self.report_started();
         let farewell = loop {
             tokio::select! {
@@ -105,6 +109,7 @@ impl Task {
                 answer = self.answers.next() => self.on_answer(answer),
                 change = next_on_lan(&mut self.lan) => self.on_lan(change),
                 _ = refill.tick() => self.refill(),
+                _ = memory.tick() => self.shed_memory(),
             }
         };
         self.close().await;
@@ -380,35 +385,6 @@ impl Task {
         entry.connections.insert(id, endpoint);
         self.asks.connected(&mut self.swarm, peer);
         self.thin_out();
-    }
-
-    /// Where inbound connections are many, closes those of the peer that was heard of longest ago, of
-    /// the prefix that has the most: so those who came first with many cannot keep others out.
-    fn thin_out(&mut self) {
-        let mut inbound = 0;
-        let mut prefixes: BTreeMap<Option<Prefix>, (usize, Option<(Instant, PeerId)>)> =
-            BTreeMap::new();
-        for (id, peer) in &self.peers {
-            let dialled_us = peer.connections.values().filter(|one| one.is_listener());
-            for endpoint in dialled_us {
-                inbound += 1;
-                let prefix = Prefix::of(endpoint.get_remote_address());
-                let (count, oldest) = prefixes.entry(prefix).or_default();
-                *count += 1;
-                let only_in = peer.connections.values().all(ConnectedPoint::is_listener);
-                let in_use = self.asks.is_asked(id) || self.keeps.is_kept(id);
-                if only_in && !in_use && oldest.is_none_or(|(used, _)| peer.used < used) {
-                    *oldest = Some((peer.used, *id));
-                }
-            }
-        }
-        if inbound <= self.limits.crowded_in() {
-            return;
-        }
-        let heaviest = prefixes.into_values().max_by_key(|(count, _)| *count);
-        if let Some((_, Some((_, peer)))) = heaviest {
-            let _ = self.swarm.disconnect_peer_id(peer);
-        }
     }
 
     fn on_closed(&mut self, peer: PeerId, id: ConnectionId) {
