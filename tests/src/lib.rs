@@ -2,10 +2,13 @@
 //! one thing for as long as somebody is willing to wait.
 
 pub mod artifact;
+pub mod disk;
 pub mod lab;
+pub mod namespace;
 pub mod node_load;
 pub mod peer;
 pub mod store_load;
+pub mod writer;
 
 use std::path::PathBuf;
 

@@ -130,6 +130,15 @@ impl Expected {
         self.touched.insert((op.what, op.number));
     }
 
+    /// The numbers of the statements that must be there.
+    pub fn statements(&self) -> impl Iterator<Item = u64> {
+        let wanted = self
+            .things
+            .iter()
+            .filter(|(_, there)| **there == Some(true));
+        wanted.filter_map(|((what, number), _)| (*what == What::Statement).then_some(*number))
+    }
+
     /// An operation was begun and not acknowledged: things are as before or as they were to be.
     pub fn cut_off(&mut self, op: Op) {
         let before = self
@@ -140,6 +149,19 @@ impl Expected {
             *before = None;
         }
         self.touched.insert((op.what, op.number));
+    }
+}
+
+/// As [`Expected::acknowledged`], where the next thing is a power cut: a blob that was taken away may
+/// be there again, as removals of what can be fetched again are not synced.
+pub fn acknowledged_before_a_cut(expected: &mut Expected, op: Op) {
+    match op {
+        Op {
+            put: false,
+            what: What::Blob,
+            ..
+        } => expected.cut_off(op),
+        _ => expected.acknowledged(op),
     }
 }
 
@@ -197,4 +219,13 @@ fn has_blob(store: &Store, number: u64) -> anyhow::Result<bool> {
     let found = blob.read_all().map_err(anyhow::Error::msg)?;
     anyhow::ensure!(found == wanted, "blob {number} was changed");
     Ok(true)
+}
+
+/// sled as the store configures it.
+///
+/// # Errors
+/// When it does not open.
+pub fn sled(dir: &std::path::Path) -> sled::Result<sled::Db> {
+    let config = sled::Config::new().path(dir).cache_capacity(8 << 20);
+    config.flush_every_ms(None).open()
 }
