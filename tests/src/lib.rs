@@ -3,6 +3,7 @@
 
 pub mod artifact;
 pub mod disk;
+pub mod faults;
 pub mod lab;
 pub mod namespace;
 pub mod node_load;

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 
-use qk_node::store::{Options, Record, Store};
+use qk_node::store::{Options, Record, Store, StoreError};
 use qk_protocol::hash::{KeyId, NetworkId, Point, PublicKey, Root, StatementId};
 use qk_protocol::time::UnixTime;
 
@@ -114,7 +114,7 @@ pub fn blob(number: u64) -> (Root, Vec<u8>) {
 }
 
 /// What the acknowledgements say.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub struct Expected {
     /// `Some(true)` for what must be there, `Some(false)` for what must not, `None` for what may
     /// be, because an operation was under way.
@@ -193,6 +193,48 @@ pub fn check(store: &Store, expected: &mut Expected, all: bool) -> anyhow::Resul
         );
     }
     Ok(comparisons)
+}
+
+/// What is not as it was acknowledged, and how much was compared. A blob that is refused as corrupt
+/// is not there.
+///
+/// # Errors
+/// What is served and is wrong, or cannot be asked for.
+pub fn differences(
+    store: &Store,
+    expected: &Expected,
+) -> anyhow::Result<(usize, Vec<(What, u64)>)> {
+    let pins = store.pins()?;
+    let mut differences = Vec::new();
+    for ((what, number), wanted) in &expected.things {
+        let found = match what {
+            What::Statement => has_record(store, *number)?,
+            What::Pin => pins.contains(&pin(*number)),
+            What::Blob => has_intact_blob(store, *number)?,
+        };
+        if wanted.is_some_and(|wanted| wanted != found) {
+            differences.push((*what, *number));
+        }
+    }
+    Ok((expected.things.len(), differences))
+}
+
+/// The mark in a store that was open when the machine went down.
+pub fn mark_of_another_boot() -> String {
+    "open elsewhere\n".to_owned()
+}
+
+fn has_intact_blob(store: &Store, number: u64) -> anyhow::Result<bool> {
+    let (root, wanted) = blob(number);
+    let opened = match store.open_blob(&root) {
+        Err(StoreError::CorruptBlob { .. }) => None,
+        opened => opened?,
+    };
+    let Some(Ok(found)) = opened.map(|blob| blob.read_all()) else {
+        return Ok(false);
+    };
+    anyhow::ensure!(found == wanted, "blob {number} was changed");
+    Ok(true)
 }
 
 fn has_record(store: &Store, number: u64) -> anyhow::Result<bool> {

@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc;
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use crate::store_load::{Expected, Op, THREADS};
@@ -165,5 +165,25 @@ pub fn number(name: &str, default: u64) -> u64 {
             .parse()
             .unwrap_or_else(|_| panic!("{name} is not a number: {text:?}")),
         Err(_) => default,
+    }
+}
+
+/// Ends the test if something takes forever: a test of its own process, as all campaigns are.
+#[derive(Debug)]
+pub struct Watch {
+    _alive: mpsc::Sender<()>,
+}
+
+impl Watch {
+    /// Ends it if this is not dropped within `most`.
+    pub fn new(what: String, most: Duration) -> Self {
+        let (alive, seen) = mpsc::channel::<()>();
+        std::thread::spawn(move || {
+            if seen.recv_timeout(most) == Err(RecvTimeoutError::Timeout) {
+                eprintln!("{what} hangs");
+                std::process::exit(101);
+            }
+        });
+        Self { _alive: alive }
     }
 }

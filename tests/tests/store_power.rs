@@ -6,14 +6,13 @@
 
 use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use qk_node::store::{Damage, Store};
 use qk_tests::disk::{self, Disk, Mounted};
 use qk_tests::namespace::{self, Needs};
 use qk_tests::store_load::{self, Expected};
-use qk_tests::writer::{self, Done, Writer, number};
+use qk_tests::writer::{self, Done, Watch, Writer, number};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
@@ -60,7 +59,7 @@ fn nothing_acknowledged_is_lost_to_a_power_cut() {
         let mut next_number = 0;
         for left in (0..(rounds - figures.rounds).min(ROUNDS_PER_DISK)).rev() {
             let name = format!("seed {seed}, round {}", figures.rounds);
-            let watched = Watch::new(name.clone());
+            let watched = Watch::new(name.clone(), 3 * PATIENCE);
             next_number = round(
                 &mut machine,
                 &mut rng,
@@ -158,7 +157,8 @@ fn sled_alone_loses_what_its_flush_acknowledged() {
         let mut machine = Machine::new();
         let (mut acknowledged, mut lost, mut rounds_with_loss) = (0, 0, 0);
         for round in 0..rounds {
-            let watched = Watch::new(format!("sled {how}, seed {seed}, round {round}"));
+            let name = format!("sled {how}, seed {seed}, round {round}");
+            let watched = Watch::new(name, 3 * PATIENCE);
             let mut expected = Expected::default();
             sled_round(&mut machine, &mut rng, how, round, &mut expected);
             let dir = machine.mount(&mut rng).join(round.to_string());
@@ -287,23 +287,5 @@ impl Figures {
         self.groups_cut_off += done.cut_off;
         self.cuts_while_opening_or_closing += u64::from(done.between);
         self.closings += done.closed;
-    }
-}
-
-/// Ends the test if something takes forever.
-struct Watch {
-    _alive: mpsc::Sender<()>,
-}
-
-impl Watch {
-    fn new(what: String) -> Self {
-        let (alive, seen) = mpsc::channel::<()>();
-        std::thread::spawn(move || {
-            if seen.recv_timeout(3 * PATIENCE) == Err(RecvTimeoutError::Timeout) {
-                eprintln!("{what} hangs");
-                std::process::exit(101);
-            }
-        });
-        Self { _alive: alive }
     }
 }
