@@ -182,7 +182,7 @@ pub fn check(store: &Store, expected: &mut Expected, all: bool) -> anyhow::Resul
         let found = match what {
             What::Statement => has_record(store, *number)?,
             What::Pin => pins.contains(&pin(*number)),
-            What::Blob => has_blob(store, *number)?,
+            What::Blob => has_intact_blob(store, *number)?,
         };
         let wanted = *expected.get_or_insert(found);
         anyhow::ensure!(
@@ -224,6 +224,7 @@ pub fn mark_of_another_boot() -> String {
     "open elsewhere\n".to_owned()
 }
 
+/// One that is refused as corrupt is not there.
 fn has_intact_blob(store: &Store, number: u64) -> anyhow::Result<bool> {
     let (root, wanted) = blob(number);
     let opened = match store.open_blob(&root) {
@@ -251,16 +252,6 @@ fn has_record(store: &Store, number: u64) -> anyhow::Result<bool> {
         anyhow::ensure!(*found == wanted, "statement {number} was changed");
     }
     Ok(found.is_some())
-}
-
-fn has_blob(store: &Store, number: u64) -> anyhow::Result<bool> {
-    let (root, wanted) = blob(number);
-    let Some(blob) = store.open_blob(&root)? else {
-        return Ok(false);
-    };
-    let found = blob.read_all().map_err(anyhow::Error::msg)?;
-    anyhow::ensure!(found == wanted, "blob {number} was changed");
-    Ok(true)
 }
 
 /// sled as the store configures it.

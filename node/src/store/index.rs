@@ -107,6 +107,12 @@ impl Index {
         Ok(index)
     }
 
+    /// As sled opens it.
+    #[cfg(test)]
+    pub(super) fn open_unchecked(dir: &Path) -> Result<Self, IndexError> {
+        Self::open_generation(dir, generations(dir)?.pop().unwrap_or(1))
+    }
+
     /// Begins an empty index beside those in `dir`. Each has a directory of its own, because sled
     /// may still hold files of the failed one. That one stays for a look, older ones go.
     pub(super) fn fresh(dir: &Path) -> Result<Self, IndexError> {

@@ -153,7 +153,8 @@ impl Segment {
         let mut bytes = vec![0; file.metadata().at(path)?.len().min(HEADER_LEN) as usize];
         file.read_exact_at(&mut bytes, 0).at(path)?;
         let header = match Header::decode(&bytes) {
-            Ok(header) if header.number == number => header,
+            Ok(header) if header.number == number && bytes.len() as u64 == HEADER_LEN => header,
+            // Of another segment, or cut short while it was begun.
             Ok(_) => return Ok(Err(HeaderError::Damaged)),
             Err(error) => return Ok(Err(error)),
         };

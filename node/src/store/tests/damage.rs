@@ -148,6 +148,70 @@ fn a_bad_end_of_a_closed_journal_is_named() {
     assert!(matches!(&told[..], [Damage::Frame { .. }]), "{told:?}");
 }
 
+/// The disk was full when a segment was begun: half of its header is there.
+#[test]
+fn a_segment_with_half_a_header_is_begun_anew() {
+    let dir = dir();
+    let store = open(&dir);
+    store.append(records(0..3)).unwrap();
+    drop(store);
+    let half = frame::Header {
+        number: 2,
+        salt: [1; 32],
+    };
+    let half = half.encode()[..64].to_vec();
+    fs::write(segment_path(&dir, 2), half).unwrap();
+    let store = open(&dir);
+    assert_eq!(store.fsck().unwrap().damage, []);
+    assert_eq!(store.append(records(3..5)).unwrap(), 2);
+    all_there(&store, 0..5);
+    assert!(!segment_path(&dir, 2).exists());
+}
+
+#[test]
+fn a_damaged_copy_of_a_header_is_named_and_mended() {
+    let dir = dir();
+    let store = open(&dir);
+    store.append(records(0..3)).unwrap();
+    drop(store);
+    let path = segment_path(&dir, 1);
+    let intact = fs::read(&path).unwrap();
+    for at in [20, 84] {
+        flip(&path, at);
+        let told = open(&dir).fsck().unwrap().damage;
+        assert!(matches!(&told[..], [Damage::Frame { .. }]), "{told:?}");
+        assert_eq!(fs::read(&path).unwrap(), intact);
+    }
+}
+
+/// What the sum over the files is for.
+#[test]
+fn sled_alone_hides_statements_behind_flipped_bits() {
+    let dir = dir();
+    let store = open(&dir);
+    store.append(records(0..200)).unwrap();
+    drop(store);
+    let index = dir.path().join("index");
+    let intact = fs::read(index.join("1/db")).unwrap();
+    let (mut hidden, mut noticed) = (0, 0);
+    for round in 0..24u64 {
+        let at = round * 4096 + round * 37 % 4096;
+        fs::write(index.join("1/db"), &intact).unwrap();
+        flip(&index.join("1/db"), at % intact.len() as u64);
+        let copy = tempfile::tempdir().unwrap();
+        let to = copy.path().join("index");
+        let copied = Process::new("cp").arg("-a").arg(&index).arg(&to).status();
+        assert!(copied.unwrap().success());
+        noticed += u64::from(Index::open(&index).is_err());
+        if let Ok(alone) = Index::open_unchecked(&to) {
+            let missing = (0..200).filter(|n| matches!(alone.entry(&record(*n).id), Ok(None)));
+            hidden += u64::from(missing.count() > 0);
+        }
+    }
+    assert!(hidden > 0, "sled noticed everything");
+    assert!(noticed >= hidden, "{noticed} of {hidden} were noticed");
+}
+
 /// Earlier versions kept network manifests in the journal.
 #[test]
 fn a_journal_with_manifests_in_it_still_opens() {
