@@ -4,10 +4,14 @@
 pub mod alone;
 pub mod artifact;
 pub mod enemy;
+pub mod disk;
+pub mod faults;
 pub mod lab;
+pub mod namespace;
 pub mod node_load;
 pub mod peer;
 pub mod store_load;
+pub mod writer;
 
 use std::path::PathBuf;
 
