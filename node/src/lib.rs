@@ -10,5 +10,6 @@ pub mod install;
 pub mod net;
 pub mod node;
 pub mod registry;
+pub mod service;
 pub mod store;
 pub mod unpack;
