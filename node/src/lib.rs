@@ -6,6 +6,7 @@ pub mod build;
 pub mod control;
 pub mod home;
 pub mod install;
+pub mod manners;
 pub mod net;
 pub mod node;
 pub mod registry;

@@ -4,11 +4,13 @@ use std::sync::Arc;
 
 use qk_node::access::Status;
 use qk_node::control;
-use qk_node::node::{Node, NodeOptions};
+use qk_node::manners::{PauseReason, ShareFlags};
+use qk_node::node::{Node, NodeOptions, unix_now};
+use qk_protocol::time::UnixTime;
 use serde_json::json;
 
 use super::of_problem;
-use crate::args::NodeArgs;
+use crate::args::{NodeArgs, NodeCommand, ShareArgs};
 use crate::failure::{Failure, Kind, Outcome};
 use crate::output::bytes;
 use crate::session::{Session, stopped};
@@ -17,6 +19,51 @@ use crate::session::{Session, stopped};
 const LISTEN: [&str; 2] = ["/ip4/0.0.0.0/tcp/0", "/ip4/0.0.0.0/udp/0/quic-v1"];
 
 pub(crate) async fn run(session: &Session, args: &NodeArgs) -> Outcome {
+    match args.command {
+        Some(NodeCommand::Pause { time }) => pause(session, time).await,
+        Some(NodeCommand::Resume) => resume(session).await,
+        None => serve(session, args).await,
+    }
+}
+
+async fn pause(session: &Session, time: Option<u64>) -> Outcome {
+    let until = time.map(|seconds| UnixTime(unix_now().0.saturating_add(seconds)));
+    let access = session.access(at_rest()).await?;
+    let paused = access.pause(until).await;
+    tell_paused(session, &paused.map_err(|problem| of_problem(&problem))?);
+    Ok(())
+}
+
+async fn resume(session: &Session) -> Outcome {
+    let access = session.access(at_rest()).await?;
+    let paused = access.resume().await;
+    tell_paused(session, &paused.map_err(|problem| of_problem(&problem))?);
+    Ok(())
+}
+
+/// Why the node pauses now, if it does.
+fn tell_paused(session: &Session, reasons: &[PauseReason]) {
+    let result = json!({ "paused": reasons });
+    session.output.result(&result, |_| paused(reasons));
+}
+
+fn paused(reasons: &[PauseReason]) -> String {
+    if reasons.is_empty() {
+        return "not paused".to_owned();
+    }
+    let reasons: Vec<String> = reasons.iter().map(ToString::to_string).collect();
+    format!("paused: {}", reasons.join("; "))
+}
+
+/// A node of this command's own that asks nobody, where none runs.
+fn at_rest() -> NodeOptions {
+    NodeOptions {
+        offline: true,
+        ..NodeOptions::default()
+    }
+}
+
+async fn serve(session: &Session, args: &NodeArgs) -> Outcome {
     let config = session
         .home
         .config()
@@ -31,7 +78,11 @@ pub(crate) async fn run(session: &Session, args: &NodeArgs) -> Outcome {
         parent: args.parent.clone(),
         hold: true,
         offline: false,
+        share: flags(&args.share, listen.is_none()),
     };
+    let share = config.share.with(&options.share);
+    let usage = |why: String| Failure::new(Kind::Usage, why);
+    share.check().map_err(usage)?;
     let listener = control::Listener::bind(&session.home);
     let listener = listener.map_err(|problem| of_problem(&problem))?;
     let node = Node::start(session.home.clone(), options).await;
@@ -57,6 +108,19 @@ pub(crate) async fn run(session: &Session, args: &NodeArgs) -> Outcome {
     let _ = serving.await;
     node.shutdown().await;
     Ok(())
+}
+
+fn flags(args: &ShareArgs, laptop: bool) -> ShareFlags {
+    ShareFlags {
+        share: args.share,
+        leech: args.leech,
+        no_announce: args.no_announce,
+        upload_rate: args.upload_rate,
+        download_rate: args.download_rate,
+        connections: args.connections,
+        quota: args.quota,
+        laptop,
+    }
 }
 
 /// Says where the node can be reached: one JSON document on a line, or text.
@@ -86,17 +150,33 @@ async fn announce_listening(session: &Session, node: &Arc<Node>) {
 }
 
 pub(crate) async fn status(session: &Session) -> Outcome {
-    let options = NodeOptions {
-        offline: true,
-        ..NodeOptions::default()
-    };
-    let access = session.access(options).await?;
+    let access = session.access(at_rest()).await?;
     let status = access
         .status()
         .await
         .map_err(|problem| of_problem(&problem))?;
     session.output.result(&status, describe);
     Ok(())
+}
+
+/// What is given, how much of it this month, and why nothing is.
+fn sharing(status: &Status) -> String {
+    let share = &status.share;
+    let what = match (status.paused.is_empty(), share.leech, share.gives) {
+        (false, ..) => paused(&status.paused),
+        (true, true, _) => "gives nothing, as told".to_owned(),
+        (true, false, false) => {
+            "gives nothing until this month ends: its bytes are used up".to_owned()
+        }
+        (true, false, true) if share.fetched => "what was built and fetched".to_owned(),
+        (true, false, true) => "what was built here".to_owned(),
+    };
+    let up = match share.upload_month {
+        Some(cap) => format!("{} of {}", bytes(share.month.uploaded_bytes), bytes(cap)),
+        None => bytes(share.month.uploaded_bytes),
+    };
+    let down = bytes(share.month.downloaded_bytes);
+    format!("{what}; this month {up} given, {down} taken")
 }
 
 fn describe(status: &Status) -> String {
@@ -128,6 +208,9 @@ fn describe(status: &Status) -> String {
     }
     if status.networks.is_empty() {
         lines.push("network   none joined: `qk join FILE|URL`".to_owned());
+    }
+    if status.running || !status.paused.is_empty() {
+        lines.push(format!("sharing   {}", sharing(status)));
     }
     let store = &status.store;
     lines.push(format!(

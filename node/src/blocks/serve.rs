@@ -16,8 +16,7 @@ use qk_protocol::hash::Root;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
-/// What is written between two looks at the clock.
-const PIECE_BYTES: usize = 64 << 10;
+use crate::manners::{Grant, Uploads};
 
 /// A blob that is here, opened. Files that are unlinked meanwhile stay readable.
 #[derive(Debug)]
@@ -94,16 +93,23 @@ pub enum ServeError {
 pub struct Server {
     blobs: Arc<dyn Blobs>,
     limits: ServeLimits,
+    uploads: Uploads,
     memory: Arc<Semaphore>,
     lanes: Mutex<BTreeMap<PeerId, usize>>,
     sent_bytes: AtomicU64,
 }
 
 impl Server {
-    /// A server of `blobs` within `limits`.
+    /// A server of `blobs` within `limits`, which gives whatever is asked for at once.
     pub fn new(blobs: Arc<dyn Blobs>, limits: ServeLimits) -> Arc<Self> {
+        Self::with(blobs, limits, Uploads::default())
+    }
+
+    /// A server that gives as its owner allows.
+    pub fn with(blobs: Arc<dyn Blobs>, limits: ServeLimits, uploads: Uploads) -> Arc<Self> {
         Arc::new(Self {
             blobs,
+            uploads,
             memory: Arc::new(Semaphore::new(limits.encoded_bytes_max as usize)),
             limits,
             lanes: Mutex::default(),
@@ -129,7 +135,7 @@ impl Server {
         let _counted = self.count(peer).ok_or(ServeError::TooManyLanes)?;
         while let Some(request) = self.read(&mut stream).await? {
             let answer = self.answer(request).await;
-            self.write(&mut stream, &answer).await?;
+            self.write(&mut stream, answer).await?;
         }
         Ok(())
     }
@@ -149,6 +155,10 @@ impl Server {
         let Ok(bytes) = wire_len(&request.blob, &request.ranges) else {
             return Status::BadRange.into();
         };
+        let grant = match self.uploads.admit(bytes).await {
+            Ok(grant) => grant,
+            Err(status) => return status.into(),
+        };
         let wait = Arc::clone(&self.memory).acquire_many_owned(bytes);
         let Ok(Ok(memory)) = timeout(self.limits.busy_after, wait).await else {
             return Status::Busy.into();
@@ -159,6 +169,7 @@ impl Server {
             Ok(Ok(wire)) => Answer {
                 status: Status::Ok,
                 wire,
+                grant: Some(grant),
                 _memory: Some(memory),
             },
             Ok(Err(status)) => status.into(),
@@ -170,12 +181,15 @@ impl Server {
     async fn write(
         &self,
         stream: &mut (impl AsyncWrite + Unpin),
-        answer: &Answer,
+        answer: Answer,
     ) -> Result<(), ServeError> {
         self.in_time(stream.write_all(&[answer.status.byte()]))
             .await?;
-        for piece in answer.wire.chunks(PIECE_BYTES) {
-            self.in_time(stream.write_all(piece)).await?;
+        if let Some(mut grant) = answer.grant {
+            for piece in answer.wire.chunks(grant.piece_bytes()) {
+                grant.take(piece.len()).await;
+                self.in_time(stream.write_all(piece)).await?;
+            }
         }
         self.in_time(stream.flush()).await?;
         self.sent_bytes
@@ -239,6 +253,7 @@ impl Drop for Counted {
 struct Answer {
     status: Status,
     wire: Vec<u8>,
+    grant: Option<Grant>,
     _memory: Option<OwnedSemaphorePermit>,
 }
 
@@ -247,6 +262,7 @@ impl From<Status> for Answer {
         Self {
             status,
             wire: Vec::new(),
+            grant: None,
             _memory: None,
         }
     }

@@ -17,6 +17,7 @@
 //! POST /reload          -> Reloaded
 //! POST /draw            network id -> ArtifactKey or null
 //! POST /announce        -> null
+//! POST /pause           {until?} -> [PauseReason]       /resume likewise, without a body
 //! ```
 //!
 //! Everything else than success is a status of 400 or more with a [`Problem`] as body. A fetch ends
