@@ -22,6 +22,7 @@ use std::sync::Arc;
 use qk_protocol::hash::{NetworkId, Root};
 use qk_protocol::key::ArtifactKey;
 use qk_protocol::statement::Statement;
+use qk_protocol::time::UnixTime;
 
 use crate::control::Client;
 pub use crate::control::{
@@ -29,6 +30,7 @@ pub use crate::control::{
     PeerReport, Problem, ProblemKind, Reloaded, Stage, Status, StoreStatus,
 };
 use crate::home::Home;
+pub use crate::manners::{PauseReason, ShareStatus};
 use crate::node::{FetchEvent, FetchSpec, Node, NodeOptions, Published};
 use crate::store::FsckReport;
 
@@ -212,6 +214,29 @@ impl Access {
         match self {
             Self::Node(node) => Ok(node.announce().await?),
             Self::Daemon(client) => client.announce().await,
+        }
+    }
+
+    /// Pauses the node until then, or until [`resume`](Self::resume). It is written down: a node that
+    /// is started later pauses, too. Says why it pauses now.
+    ///
+    /// # Errors
+    /// When it cannot be written down.
+    pub async fn pause(&self, until: Option<UnixTime>) -> Result<Vec<PauseReason>, Problem> {
+        match self {
+            Self::Node(node) => Ok(node.pause(until).await?),
+            Self::Daemon(client) => client.pause(until).await,
+        }
+    }
+
+    /// Ends a pause that was asked for; says why the node pauses still.
+    ///
+    /// # Errors
+    /// When it cannot be written down.
+    pub async fn resume(&self) -> Result<Vec<PauseReason>, Problem> {
+        match self {
+            Self::Node(node) => Ok(node.resume().await?),
+            Self::Daemon(client) => client.resume().await,
         }
     }
 

@@ -16,6 +16,8 @@ use qk_protocol::time::UnixTime;
 use serde::{Deserialize, Serialize};
 use tempfile::{NamedTempFile, PersistError};
 
+use crate::manners::{PauseConfig, ShareConfig};
+
 /// A configuration file may be this long.
 const CONFIG_BYTES_MAX: u64 = 256 * 1024;
 
@@ -58,6 +60,12 @@ pub struct Config {
     pub mdns: Option<bool>,
     /// Whether to use QUIC beside TCP.
     pub quic: Option<bool>,
+    /// Bytes that toolchains may take.
+    pub toolchains_quota_bytes: Option<u64>,
+    /// What is given to others, and how much.
+    pub share: ShareConfig,
+    /// When background work rests.
+    pub pause: PauseConfig,
 }
 
 /// What goes wrong with files below the home directory.
@@ -224,6 +232,7 @@ impl Home {
         if let Some(policy) = &config.policy {
             policy.check().map_err(malformed)?;
         }
+        config.share.check().map_err(malformed)?;
         Ok(config)
     }
 

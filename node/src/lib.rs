@@ -7,6 +7,7 @@ pub mod control;
 mod crowd;
 pub mod home;
 pub mod install;
+pub mod manners;
 pub mod net;
 pub mod node;
 pub mod registry;

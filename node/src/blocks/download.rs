@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use libp2p::PeerId;
-use qk_protocol::blocks::{Blob, BlockRange, Encoding, Ranges, Request, VerifyError, verify};
+use qk_protocol::blocks::{
+    Blob, BlockRange, Encoding, Ranges, Request, VerifyError, verify, wire_len,
+};
 use qk_protocol::time::{Machine, Now, UnixTime};
 use qk_protocol::transfer::{In, Out, RangeEnd, Slot, Transfer, TransferError, WINDOW_MAX, Why};
 use tokio::sync::mpsc;
@@ -15,6 +17,7 @@ use tokio::time::Instant;
 use super::behaviour::Lanes;
 use super::lane::{Answers, Asker, PIPELINE_MAX, PullError};
 use super::part::{Finished, Part, PartError};
+use crate::manners::Downloads;
 
 /// No byte for so long, and the next provider is asked.
 pub const STALL_MAX: Duration = Duration::from_secs(10);
@@ -71,12 +74,15 @@ pub enum Progress {
 pub struct DownloadOptions {
     /// See [`STALL_MAX`].
     pub stall_max: Duration,
+    /// How fast it may be.
+    pub downloads: Downloads,
 }
 
 impl Default for DownloadOptions {
     fn default() -> Self {
         Self {
             stall_max: STALL_MAX,
+            downloads: Downloads::default(),
         }
     }
 }
@@ -317,6 +323,8 @@ async fn ask(
             encoding: Encoding::Raw,
             ranges: Ranges::from(order.range),
         };
+        let bytes = wire_len(&request.blob, &request.ranges).unwrap_or_default();
+        shared.options.downloads.take(bytes).await;
         match asker.ask(&request).await {
             Ok(bytes) => place.send((order, bytes)),
             Err(error) => return shared.fail(order.slot, error.why()).await,

@@ -19,9 +19,8 @@ use tokio::time::{sleep, timeout};
 
 use super::behaviour::Reader;
 use crate::crowd::{Crowd, Place};
+use crate::manners::{Grant, Uploads};
 
-/// What is written between two looks at the clock.
-const PIECE_BYTES: usize = 64 << 10;
 /// How often somebody has to go while a request waits for memory.
 const PRESS_EVERY: Duration = Duration::from_millis(100);
 
@@ -107,6 +106,7 @@ pub enum ServeError {
 pub struct Server {
     blobs: Arc<dyn Blobs>,
     limits: ServeLimits,
+    uploads: Uploads,
     memory: Arc<Semaphore>,
     crowd: Arc<Crowd>,
     lanes: Mutex<BTreeMap<PeerId, usize>>,
@@ -114,10 +114,16 @@ pub struct Server {
 }
 
 impl Server {
-    /// A server of `blobs` within `limits`.
+    /// A server of `blobs` within `limits`, which gives whatever is asked for at once.
     pub fn new(blobs: Arc<dyn Blobs>, limits: ServeLimits) -> Arc<Self> {
+        Self::with(blobs, limits, Uploads::default())
+    }
+
+    /// A server that gives as its owner allows.
+    pub fn with(blobs: Arc<dyn Blobs>, limits: ServeLimits, uploads: Uploads) -> Arc<Self> {
         Arc::new(Self {
             blobs,
+            uploads,
             memory: Arc::new(Semaphore::new(limits.encoded_bytes_max as usize)),
             crowd: Crowd::new(limits.lanes_max, limits.slow_after),
             limits,
@@ -157,7 +163,7 @@ impl Server {
         while let Some(request) = self.read(&mut stream).await? {
             place.renew();
             let answer = self.answer(request, place).await;
-            self.write(&mut stream, &answer, place).await?;
+            self.write(&mut stream, answer, place).await?;
         }
         Ok(())
     }
@@ -177,6 +183,10 @@ impl Server {
         let Ok(bytes) = wire_len(&request.blob, &request.ranges) else {
             return Status::BadRange.into();
         };
+        let grant = match self.uploads.admit(bytes).await {
+            Ok(grant) => grant,
+            Err(status) => return status.into(),
+        };
         let Some(memory) = self.memory_for(bytes, place).await else {
             return Status::Busy.into();
         };
@@ -186,6 +196,7 @@ impl Server {
             Ok(Ok(wire)) => Answer {
                 status: Status::Ok,
                 wire,
+                grant: Some(grant),
                 _memory: Some(memory),
             },
             Ok(Err(status)) => status.into(),
@@ -215,14 +226,17 @@ impl Server {
     async fn write(
         &self,
         stream: &mut (impl AsyncWrite + Unpin),
-        answer: &Answer,
+        answer: Answer,
         place: &Place,
     ) -> Result<(), ServeError> {
         self.in_time(stream.write_all(&[answer.status.byte()]))
             .await?;
-        for piece in answer.wire.chunks(PIECE_BYTES) {
-            self.in_time(stream.write_all(piece)).await?;
-            place.renew();
+        if let Some(mut grant) = answer.grant {
+            for piece in answer.wire.chunks(grant.piece_bytes()) {
+                grant.take(piece.len()).await;
+                self.in_time(stream.write_all(piece)).await?;
+                place.renew();
+            }
         }
         self.in_time(stream.flush()).await?;
         self.sent_bytes
@@ -283,6 +297,7 @@ impl Drop for Counted {
 struct Answer {
     status: Status,
     wire: Vec<u8>,
+    grant: Option<Grant>,
     _memory: Option<OwnedSemaphorePermit>,
 }
 
@@ -291,6 +306,7 @@ impl From<Status> for Answer {
         Self {
             status,
             wire: Vec::new(),
+            grant: None,
             _memory: None,
         }
     }

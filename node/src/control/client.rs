@@ -14,6 +14,7 @@ use qk_protocol::hash::{NetworkId, Root};
 use qk_protocol::key::ArtifactKey;
 use qk_protocol::policy::Policy;
 use qk_protocol::statement::Statement;
+use qk_protocol::time::UnixTime;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tempfile::TempDir;
@@ -29,6 +30,7 @@ use super::{
     PeerReport, Problem, ProblemKind, PublishWire, Reloaded, RootWire, Status,
 };
 use crate::home::{Home, create_private_dir};
+use crate::manners::{PauseReason, PauseRequest};
 use crate::node::{FetchEvent, FetchSpec, Published};
 use crate::service::SYSTEM_SOCKET;
 use crate::store::FsckReport;
@@ -217,6 +219,22 @@ impl Client {
     /// As [`status`](Self::status).
     pub async fn announce(&self) -> Result<(), Problem> {
         self.post("/announce", &()).await
+    }
+
+    /// See [`Access::pause`](crate::access::Access::pause).
+    ///
+    /// # Errors
+    /// As [`status`](Self::status).
+    pub async fn pause(&self, until: Option<UnixTime>) -> Result<Vec<PauseReason>, Problem> {
+        self.post("/pause", &PauseRequest { until }).await
+    }
+
+    /// See [`Access::resume`](crate::access::Access::resume).
+    ///
+    /// # Errors
+    /// As [`status`](Self::status).
+    pub async fn resume(&self) -> Result<Vec<PauseReason>, Problem> {
+        self.post("/resume", &()).await
     }
 
     /// See [`Access::draw`](crate::access::Access::draw).

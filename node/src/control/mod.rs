@@ -19,6 +19,7 @@
 //! POST /draw            network id -> ArtifactKey or null
 //! POST /announce        -> null
 //! GET  /archive/<root>  -> the bytes, for those who cannot read the store
+//! POST /pause           {until?} -> [PauseReason]       /resume likewise, without a body
 //! ```
 //!
 //! Everything else than success is a status of 400 or more with a [`Problem`] as body. A fetch ends

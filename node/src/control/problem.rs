@@ -134,6 +134,7 @@ impl From<FetchError> for Problem {
                 root: Some(root),
                 ..plain(ProblemKind::Download)
             },
+            FetchError::Spent { .. } => plain(ProblemKind::Download),
             FetchError::Part(error) => plain(of_part(&error)),
             FetchError::Size(_) => plain(ProblemKind::Corrupt),
             FetchError::Node(error) => error.into(),

@@ -37,6 +37,7 @@ use super::{
     ProblemKind, PublishWire, REQUEST_BYTES_MAX, Reloaded, RootWire, Status, archive,
 };
 use crate::home::{Home, create_private_dir};
+use crate::manners::{PauseReason, PauseRequest};
 use crate::node::{FetchEvent, FetchSpec, Node, Published};
 use crate::store::FsckReport;
 
@@ -370,6 +371,8 @@ fn router(control: Control) -> Router {
         .route("/find", post(find))
         .route("/reload", post(reload))
         .route("/announce", post(announce))
+        .route("/pause", post(pause))
+        .route("/resume", post(resume))
         .route("/draw", post(draw))
         .route("/archive/{root}", get(archive::send))
         .fallback(unknown)
@@ -453,6 +456,15 @@ async fn reload(State(control): State<Control>) -> Answer<Reloaded> {
 
 async fn announce(State(control): State<Control>) -> Answer<()> {
     Ok(Json(control.node.announce().await?))
+}
+
+async fn pause(State(control): State<Control>, body: Given) -> Answer<Vec<PauseReason>> {
+    let PauseRequest { until } = read(body)?;
+    Ok(Json(control.node.pause(until).await?))
+}
+
+async fn resume(State(control): State<Control>) -> Answer<Vec<PauseReason>> {
+    Ok(Json(control.node.resume().await?))
 }
 
 async fn draw(State(control): State<Control>, body: Given) -> Answer<Option<ArtifactKey>> {

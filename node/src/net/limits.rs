@@ -111,6 +111,22 @@ impl Limits {
         }
     }
 
+    /// With at most so many connections: half of them for those who call, so that they cannot keep
+    /// the node from calling anybody itself.
+    pub fn connections(self, connections: usize) -> Self {
+        let at_least_one = |part: usize| part.max(1);
+        Self {
+            pending_in_max: self.pending_in_max.min(connections),
+            pending_out_max: self.pending_out_max.min(connections),
+            established_in_max: self.established_in_max.min(at_least_one(connections / 2)),
+            established_out_max: self
+                .established_out_max
+                .min(at_least_one(connections * 3 / 4)),
+            established_max: self.established_max.min(connections),
+            ..self
+        }
+    }
+
     /// For a node that serves others.
     pub fn server() -> Self {
         Self {

@@ -20,12 +20,13 @@ mod frame;
 mod index;
 mod journal;
 mod layout;
+mod lease;
 mod writer;
 
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, SyncSender, TrySendError};
@@ -37,12 +38,15 @@ use qk_protocol::time::UnixTime;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
-pub use self::blobs::{BLOCK_SIZE, Blob, BlobInfo, GcReport, Keep, Lease, TempBlob};
+pub use self::blobs::{BLOCK_SIZE, Blob, BlobInfo, GcReport, Keep, TempBlob};
 pub use self::error::StoreError;
 use self::frame::Frame;
 use self::index::{Index, IndexError};
 use self::journal::{Journal, ReadError, Segments};
 use self::layout::{Layout, Left};
+use self::lease::Leases;
+pub(crate) use self::lease::Locked;
+pub use self::lease::{FileLeases, Lease};
 use self::writer::{Command, Writer};
 
 /// The largest statement (a DSSE envelope) that is stored.
@@ -88,6 +92,9 @@ pub struct Options {
     /// Whether closing leaves the mark that says open, and syncs nothing. Openings until the next
     /// boot then cost no sync either; the first one after it makes the index again.
     pub stays_marked: bool,
+    /// Where leases for a while are kept that outlast this opening, as a command needs them; none
+    /// for a store that stays open.
+    pub file_leases: Option<FileLeases>,
 }
 
 impl Default for Options {
@@ -98,6 +105,7 @@ impl Default for Options {
             reserve_bytes: 16 << 20,
             segment_bytes_max: 64 << 20,
             stays_marked: false,
+            file_leases: None,
         }
     }
 }
@@ -253,7 +261,7 @@ struct Shared {
     /// `None` where it failed and could not be made again yet.
     index: RwLock<Option<Arc<Index>>>,
     damage: Mutex<Notes>,
-    leases: Arc<Mutex<BTreeMap<Root, usize>>>,
+    leases: Arc<Mutex<Leases>>,
 }
 
 impl Store {

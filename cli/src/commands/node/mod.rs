@@ -1,5 +1,6 @@
 //! `qk node`, `qk status` and `qk peers`.
 
+mod manners;
 mod service;
 pub(crate) mod status;
 
@@ -28,6 +29,8 @@ pub(crate) async fn run(session: &Session, cli: &NodeCli) -> Outcome {
         None => foreground(session, &cli.args).await,
         Some(NodeCommand::Install(args)) => service::install(session, args).await,
         Some(NodeCommand::Uninstall(args)) => service::uninstall(session, args).await,
+        Some(NodeCommand::Pause { time }) => manners::pause(session, *time).await,
+        Some(NodeCommand::Resume) => manners::resume(session).await,
     }
 }
 
@@ -46,7 +49,11 @@ async fn foreground(session: &Session, args: &NodeArgs) -> Outcome {
         parent: args.parent.clone(),
         hold: true,
         offline: false,
+        share: manners::flags(&args.share, listen.is_none()),
     };
+    let share = config.share.with(&options.share);
+    let usage = |why: String| Failure::new(Kind::Usage, why);
+    share.check().map_err(usage)?;
     let listener = control::Listener::bind_for(&session.home, args.socket_group.as_deref());
     let listener = listener.map_err(|problem| of_problem(&problem))?;
     let node = Node::start(session.home.clone(), options).await;
@@ -85,6 +92,14 @@ async fn foreground(session: &Session, args: &NodeArgs) -> Outcome {
             tracing::warn!("ended at once: what is acknowledged is on disk");
             process::exit(INTERRUPTED);
         }
+    }
+}
+
+/// A node of this command's own that asks nobody, where none runs.
+fn at_rest() -> NodeOptions {
+    NodeOptions {
+        offline: true,
+        ..NodeOptions::default()
     }
 }
 

@@ -37,5 +37,6 @@ pub(crate) async fn peers(session: &Session) -> Outcome {
 }
 
 fn describe(status: &Status) -> String {
-    format!("{} {}", status.peers, bytes(status.store.artifact_bytes))
+    let stored = bytes(status.store.artifact_bytes);
+    format!("{} {stored} {}", status.peers, super::manners::sharing(status))
 }

@@ -296,6 +296,7 @@ impl Client {
         let part = Part::open(self.parts.path(), blob)?;
         let options = DownloadOptions {
             stall_max: self.stall_max,
+            ..DownloadOptions::default()
         };
         let fetch = download(self.node.lanes.clone(), part, receiver, options, |step| {
             self.seen.lock().expect("no panic").push(step);
