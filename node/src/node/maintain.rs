@@ -1,6 +1,6 @@
 //! What a running node does by itself: stay connected, stay up to date, stay known.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -160,11 +160,14 @@ impl Node {
     /// # Errors
     /// When the store cannot be read.
     pub async fn announce(&self) -> Result<(), NodeError> {
+        let mut announced = BTreeSet::new();
         for member in self.members() {
             for (point, (statements, roots)) in self.own_statements(&member).await? {
                 self.tell(&member, point, &statements, &roots).await;
+                announced.extend(roots);
             }
         }
+        self.traffic.announced(announced.len());
         Ok(())
     }
 

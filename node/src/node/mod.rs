@@ -13,6 +13,7 @@ mod report;
 mod shelf;
 #[cfg(test)]
 mod tests;
+mod traffic;
 
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -33,6 +34,7 @@ pub use self::door::Door;
 pub use self::fetch::{FetchError, FetchEvent, FetchSpec, Fetched, From};
 pub use self::member::{Found, Member, unix_now};
 use self::shelf::{StoreShelf, record};
+use self::traffic::Traffic;
 use crate::blocks::behaviour::serving;
 use crate::blocks::serve::{ServeLimits, Server};
 use crate::home::{Config, Home, HomeError, Joined};
@@ -59,6 +61,7 @@ pub struct Node {
     reloading: tokio::sync::Mutex<()>,
     observer: SigningKey,
     started: Instant,
+    traffic: Arc<Traffic>,
 }
 
 /// How a node takes part.
@@ -145,6 +148,7 @@ impl Node {
             reloading: tokio::sync::Mutex::default(),
             observer,
             started: Instant::now(),
+            traffic: Arc::default(),
         };
         for one in joined {
             let member = node.start_member(one).await?;
@@ -210,12 +214,23 @@ impl Node {
             quic: own_config.quic.unwrap_or(true),
             allow_private: private,
         };
-        let answering = member.clone();
-        let answer = move |peer, observed, bytes| answering.clone().answer(peer, observed, bytes);
+        let (answering, traffic) = (member.clone(), self.traffic.clone());
+        let answer = move |peer, observed, bytes| {
+            let (answering, traffic) = (answering.clone(), traffic.clone());
+            async move {
+                let reply = answering.answer(peer, observed, bytes).await;
+                if !reply.is_empty() {
+                    traffic.answered();
+                }
+                reply
+            }
+        };
         // Only a node that holds the store open serves from it.
-        let serve = options
-            .hold
-            .then(|| serving(Server::new(self.door.clone(), ServeLimits::default())));
+        let serve = options.hold.then(|| {
+            let server = Server::new(self.door.clone(), ServeLimits::default());
+            self.traffic.serves(server.clone());
+            serving(server)
+        });
         let net = Net::start(config, answer, serve).await?;
         member.set_net(net);
         Ok(member)

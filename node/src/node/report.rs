@@ -41,6 +41,10 @@ impl Node {
             peers: networks.iter().map(|network| network.peers).sum(),
             networks,
             store: self.store_status().await?,
+            counters: self.traffic.counters(),
+            downloads: self.traffic.downloads(),
+            announced: self.traffic.last_announced(),
+            paused: self.paused(),
         })
     }
 
