@@ -36,6 +36,19 @@ impl Manager {
         }
     }
 
+    /// Leaves no room for anything to be told.
+    fn fill(&self) {
+        loop {
+            // Each sender has room of its own, beside the receiver's.
+            let sender = UnixDatagram::unbound().unwrap();
+            sender.set_nonblocking(true).unwrap();
+            if sender.send_to(b"full", &self.path).is_err() {
+                return;
+            }
+            while sender.send_to(b"full", &self.path).is_ok() {}
+        }
+    }
+
     /// A node of alice's that tells this manager.
     fn start(&self, lab: &Lab, watchdog_micros: &str) -> Child {
         let args = [
@@ -148,9 +161,7 @@ fn a_second_ctrl_c_ends_at_once() {
     // Nobody reads: soon the node waits for its manager, and a clean end with it.
     let mut node = manager.start(&lab, "60000000");
     manager.hears("READY=1");
-    let filler = UnixDatagram::unbound().unwrap();
-    filler.set_nonblocking(true).unwrap();
-    while filler.send_to(b"full", &manager.path).is_ok() {}
+    manager.fill();
     // Asked once, it waits, for seconds. (Two that come at the same moment count once.)
     let mut status = None;
     until("it ends", || {
@@ -313,6 +324,8 @@ fn a_live_view_shows_what_a_node_counts() {
     assert_eq!(next()["counters"]["sent_bytes"], 0);
 
     let root = lab.fetch(&[SPEC]).done()["crates"][0]["root"].clone();
+    let peers = lab.qk(CLIENT, &["peers"]).done();
+    assert_eq!(peers[0]["network"], "lab", "it has just been asked");
     // What one received is no more than what the other sent: the hash tree comes beside it.
     let (sent, received) = (counters(ALICE), counters(CLIENT));
     assert_eq!(received["received_bytes"], artifact.subject.size, "{root}");
@@ -340,9 +353,7 @@ fn a_live_view_shows_what_a_node_counts() {
     send(watching.id(), "INT");
     assert_eq!(wait(&mut watching).code(), Some(0));
 
-    // Peers, and the view as plain lines, until nobody reads it any more.
-    let peers = lab.qk(CLIENT, &["peers"]).done();
-    assert_eq!(peers[0]["network"], "lab");
+    // As plain lines, until nobody reads it any more.
     let mut plain = lab
         .command(ALICE, &["status", "--watch"])
         .stdout(Stdio::piped())
@@ -357,4 +368,117 @@ fn a_live_view_shows_what_a_node_counts() {
     );
     drop(stdout);
     assert_eq!(wait(&mut plain).code(), Some(0));
+}
+
+#[test]
+fn a_service_under_a_real_service_manager() {
+    let lab = Lab::new();
+    let script = lab.dir().join("script");
+    // What it prints is looked at below; what fails ends it.
+    fs::write(
+        &script,
+        r#"
+        main() { systemctl --user show --property=MainPID --value qk.service; }
+        "$QK" node install --listen /ip4/127.0.0.1/tcp/0 --json
+        echo "main $(main)"
+        "$QK" status --json
+        # Again changes nothing: the same process.
+        "$QK" node install --listen /ip4/127.0.0.1/tcp/0 --json
+        echo "main $(main)"
+        systemctl --user reload qk.service
+        systemctl --user show --property=StatusText,ActiveState,Type,WatchdogUSec qk.service
+        # Killed, it comes again: with another process.
+        old=$(main)
+        kill -9 "$old"
+        until [ "$(systemctl --user is-active qk.service)" = active ] && [ "$(main)" != "$old" ]; do
+            sleep 0.2
+        done
+        echo "restarted"
+        # What hardens the service lets the sandbox of a build work.
+        properties=$(sed -n '/^NoNewPrivileges=/,/^UMask=/s/^/--property=/p' "$UNIT" | tr ' ' ';' )
+        [ "$(echo "$properties" | wc -l)" -ge 5 ]
+        properties=$(echo "$properties" | grep -v RestrictAddressFamilies)
+        families=$(sed -n 's/^RestrictAddressFamilies=//p' "$UNIT")
+        systemd-run --user --quiet --pipe --wait $properties \
+            --property="RestrictAddressFamilies=$families" \
+            --setenv=QK_HOME="$QK_HOME" --setenv=PATH="$PATH" "$QK" doctor --json || true
+        # With what the system's node has, it does not: so the difference is seen.
+        systemd-run --user --quiet --pipe --wait $properties --property=RestrictNamespaces=yes \
+            --setenv=QK_HOME="$QK_HOME" --setenv=PATH="$PATH" "$QK" doctor --json || true
+        "$QK" node uninstall --purge --yes --json
+        systemctl --user show --property=LoadState qk.service
+        find "$HOME" -type f -o -type l
+        echo "end"
+        "#,
+    )
+    .unwrap();
+    let home = lab.dir().join("user");
+    fs::create_dir(&home).unwrap();
+    let manager = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/user-manager.sh");
+    let mut command = lab.command(CLIENT, &["never run"]);
+    let environment: Vec<_> = command
+        .get_envs()
+        .filter_map(|(name, value)| Some((name.to_owned(), value?.to_owned())))
+        .collect();
+    command = Command::new("unshare");
+    command
+        .args(["--mount", "--propagation", "private", "sh"])
+        .args([&manager, &home, &script])
+        .envs(environment)
+        .env("QK", qk_tests::qk())
+        .env("UNIT", home.join(".config/systemd/user/qk.service"))
+        .env_remove("QK_LOG")
+        .stdin(Stdio::null());
+    let ran = run(&mut command);
+    if ran.code() == 77 || ran.stderr.contains("unshare failed") {
+        eprintln!(
+            "skipped: no systemd user manager can be started here: {}",
+            ran.stderr
+        );
+        return;
+    }
+    assert_eq!(ran.code(), 0, "{}\n{}", ran.stdout, ran.stderr);
+    let said = ran.stdout.replace("\": ", "\":");
+    let documents: Vec<serde_json::Value> = said
+        .lines()
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .collect();
+    let mains: Vec<_> = said
+        .lines()
+        .filter(|line| line.starts_with("main "))
+        .collect();
+    let [installed, status, again, doctor, shut_in, removed] = &documents[..] else {
+        panic!("{said}\n{}", ran.stderr);
+    };
+    assert_eq!(installed["running"], true);
+    assert_eq!(installed["enabled"], true);
+    assert_eq!(status["running"], true);
+    assert_eq!(mains[0], format!("main {}", status["process"]));
+    assert_eq!(
+        (again["changed"].clone(), mains[1]),
+        (false.into(), mains[0])
+    );
+    for line in [
+        "StatusText=1 network, 0 peers",
+        "ActiveState=active",
+        "WatchdogUSec=3min",
+        "restarted",
+        "LoadState=not-found",
+    ] {
+        assert!(said.lines().any(|one| one == line), "{line:?} in {said}");
+    }
+    let sandbox_works = |doctor: &serde_json::Value| {
+        let mut checks = doctor["checks"].as_array().unwrap().iter();
+        let says = |check: &&serde_json::Value| check["what"].to_string().contains("sandbox");
+        checks.find(says).unwrap()["ok"].clone()
+    };
+    assert_eq!(sandbox_works(doctor), true, "{doctor}");
+    assert_eq!(sandbox_works(shut_in), false, "{shut_in}");
+    assert_eq!(removed["purged"], lab.home(CLIENT).dir().to_str().unwrap());
+    assert!(!lab.home(CLIENT).dir().exists());
+    let rest: Vec<_> = said
+        .lines()
+        .skip_while(|line| *line != "LoadState=not-found")
+        .collect();
+    assert_eq!(rest, ["LoadState=not-found", "end"], "nothing is left");
 }
