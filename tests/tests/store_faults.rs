@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use anyhow::Context;
 use qk_node::store::{Damage, Keep, Options, Store, StoreError};
 use qk_protocol::time::UnixTime;
 use qk_tests::faults::{Failure, Fault, FaultFs, Kind, Tree};
@@ -149,7 +150,11 @@ fn check(fs: &FaultFs, expected: &Expected, figures: &mut Figures) -> anyhow::Re
             std::fs::remove_dir_all(dir.join("index"))?;
         }
         let store = Store::open(&dir, options())?;
-        figures.comparisons += store_load::check(&store, &mut expected.clone(), true)?;
+        let looked = store_load::check(&store, &mut expected.clone(), true);
+        figures.comparisons += looked.context(match index_is_lost {
+            true => "made of the journal alone",
+            false => "as it was left",
+        })?;
         for damage in store.fsck()?.damage {
             // No file was damaged, and what failed was cleaned up.
             anyhow::ensure!(matches!(damage, Damage::Index { .. }), "{damage}");
@@ -165,7 +170,8 @@ fn check(fs: &FaultFs, expected: &Expected, figures: &mut Figures) -> anyhow::Re
         std::fs::write(dir.join("boot"), "open elsewhere\n")?;
     }
     let store = Store::open(&dir, options())?;
-    figures.comparisons += store_load::check(&store, &mut expected.clone(), true)?;
+    let looked = store_load::check(&store, &mut expected.clone(), true);
+    figures.comparisons += looked.context("after a power cut")?;
     store.fsck()?;
     Ok(())
 }

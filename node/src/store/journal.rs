@@ -360,11 +360,19 @@ impl Journal {
         &self.segments
     }
 
-    /// Makes the newest segment the one that is appended to, and cuts off what stands after `len`.
+    /// Makes the newest segment the one that is appended to, and cuts off what stands after `len`; one
+    /// without frames is begun anew.
     pub(super) fn resume(&mut self, len: u64) -> Result<(), StoreError> {
         let Some(segment) = self.segments.all().pop() else {
             return Ok(());
         };
+        if len <= HEADER_LEN {
+            // Its header may be in memory only: where the sync of a new segment fails, nothing shows
+            // that to the next process, and no later sync would write it.
+            fs::remove_file(&segment.path).at(&segment.path)?;
+            self.segments.remove(segment.number);
+            return Ok(());
+        }
         if segment.len().at(&segment.path)? > len {
             segment.file.set_len(len).at(&segment.path)?;
             segment.file.sync_all().at(&segment.path)?;

@@ -375,20 +375,16 @@ impl Writer {
     }
 
     fn close(self) {
-        if !self.shared.options.stays_marked {
-            let synced = self.shared.index().and_then(|index| index.sync());
-            let marked = match synced {
-                Ok(()) => self.shared.layout.mark_closed(),
-                Err(error) => Err(self.shared.index_error(&error)),
-            };
-            if let Err(error) = marked {
-                tracing::warn!(%error, "store: not closed cleanly, the next start replays");
-            }
+        if self.shared.options.stays_marked {
+            return;
         }
-        let index = self.shared.index().ok();
-        self.shared.set_index(None);
-        if let Some(index) = index.and_then(Arc::into_inner) {
-            index.close();
+        let synced = self.shared.index().and_then(|index| index.sync());
+        let marked = match synced {
+            Ok(()) => self.shared.layout.mark_closed(),
+            Err(error) => Err(self.shared.index_error(&error)),
+        };
+        if let Err(error) = marked {
+            tracing::warn!(%error, "store: not closed cleanly, the next start replays");
         }
     }
 }

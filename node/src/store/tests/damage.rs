@@ -48,9 +48,10 @@ fn an_index_without_the_mark_of_its_boot_is_not_trusted() {
     store.append(records(0..3)).unwrap();
     drop(store);
     fs::remove_file(dir.path().join("boot")).unwrap();
-    let (writer, _lock) = Store::prepare(dir.path(), options()).unwrap();
-    assert_eq!(writer.shared.index().unwrap().generation(), 1);
-    assert!(!dir.path().join("index/1.sum").exists(), "begun anew");
+    fs::write(dir.path().join("index/of before"), b"").unwrap();
+    let store = open(&dir);
+    all_there(&store, 0..3);
+    assert!(!dir.path().join("index/of before").exists(), "begun anew");
 }
 
 /// A removal that failed must not be found by the next start, when its statement was acknowledged
@@ -168,6 +169,26 @@ fn a_segment_with_half_a_header_is_begun_anew() {
     assert!(!segment_path(&dir, 2).exists());
 }
 
+/// The sync of its header may have failed: after a power cut everything in it would be lost.
+#[test]
+fn a_segment_without_frames_is_not_trusted() {
+    let dir = dir();
+    let store = open(&dir);
+    store.append(records(0..3)).unwrap();
+    drop(store);
+    let unsynced = frame::Header {
+        number: 2,
+        salt: [1; 32],
+    };
+    let path = segment_path(&dir, 2);
+    fs::write(&path, unsynced.encode()).unwrap();
+    let store = open(&dir);
+    assert!(!path.exists());
+    assert_eq!(store.append(records(3..5)).unwrap(), 2);
+    drop(store);
+    all_there(&open(&dir), 0..5);
+}
+
 #[test]
 fn a_damaged_copy_of_a_header_is_named_and_mended() {
     let dir = dir();
@@ -184,32 +205,45 @@ fn a_damaged_copy_of_a_header_is_named_and_mended() {
     }
 }
 
-/// What the sum over the files is for.
+/// sled answers from a damaged log as if what comes behind the damage had never been written. As the
+/// journal's position is written together with the rows, a replay finds what is missing.
 #[test]
-fn sled_alone_hides_statements_behind_flipped_bits() {
+fn a_flipped_bit_in_sled_is_refused_or_replayed() {
+    const FLIPS: usize = 40;
     let dir = dir();
     let store = open(&dir);
-    store.append(records(0..200)).unwrap();
+    for n in 0..150 {
+        store.append(records(n * 20..n * 20 + 20)).unwrap();
+    }
+    let segments = store.shared.segments.clone();
     drop(store);
-    let index = dir.path().join("index");
-    let intact = fs::read(index.join("1/db")).unwrap();
-    let (mut hidden, mut noticed) = (0, 0);
-    for round in 0..24u64 {
-        let at = round * 4096 + round * 37 % 4096;
-        fs::write(index.join("1/db"), &intact).unwrap();
-        flip(&index.join("1/db"), at % intact.len() as u64);
+    let db = fs::read(dir.path().join("index/1/db")).unwrap();
+    let used = db.len() - db.iter().rev().take_while(|byte| **byte == 0).count();
+    let (mut refused, mut shortened) = (0, 0);
+    for n in 0..FLIPS {
         let copy = tempfile::tempdir().unwrap();
         let to = copy.path().join("index");
-        let copied = Process::new("cp").arg("-a").arg(&index).arg(&to).status();
-        assert!(copied.unwrap().success());
-        noticed += u64::from(Index::open(&index).is_err());
-        if let Ok(alone) = Index::open_unchecked(&to) {
-            let missing = (0..200).filter(|n| matches!(alone.entry(&record(*n).id), Ok(None)));
-            hidden += u64::from(missing.count() > 0);
+        let mut cp = Process::new("cp");
+        let copied = cp.arg("-a").arg(dir.path().join("index")).arg(&to);
+        assert!(copied.status().unwrap().success());
+        flip(&to.join("1/db"), (n * 7919 * 31 % used) as u64);
+        let index = match Index::open(&to) {
+            Ok(index) => index,
+            Err(_) => {
+                refused += 1;
+                continue;
+            }
+        };
+        shortened += usize::from(index.meta().is_ok_and(|meta| meta.statements < 3000));
+        if writer::replay(&index, &segments, Left::Killed).is_err() {
+            refused += 1;
+            continue;
         }
+        assert_eq!(index.scrub().map_err(|e| e.to_string()), Ok(()), "flip {n}");
+        assert_eq!(index.meta().unwrap().statements, 3000, "flip {n}");
     }
-    assert!(hidden > 0, "sled noticed everything");
-    assert!(noticed >= hidden, "{noticed} of {hidden} were noticed");
+    eprintln!("of {FLIPS} flips {refused} were refused, {shortened} took rows away");
+    assert!(refused > 0 && refused < FLIPS);
 }
 
 /// Earlier versions kept network manifests in the journal.
