@@ -262,7 +262,11 @@ impl State {
         let nth = *count;
         *count += 1;
         let due = self.fault.filter(|fault| {
-            fault.kind == kind && (nth == fault.nth || (fault.lasting && nth > fault.nth))
+            let same =
+                fault.kind == kind && (nth == fault.nth || (fault.lasting && nth > fault.nth));
+            // Nor can what a failed write left be cut off while that lasts.
+            let behind = kind == Kind::Truncate && matches!(fault.kind, Kind::Write | Kind::Sync);
+            same || (behind && fault.lasting && self.fired > 0)
         });
         let Some(fault) = due else {
             return Ok(());

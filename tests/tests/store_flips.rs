@@ -81,6 +81,7 @@ fn a_flipped_bit_in_any_file_costs_no_more_than_itself() {
         "boot",
         "index/conf",
         "index/db",
+        "index/sum",
         "journal",
         "outboard",
         "part",
@@ -234,6 +235,7 @@ fn kind(name: &Path) -> String {
     match (name.split('/').next(), extension) {
         (Some("blobs"), Some("tar")) => "blob".to_owned(),
         (Some("blobs"), Some("obao4")) => "outboard".to_owned(),
+        (Some("index"), Some("sum")) => "index/sum".to_owned(),
         (Some("index"), _) => match name.rsplit('/').next() {
             Some(file) if file.starts_with("snap") => "index/snap".to_owned(),
             Some(file @ ("db" | "conf")) => format!("index/{file}"),

@@ -4,7 +4,7 @@
 //! version, lock, boot                 what this is, who has it open, how it was left
 //! blobs/<2 hex>/<root>.tar, .obao4    artifacts and their outboards (blocks of 16 KiB)
 //! journal/NNNNNNNN.log                statements and pins (see `frame`)
-//! index/<generation>/                 sled
+//! index/<generation>/, .sum           sled, and a sum over its files
 //! part/<root>/                        downloads under way
 //! temp/                               emptied at every start
 //! aside/                              what was found corrupt

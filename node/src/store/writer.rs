@@ -346,6 +346,10 @@ impl Writer {
                 }
             }
         }
+        if !found.is_empty() {
+            // A lost frame may be the one that took a statement back: the index may know better.
+            live.clear();
+        }
         if let Err(why) = self.check_index(&live) {
             self.rebuild(&why)?;
             found.push(Damage::Index { why });
@@ -375,16 +379,20 @@ impl Writer {
     }
 
     fn close(self) {
-        if self.shared.options.stays_marked {
-            return;
+        if !self.shared.options.stays_marked {
+            let synced = self.shared.index().and_then(|index| index.sync());
+            let marked = match synced {
+                Ok(()) => self.shared.layout.mark_closed(),
+                Err(error) => Err(self.shared.index_error(&error)),
+            };
+            if let Err(error) = marked {
+                tracing::warn!(%error, "store: not closed cleanly, the next start replays");
+            }
         }
-        let synced = self.shared.index().and_then(|index| index.sync());
-        let marked = match synced {
-            Ok(()) => self.shared.layout.mark_closed(),
-            Err(error) => Err(self.shared.index_error(&error)),
-        };
-        if let Err(error) = marked {
-            tracing::warn!(%error, "store: not closed cleanly, the next start replays");
+        let index = self.shared.index().ok();
+        self.shared.set_index(None);
+        if let Some(index) = index.and_then(Arc::into_inner) {
+            index.close();
         }
     }
 }

@@ -80,6 +80,26 @@ fn what_was_refused_is_cut_off_before_anything_is_acknowledged() {
     }
 }
 
+/// What the sync did not write seems to be there as long as the machine runs.
+#[test]
+fn what_may_be_in_memory_only_is_written_again_by_the_next_process() {
+    let dir = dir();
+    let store = open(&dir);
+    store.append(records(0..3)).unwrap();
+    drop(store);
+    let doubt = dir.path().join("journal/doubt");
+    for failing_cuts in [1, 9] {
+        let (mut writer, lock) = Store::prepare(dir.path(), options()).unwrap();
+        (writer.journal.failing_syncs, writer.journal.failing_cuts) = (1, failing_cuts);
+        let store = Store::start(writer, lock).unwrap();
+        let done = store.append(vec![record(100 + u64::from(failing_cuts))]);
+        drop(store);
+        assert_eq!(doubt.exists(), done.is_err(), "{failing_cuts}: {done:?}");
+        all_there(&open(&dir), 0..3);
+        assert!(!doubt.exists());
+    }
+}
+
 /// An index that is made again meanwhile must not know the frames that are about to be cut off.
 #[test]
 fn an_index_is_not_made_of_what_was_refused() {
@@ -205,11 +225,36 @@ fn a_damaged_copy_of_a_header_is_named_and_mended() {
     }
 }
 
-/// sled answers from a damaged log as if what comes behind the damage had never been written. As the
-/// journal's position is written together with the rows, a replay finds what is missing.
+/// What a flipped bit in sled's file did in one of fifty tries: rows are missing, and nothing tells.
+#[test]
+fn an_index_that_lost_rows_is_noticed_when_it_is_opened() {
+    let dir = dir();
+    let store = open(&dir);
+    store.append(records(0..9)).unwrap();
+    drop(store);
+    let index = dir.path().join("index");
+    let db = sled::open(index.join("1")).unwrap();
+    db.remove(index::key(b'i', &[&record(4).id.0])).unwrap();
+    db.flush().unwrap();
+    drop(db);
+    let unchecked = Index::open_unchecked(&index).unwrap();
+    assert_eq!(
+        unchecked.entry(&record(4).id).unwrap(),
+        None,
+        "nothing tells"
+    );
+    drop(unchecked);
+    let store = open(&dir);
+    all_there(&store, 0..9);
+    assert!(matches!(&store.damage()[..], [Damage::Index { .. }]));
+    drop(store);
+    // The next opening reads no rows: the files are as they were left.
+    assert_eq!(open(&dir).damage(), []);
+}
+
 #[test]
 fn a_flipped_bit_in_sled_is_refused_or_replayed() {
-    const FLIPS: usize = 40;
+    const FLIPS: usize = 20;
     let dir = dir();
     let store = open(&dir);
     for n in 0..150 {
@@ -219,7 +264,7 @@ fn a_flipped_bit_in_sled_is_refused_or_replayed() {
     drop(store);
     let db = fs::read(dir.path().join("index/1/db")).unwrap();
     let used = db.len() - db.iter().rev().take_while(|byte| **byte == 0).count();
-    let (mut refused, mut shortened) = (0, 0);
+    let mut refused = 0;
     for n in 0..FLIPS {
         let copy = tempfile::tempdir().unwrap();
         let to = copy.path().join("index");
@@ -227,23 +272,34 @@ fn a_flipped_bit_in_sled_is_refused_or_replayed() {
         let copied = cp.arg("-a").arg(dir.path().join("index")).arg(&to);
         assert!(copied.status().unwrap().success());
         flip(&to.join("1/db"), (n * 7919 * 31 % used) as u64);
-        let index = match Index::open(&to) {
-            Ok(index) => index,
-            Err(_) => {
-                refused += 1;
-                continue;
-            }
-        };
-        shortened += usize::from(index.meta().is_ok_and(|meta| meta.statements < 3000));
-        if writer::replay(&index, &segments, Left::Killed).is_err() {
+        let opened = Index::open(&to);
+        let Some(index) = opened
+            .ok()
+            .filter(|index| writer::replay(index, &segments, Left::Killed).is_ok())
+        else {
             refused += 1;
             continue;
-        }
+        };
         assert_eq!(index.scrub().map_err(|e| e.to_string()), Ok(()), "flip {n}");
         assert_eq!(index.meta().unwrap().statements, 3000, "flip {n}");
     }
-    eprintln!("of {FLIPS} flips {refused} were refused, {shortened} took rows away");
-    assert!(refused > 0 && refused < FLIPS);
+    assert!(refused > 0, "no flip was noticed: the test damages nothing");
+}
+
+#[test]
+fn a_check_does_not_bring_back_what_a_lost_frame_took_away() {
+    let dir = dir();
+    let store = open(&dir);
+    store.append(records(0..3)).unwrap();
+    let at = fs::metadata(segment_path(&dir, 1)).unwrap().len();
+    store.remove(&[record(1).id]).unwrap();
+    store.append(records(3..5)).unwrap();
+    drop(store);
+    flip(&segment_path(&dir, 1), at + 40);
+    let store = open(&dir);
+    let told = store.fsck().unwrap().damage;
+    assert!(matches!(&told[..], [Damage::Frame { .. }]), "{told:?}");
+    assert_eq!(store.get(&record(1).id).unwrap(), None);
 }
 
 /// Earlier versions kept network manifests in the journal.
