@@ -444,7 +444,11 @@ impl Filesystem for Served {
     }
 
     fn open(&self, _req: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        reply.opened(FileHandle(0), FopenFlags::FOPEN_DIRECT_IO);
+        // Without a flush: a process that is killed would wait for its own answer when it closes.
+        reply.opened(
+            FileHandle(0),
+            FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_NOFLUSH,
+        );
     }
 
     fn create(
@@ -458,7 +462,7 @@ impl Filesystem for Served {
         reply: ReplyCreate,
     ) {
         let made = lock(&self.0).make(parent, name, Node::File(Content::default()));
-        let flags = FopenFlags::FOPEN_DIRECT_IO;
+        let flags = FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_NOFLUSH;
         match made {
             Ok(attr) => reply.created(&NEVER, &attr, Generation(0), FileHandle(0), flags),
             Err(error) => reply.error(error),
