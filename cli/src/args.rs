@@ -179,14 +179,14 @@ qk node --share --upload-rate 2MiB\n  qk node pause --for 2h"
 pub(crate) struct NodeArgs {
     #[command(subcommand)]
     pub command: Option<NodeCommand>,
-    #[command(flatten)]
-    pub share: ShareArgs,
     /// Addresses to listen on, as multiaddresses [default: the configuration's]
     #[arg(long, value_name = "ADDR")]
     pub listen: Vec<String>,
     /// Nodes to ask first, as multiaddresses that end in a peer id
     #[arg(long, value_name = "ADDR")]
     pub parent: Vec<String>,
+    #[command(flatten)]
+    pub share: ShareArgs,
 }
 
 #[derive(Debug, Subcommand)]

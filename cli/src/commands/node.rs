@@ -51,8 +51,20 @@ fn paused(reasons: &[PauseReason]) -> String {
     if reasons.is_empty() {
         return "not paused".to_owned();
     }
-    let reasons: Vec<String> = reasons.iter().map(ToString::to_string).collect();
+    let reasons: Vec<String> = reasons.iter().map(reason).collect();
     format!("paused: {}", reasons.join("; "))
+}
+
+fn reason(reason: &PauseReason) -> String {
+    match reason {
+        PauseReason::Request { until: Some(until) } => {
+            let minutes = until.since(unix_now()).div_ceil(60);
+            format!("on request, for {minutes} min more")
+        }
+        PauseReason::Request { until: None } | PauseReason::Battery | PauseReason::Metered => {
+            reason.to_string()
+        }
+    }
 }
 
 /// A node of this command's own that asks nobody, where none runs.

@@ -173,7 +173,7 @@ impl Month {
         let Some(cap) = way.cap(self.caps) else {
             return false;
         };
-        let least = (cap / 64).min(LEFT_MIN).max(1);
+        let least = (cap / 64).clamp(1, LEFT_MIN);
         cap.saturating_sub(used) < least
     }
 
