@@ -44,13 +44,19 @@ pub enum Access {
 }
 
 impl Access {
-    /// The running node of this home, or one of this command's own. `options` are only for the
-    /// latter, and `hold` is off for it.
+    /// The running node of this home; for a user who joined no network, the one of the whole system;
+    /// or one of this command's own. `options` are only for the latter, and `hold` is off for it.
     ///
     /// # Errors
     /// When neither can be had.
     pub async fn open(home: Home, options: NodeOptions) -> Result<Self, Problem> {
         if let Some(client) = Client::connect(&home).await? {
+            return Ok(Self::Daemon(client));
+        }
+        // Who joined networks asks those, and decides by their manifests, not by others'.
+        if home.networks()?.is_empty()
+            && let Some(client) = Client::connect_system(&home).await?
+        {
             return Ok(Self::Daemon(client));
         }
         let options = NodeOptions {
@@ -188,13 +194,14 @@ impl Access {
         }
     }
 
-    /// Looks again at the networks on disk: joins new ones, takes newer versions, leaves others.
+    /// Reads the configuration again and looks again at the networks on disk: joins new ones, takes
+    /// newer versions, leaves others.
     ///
     /// # Errors
     /// When a file cannot be read or a network cannot be started.
     pub async fn reload(&self) -> Result<Reloaded, Problem> {
         match self {
-            Self::Node(node) => Ok(node.reload().await?),
+            Self::Node(node) => Ok(node.reload_all().await?),
             Self::Daemon(client) => client.reload().await,
         }
     }

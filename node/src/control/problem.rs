@@ -74,6 +74,8 @@ pub enum ProblemKind {
     Io,
     /// The node ended, or is ending.
     Stopping,
+    /// Only the administrator of the running node may.
+    NotAllowed,
     /// The running node and this program do not understand each other.
     Protocol,
     /// Anything else.

@@ -207,6 +207,12 @@ pub struct Reloaded {
     pub advanced: Vec<NetworkId>,
     /// Networks that it no longer takes part in.
     pub left: Vec<NetworkId>,
+    /// Settings of `config.toml` that changed and count from now on.
+    #[serde(default)]
+    pub settings: Vec<String>,
+    /// Settings of `config.toml` that changed and count when the node starts next.
+    #[serde(default)]
+    pub restart: Vec<String>,
 }
 
 impl FetchReport {

@@ -107,7 +107,7 @@ impl Node {
             }));
         }
         let toolchains = Toolchains::new(self.home().toolchains());
-        let quota_bytes = self.config.toolchains_quota_bytes;
+        let quota_bytes = self.config().toolchains_quota_bytes;
         let quota_bytes = quota_bytes.unwrap_or(TOOLCHAINS_QUOTA_BYTES);
         let clean = tokio::task::spawn_blocking(move || toolchains.gc(quota_bytes, &named));
         let removed = clean.await.map_err(|_| NodeError::Stopping)?;

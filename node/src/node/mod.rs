@@ -9,6 +9,7 @@ mod given;
 mod here;
 mod maintain;
 mod member;
+mod reload;
 mod report;
 mod shelf;
 #[cfg(test)]
@@ -55,7 +56,8 @@ const QUOTA_PERCENT: u64 = 5;
 #[derive(Debug)]
 pub struct Node {
     home: Home,
-    config: Config,
+    /// As it was read last.
+    config: RwLock<Arc<Config>>,
     door: Arc<Door>,
     options: NodeOptions,
     /// In the order in which they are asked.
@@ -155,7 +157,7 @@ impl Node {
         });
         let node = Self {
             home,
-            config,
+            config: RwLock::new(Arc::new(config)),
             door,
             options,
             members: RwLock::default(),
@@ -174,8 +176,9 @@ impl Node {
 
     async fn start_member(&self, joined: Joined) -> Result<Arc<Member>, NodeError> {
         let options = &self.options;
+        let own_config = self.config();
         let bootstrap = &joined.network.manifest().bootstrap;
-        let parents = options.parent.iter().chain(&self.config.parent);
+        let parents = options.parent.iter().chain(&own_config.parent);
         let named = addresses(parents.chain(bootstrap))?;
         let pre_shared = joined.secret.as_deref().map(pre_shared_key);
         let private = pre_shared.is_some() || named.iter().any(is_local);
@@ -226,9 +229,9 @@ impl Node {
             },
             listen,
             // A command that only asks does not look around: it would tell the LAN what it fetches.
-            lan: (options.hold && self.config.mdns.unwrap_or(true)).then_some(LanRole::Node),
+            lan: (options.hold && own_config.mdns.unwrap_or(true)).then_some(LanRole::Node),
             pre_shared,
-            quic: self.config.quic.unwrap_or(true),
+            quic: own_config.quic.unwrap_or(true),
             allow_private: private,
         };
         let answering = member.clone();
@@ -244,6 +247,12 @@ impl Node {
         let net = Net::start(config, answer, serve).await?;
         member.set_net(net);
         Ok(member)
+    }
+
+    /// What the user configured, as it was read last.
+    pub fn config(&self) -> Arc<Config> {
+        let config = self.config.read();
+        config.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Where this node keeps things.
@@ -319,7 +328,7 @@ impl Node {
 
     /// What this node's owner asks for in a network: the stricter of the user's and the manifest's.
     pub fn policy(&self, member: &Member) -> Policy {
-        policy_of(&self.config, member.joined().network.manifest())
+        policy_of(&self.config(), member.joined().network.manifest())
     }
 
     /// What the store holds about a release in a network.

@@ -51,7 +51,7 @@ impl Node {
     }
 
     async fn store_status(&self) -> Result<StoreStatus, NodeError> {
-        let quota_bytes = store_options(&self.config, self.door.dir()).quota_bytes;
+        let quota_bytes = store_options(&self.config(), self.door.dir()).quota_bytes;
         self.blocking(move |store| {
             let blobs = store.ls()?;
             Ok(StoreStatus {

@@ -380,18 +380,6 @@ impl Store {
         }
     }
 
-    /// The directory of a download under way; made if it is not there.
-    pub fn part_dir(&self, root: &Root) -> Result<PathBuf, StoreError> {
-        let dir = self.shared.layout.part.join(root.to_string());
-        layout::create_dir(&dir)?;
-        Ok(dir)
-    }
-
-    /// Gives a download up.
-    pub fn remove_part(&self, root: &Root) -> Result<(), StoreError> {
-        layout::remove_dir(&self.shared.layout.part.join(root.to_string()))
-    }
-
     /// Hashes every blob, moves corrupt ones aside, makes wrong outboards again.
     pub(super) fn check_blobs(&self, report: &mut FsckReport) -> Result<(), StoreError> {
         for (root, path) in self.blob_files("tar")? {
