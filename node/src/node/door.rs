@@ -61,6 +61,11 @@ impl Door {
         &self.dir
     }
 
+    /// Bytes that the store's artifacts may take.
+    pub fn quota_bytes(&self) -> u64 {
+        self.options.quota_bytes
+    }
+
     /// Does something with the store. It blocks: not for the reactor.
     ///
     /// # Errors

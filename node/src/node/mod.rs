@@ -143,17 +143,21 @@ impl Node {
     /// # Errors
     /// See [`NodeError`].
     pub async fn start(home: Home, options: NodeOptions) -> Result<Self, NodeError> {
-        let mut config = home.config()?;
-        config.share = config.share.with(&options.share);
-        config.quota_bytes = options
-            .share
-            .quota
-            .map(|size| size.0)
-            .or(config.quota_bytes);
+        let config = home.config()?;
+        // Beside the configuration, with which a file that is read again is compared.
+        let told = Config {
+            share: config.share.clone().with(&options.share),
+            quota_bytes: options
+                .share
+                .quota
+                .map(|size| size.0)
+                .or(config.quota_bytes),
+            ..config.clone()
+        };
         let observer = home.key("observer")?;
         let joined = home.networks()?;
-        let store = store_options(&config, &home.store());
-        let manners = Manners::open(&home, config.share.clone(), config.pause, options.hold);
+        let store = store_options(&told, &home.store());
+        let manners = Manners::open(&home, told.share, told.pause, options.hold);
         let door = Arc::new(match options.hold {
             true => Door::hold(home.store(), store)?,
             false => Door::brief(home.store(), store),

@@ -70,14 +70,22 @@ mod tests {
 
     use super::*;
     use crate::control::tests::fixture::TestHome;
+    use crate::manners::{ShareFlags, Size};
     use crate::node::NodeOptions;
 
     #[tokio::test]
     async fn what_counts_at_once_and_what_at_the_next_start() {
         let home = TestHome::new();
         let id = home.join("lab", &[]);
+        // What a command line says is not what the file said.
+        let share = ShareFlags {
+            leech: true,
+            quota: Some(Size(7 << 30)),
+            ..ShareFlags::default()
+        };
         let options = NodeOptions {
             offline: true,
+            share,
             ..NodeOptions::default()
         };
         let node = Node::start(home.home.clone(), options).await.unwrap();

@@ -13,7 +13,7 @@ use qk_protocol::time::UnixTime;
 
 use super::fetch::{FetchError, FetchSpec, OnEvent};
 use super::member::{Found, Member, unix_now};
-use super::{Node, NodeError, store_options};
+use super::{Node, NodeError};
 use crate::control::{
     Artifact, Cleaned, ConnectionReport, FetchReport, FindReport, FindSpec, NetworkStatus,
     PeerReport, Status, StoreStatus,
@@ -54,7 +54,7 @@ impl Node {
     }
 
     async fn store_status(&self) -> Result<StoreStatus, NodeError> {
-        let quota_bytes = store_options(&self.config(), self.door.dir()).quota_bytes;
+        let quota_bytes = self.door.quota_bytes();
         self.blocking(move |store| {
             let blobs = store.ls()?;
             Ok(StoreStatus {
