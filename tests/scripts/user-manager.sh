@@ -52,7 +52,7 @@ chmod 700 "/run/user/$(id -u)"
 export XDG_RUNTIME_DIR="/run/user/$(id -u)" HOME="$dir" XDG_CONFIG_HOME="$dir/.config"
 unset DBUS_SESSION_BUS_ADDRESS NOTIFY_SOCKET
 
-# Not its default target: nothing of this machine's is started.
+# Not its default target: nothing that a user of this machine enabled is started.
 /lib/systemd/systemd --user --unit=paths.target --log-level=warning > /dev/null 2>&1 &
 manager=$!
 tries=0

@@ -28,7 +28,8 @@ SystemCallArchitectures=native
 UMask=0077
 ";
 
-/// The system's node serves and does not build, so that it can be shut in altogether.
+/// The system's node serves and does not build, so that it can be shut in altogether. It gives its
+/// socket to its group, hence `@chown`, which without capabilities is good for nothing else.
 const SYSTEM_HARDENING: &str = "\
 NoNewPrivileges=yes
 CapabilityBoundingSet=
@@ -57,6 +58,7 @@ RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK
 SystemCallArchitectures=native
 SystemCallFilter=@system-service
 SystemCallFilter=~@privileged @resources
+SystemCallFilter=@chown
 SystemCallErrorNumber=EPERM
 UMask=0077
 ";

@@ -370,6 +370,120 @@ fn a_live_view_shows_what_a_node_counts() {
     assert_eq!(wait(&mut plain).code(), Some(0));
 }
 
+/// Runs a script under a systemd user manager of its own; `None`, and said loudly, where none can be
+/// started. The home is the client's.
+fn under_manager(lab: &Lab, script: &Path) -> Option<Ran> {
+    let home = lab.dir().join("user");
+    fs::create_dir(&home).unwrap();
+    let manager = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/user-manager.sh");
+    let never_run = lab.command(CLIENT, &["status"]);
+    let environment = never_run.get_envs();
+    let mut command = Command::new("unshare");
+    command
+        .args(["--mount", "--propagation", "private", "sh"])
+        .args([manager.as_path(), &home, script])
+        .envs(environment.filter_map(|(name, value)| Some((name, value?))))
+        .env("QK", qk_tests::qk())
+        .env("UNIT", home.join(".config/systemd/user/qk.service"))
+        .env_remove("QK_LOG")
+        .stdin(Stdio::null());
+    let ran = run(&mut command);
+    if ran.code() == 77 || ran.stderr.contains("unshare failed") {
+        eprintln!(
+            "skipped: no systemd user manager can be started here: {}",
+            ran.stderr
+        );
+        return None;
+    }
+    assert_eq!(ran.code(), 0, "{}\n{}", ran.stdout, ran.stderr);
+    Some(ran)
+}
+
+#[test]
+fn the_service_of_a_system() {
+    let lab = Lab::new();
+    let script = lab.dir().join("script");
+    // Nothing of it reaches the machine: what is written lies in file systems of this namespace.
+    fs::write(
+        &script,
+        r#"
+        mkdir /run/upper /run/work
+        mount -t overlay overlay -o lowerdir=/etc,upperdir=/run/upper,workdir=/run/work /etc || exit 77
+        mount -t tmpfs tmpfs /usr/local/bin || exit 77
+        mount -t tmpfs -o mode=755 tmpfs /var/lib || exit 77
+        cp "$QK" /usr/local/bin/qk
+        cp "$QK" /var/lib/qk-elsewhere
+        chmod 700 /var/lib/qk-elsewhere
+        setpriv --reuid=61001 --regid=61001 --clear-groups             /usr/local/bin/qk node install --system --json || echo "code $?"
+        /var/lib/qk-elsewhere node install --system --json || echo "code $?"
+        /usr/local/bin/qk node install --system --listen /ip4/127.0.0.1/tcp/0 --json || echo "code $?"
+        getent passwd qk
+        systemd-analyze verify qk.service
+        echo "verified"
+        # What the manager of a system has, and one of a user that is root looks for.
+        cp -a "$XDG_RUNTIME_DIR/systemd/inaccessible" /run/systemd/
+        # As it is, but for what only the manager of a system can set: users and directories. This
+        # manager's own socket lies in /run/user, which ProtectHome would hide.
+        mkdir -p "$XDG_CONFIG_HOME/systemd/user" /run/qk "$QK_HOME"
+        grep -vE '^(User|Group|StateDirectory|RuntimeDirectory|ProtectHome|TimeoutStart)|network-online'             /etc/systemd/system/qk.service |
+            sed "s|QK_HOME=[^\"]*|QK_HOME=/var/lib/qk|; s|--socket-group qk|--socket-group 0|
+                s|^NoNewPrivileges=.*|&\nReadWritePaths=/var/lib/qk /run/qk\nStandardError=truncate:/run/qk.log|" > "$UNIT"
+        cp -r "$QK_HOME" /var/lib/qk
+        systemctl --user daemon-reload
+        systemctl --user start qk.service || {
+            systemctl --user --no-pager status qk.service || cat /run/qk.log
+            exit 1
+        }
+        QK_SOCKET=/run/qk/qk.sock /usr/local/bin/qk status --json
+        stat -c 'socket %a' /run/qk/qk.sock
+        systemctl --user stop qk.service
+        /usr/local/bin/qk node uninstall --system --purge --yes --json
+        getent passwd qk || echo "no user"
+        ls -d /var/lib/qk || echo "no home"
+        find /run/upper -type f
+        "#,
+    )
+    .unwrap();
+    let Some(ran) = under_manager(&lab, &script) else {
+        return;
+    };
+    let said = &ran.stdout;
+    let documents: Vec<serde_json::Value> = said
+        .lines()
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .collect();
+    let [not_root, closed, installed, status, removed] = &documents[..] else {
+        panic!("{said}\n{}", ran.stderr);
+    };
+    let error = |document: &serde_json::Value| document["error"].as_str().unwrap().to_owned();
+    assert!(error(not_root).contains("run it again as root"));
+    assert!(
+        error(closed).contains("is closed to other users"),
+        "{closed}"
+    );
+    assert_eq!(installed["unit"], "/etc/systemd/system/qk.service");
+    assert!(
+        installed["undone"]["why"]
+            .as_str()
+            .unwrap()
+            .contains("systemd does not run")
+    );
+    assert_eq!(status["running"], true);
+    assert_eq!(status["networks"][0]["online"], true);
+    let lines: Vec<_> = said.lines().collect();
+    for line in ["verified", "socket 660", "no user", "no home"] {
+        assert!(lines.contains(&line), "{line:?} in {said}\n{}", ran.stderr);
+    }
+    assert!(said.contains("qk:x:"), "the user was made: {said}");
+    assert!(!ran.stderr.contains("qk.service:"), "{}", ran.stderr);
+    assert_eq!(removed["purged"], "/var/lib/qk");
+    assert!(
+        !lines
+            .iter()
+            .any(|line| line.starts_with("/run/upper") && line.contains("qk"))
+    );
+}
+
 #[test]
 fn a_service_under_a_real_service_manager() {
     let lab = Lab::new();
@@ -412,32 +526,9 @@ fn a_service_under_a_real_service_manager() {
         "#,
     )
     .unwrap();
-    let home = lab.dir().join("user");
-    fs::create_dir(&home).unwrap();
-    let manager = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/user-manager.sh");
-    let mut command = lab.command(CLIENT, &["never run"]);
-    let environment: Vec<_> = command
-        .get_envs()
-        .filter_map(|(name, value)| Some((name.to_owned(), value?.to_owned())))
-        .collect();
-    command = Command::new("unshare");
-    command
-        .args(["--mount", "--propagation", "private", "sh"])
-        .args([&manager, &home, &script])
-        .envs(environment)
-        .env("QK", qk_tests::qk())
-        .env("UNIT", home.join(".config/systemd/user/qk.service"))
-        .env_remove("QK_LOG")
-        .stdin(Stdio::null());
-    let ran = run(&mut command);
-    if ran.code() == 77 || ran.stderr.contains("unshare failed") {
-        eprintln!(
-            "skipped: no systemd user manager can be started here: {}",
-            ran.stderr
-        );
+    let Some(ran) = under_manager(&lab, &script) else {
         return;
-    }
-    assert_eq!(ran.code(), 0, "{}\n{}", ran.stdout, ran.stderr);
+    };
     let said = ran.stdout.replace("\": ", "\":");
     let documents: Vec<serde_json::Value> = said
         .lines()
