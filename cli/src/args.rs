@@ -178,6 +178,9 @@ pub(crate) struct NodeArgs {
     /// Nodes to ask first, as multiaddresses that end in a peer id
     #[arg(long, value_name = "ADDR")]
     pub parent: Vec<String>,
+    /// Serve artifacts, health and metrics over HTTP at this address, as 127.0.0.1:8080
+    #[arg(long, value_name = "ADDR")]
+    pub gateway: Option<String>,
 }
 
 /// Define a network, or look at one

@@ -16,6 +16,8 @@ use qk_protocol::time::UnixTime;
 use serde::{Deserialize, Serialize};
 use tempfile::{NamedTempFile, PersistError};
 
+use crate::gateway::GatewayConfig;
+
 /// A configuration file may be this long.
 const CONFIG_BYTES_MAX: u64 = 256 * 1024;
 
@@ -56,6 +58,8 @@ pub struct Config {
     pub mdns: Option<bool>,
     /// Whether to use QUIC beside TCP.
     pub quic: Option<bool>,
+    /// The HTTP gateway, and gateways of others.
+    pub gateway: GatewayConfig,
 }
 
 /// What goes wrong with files below the home directory.

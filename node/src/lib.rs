@@ -4,6 +4,8 @@ pub mod access;
 pub mod blocks;
 pub mod build;
 pub mod control;
+pub mod counters;
+pub mod gateway;
 pub mod home;
 pub mod install;
 pub mod net;

@@ -6,6 +6,7 @@ pub mod lab;
 pub mod node_load;
 pub mod peer;
 pub mod store_load;
+pub mod web;
 
 use std::path::PathBuf;
 

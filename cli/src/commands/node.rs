@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use qk_node::access::Status;
 use qk_node::control;
+use qk_node::gateway::{Gateway, GatewayConfig, GatewayError, GatewayLimits};
 use qk_node::node::{Node, NodeOptions};
 use serde_json::json;
 
@@ -34,6 +35,7 @@ pub(crate) async fn run(session: &Session, args: &NodeArgs) -> Outcome {
     };
     let listener = control::Listener::bind(&session.home);
     let listener = listener.map_err(|problem| of_problem(&problem))?;
+    let gateway = bind_gateway(args, &config.gateway).await?;
     let node = Node::start(session.home.clone(), options).await;
     let node = Arc::new(node.map_err(|error| of_problem(&error.into()))?);
     if node.members().is_empty() {
@@ -43,24 +45,49 @@ pub(crate) async fn run(session: &Session, args: &NodeArgs) -> Outcome {
     }
     // Before anybody hears that it runs: who starts a node may stop it at once.
     let stopped = stopped();
-    announce_listening(session, &node).await;
+    announce_listening(session, &node, gateway.as_ref()).await;
     let (stop, stopping) = tokio::sync::oneshot::channel::<()>();
     let serving = tokio::spawn(listener.serve(node.clone(), async {
         let _ = stopping.await;
     }));
+    let (stop_gateway, gateway_stopping) = tokio::sync::oneshot::channel::<()>();
+    let gateway = gateway.map(|gateway| {
+        tokio::spawn(gateway.serve(node.clone(), async {
+            let _ = gateway_stopping.await;
+        }))
+    });
     tokio::select! {
         () = node.maintain() => {}
         () = stopped => {}
     }
     tracing::info!("stopping");
     let _ = stop.send(());
+    let _ = stop_gateway.send(());
     let _ = serving.await;
+    if let Some(gateway) = gateway {
+        let _ = gateway.await;
+    }
     node.shutdown().await;
     Ok(())
 }
 
+/// Binds the gateway where one is wanted.
+async fn bind_gateway(args: &NodeArgs, config: &GatewayConfig) -> Result<Option<Gateway>, Failure> {
+    let Some(address) = args.gateway.as_ref().or(config.listen.as_ref()) else {
+        return Ok(None);
+    };
+    let bound = Gateway::bind(address, GatewayLimits::of(config)).await;
+    let kind = |error: &GatewayError| match error {
+        GatewayError::Address(_) => Kind::Usage,
+        GatewayError::Bind { .. } => Kind::Other,
+    };
+    bound
+        .map(Some)
+        .map_err(|error| Failure::new(kind(&error), error))
+}
+
 /// Says where the node can be reached: one JSON document on a line, or text.
-async fn announce_listening(session: &Session, node: &Arc<Node>) {
+async fn announce_listening(session: &Session, node: &Arc<Node>, gateway: Option<&Gateway>) {
     let mut addresses = Vec::new();
     let mut peer = String::new();
     for member in node.members() {
@@ -73,14 +100,18 @@ async fn announce_listening(session: &Session, node: &Arc<Node>) {
         .iter()
         .map(|one| format!("{one}/p2p/{peer}"))
         .collect();
+    let gateway = gateway.map(|gateway| format!("http://{}/", gateway.address()));
     if session.output.json {
         session
             .output
-            .document(&json!({ "event": "listening", "peer": peer, "addresses": addresses }));
+            .document(&json!({ "event": "listening", "peer": peer, "addresses": addresses, "gateway": gateway }));
     } else {
         addresses
             .iter()
             .for_each(|address| session.output.line(format!("listening on {address}")));
+        if let Some(gateway) = gateway {
+            session.output.line(format!("gateway on {gateway}"));
+        }
         session.output.line("Ctrl-C stops");
     }
 }

@@ -16,6 +16,8 @@ use qk_protocol::hash::Root;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
+use crate::counters::Counters;
+
 /// What is written between two looks at the clock.
 const PIECE_BYTES: usize = 64 << 10;
 
@@ -97,17 +99,24 @@ pub struct Server {
     memory: Arc<Semaphore>,
     lanes: Mutex<BTreeMap<PeerId, usize>>,
     sent_bytes: AtomicU64,
+    counters: Counters,
 }
 
 impl Server {
     /// A server of `blobs` within `limits`.
     pub fn new(blobs: Arc<dyn Blobs>, limits: ServeLimits) -> Arc<Self> {
+        Self::counting(blobs, limits, Counters::default())
+    }
+
+    /// As [`new`](Self::new), counting what it does together with others.
+    pub fn counting(blobs: Arc<dyn Blobs>, limits: ServeLimits, counters: Counters) -> Arc<Self> {
         Arc::new(Self {
             blobs,
             memory: Arc::new(Semaphore::new(limits.encoded_bytes_max as usize)),
             limits,
             lanes: Mutex::default(),
             sent_bytes: AtomicU64::new(0),
+            counters,
         })
     }
 
@@ -130,6 +139,8 @@ impl Server {
         while let Some(request) = self.read(&mut stream).await? {
             let answer = self.answer(request).await;
             self.write(&mut stream, &answer).await?;
+            self.counters
+                .blocks_answered(answer.status, answer.wire.len());
         }
         Ok(())
     }

@@ -184,6 +184,16 @@ impl Node {
         spec: &FetchSpec,
         on_event: OnEvent<'_>,
     ) -> Result<Fetched, FetchError> {
+        let fetched = self.fetch_in_order(spec, on_event).await;
+        self.counters().fetch_ended(&fetched);
+        fetched
+    }
+
+    async fn fetch_in_order(
+        &self,
+        spec: &FetchSpec,
+        on_event: OnEvent<'_>,
+    ) -> Result<Fetched, FetchError> {
         let registry = &spec.wanted.release.registry;
         let mut last = FetchError::NoNetwork;
         let mut served = false;
@@ -371,6 +381,7 @@ impl Node {
             }),
             Progress::Verified { bytes, .. } => {
                 fetched += bytes;
+                self.counters().blocks_received(bytes);
                 on_event(FetchEvent::Verified { bytes });
             }
             Progress::Failed { from, why } => on_event(FetchEvent::ProviderFailed {

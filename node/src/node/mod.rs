@@ -34,6 +34,7 @@ pub use self::member::{Found, Member, unix_now};
 use self::shelf::{StoreShelf, record};
 use crate::blocks::behaviour::serving;
 use crate::blocks::serve::{ServeLimits, Server};
+use crate::counters::Counters;
 use crate::home::{Config, Home, HomeError, Joined};
 use crate::net::{
     self, Contact, ContactError, LanRole, Limits, Multiaddr, Net, NetConfig, PreSharedKey,
@@ -57,6 +58,7 @@ pub struct Node {
     reloading: tokio::sync::Mutex<()>,
     observer: SigningKey,
     started: Instant,
+    counters: Counters,
 }
 
 /// How a node takes part.
@@ -143,6 +145,7 @@ impl Node {
             reloading: tokio::sync::Mutex::default(),
             observer,
             started: Instant::now(),
+            counters: Counters::default(),
         };
         for one in joined {
             let member = node.start_member(one).await?;
@@ -172,7 +175,12 @@ impl Node {
             .into_iter()
             .filter(|contact| contact.peer != own)
             .collect();
-        let member = Member::new(joined, self.door.clone(), others.clone());
+        let member = Member::new(
+            joined,
+            self.door.clone(),
+            others.clone(),
+            self.counters.clone(),
+        );
         if options.offline {
             return Ok(member);
         }
@@ -210,9 +218,10 @@ impl Node {
         let answering = member.clone();
         let answer = move |peer, observed, bytes| answering.clone().answer(peer, observed, bytes);
         // Only a node that holds the store open serves from it.
-        let serve = options
-            .hold
-            .then(|| serving(Server::new(self.door.clone(), ServeLimits::default())));
+        let serve = options.hold.then(|| {
+            let (door, counters) = (self.door.clone(), self.counters.clone());
+            serving(Server::counting(door, ServeLimits::default(), counters))
+        });
         let net = Net::start(config, answer, serve).await?;
         member.set_net(net);
         Ok(member)
@@ -221,6 +230,21 @@ impl Node {
     /// Where this node keeps things.
     pub fn home(&self) -> &Home {
         &self.home
+    }
+
+    /// What this node was configured to do when it started.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Whether this node keeps the store open, as a running one does.
+    pub fn holds(&self) -> bool {
+        self.options.hold
+    }
+
+    /// What this node counts.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
     }
 
     /// The store.

@@ -344,7 +344,10 @@ fn plain_bytes_are_read_and_woven_into_the_wire_form_again() {
             assert!(matches!(found, Err(VerifyError::Wrong { .. })), "{size}");
             let wire = weave(&it.blob, range, &plain[..middle], &it.outboard).expect("in the blob");
             let found = verify(&it.blob, &ranges, &wire);
-            assert!(matches!(found, Err(VerifyError::Truncated { .. })), "{size}");
+            assert!(
+                matches!(found, Err(VerifyError::Truncated { .. })),
+                "{size}"
+            );
             let longer = [&plain[..], &[0]].concat();
             let wire = weave(&it.blob, range, &longer, &it.outboard).expect("in the blob");
             let found = verify(&it.blob, &ranges, &wire);

@@ -3,6 +3,7 @@
 
 mod bad_input;
 mod fetch;
+mod gateway;
 mod hostile;
 mod interrupted;
 mod node;
