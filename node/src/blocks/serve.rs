@@ -138,9 +138,9 @@ impl Server {
         let _counted = self.count(peer).ok_or(ServeError::TooManyLanes)?;
         while let Some(request) = self.read(&mut stream).await? {
             let answer = self.answer(request).await;
+            let (status, bytes) = (answer.status, answer.wire.len());
             self.write(&mut stream, &answer).await?;
-            self.counters
-                .blocks_answered(answer.status, answer.wire.len());
+            self.counters.blocks_answered(status, bytes);
         }
         Ok(())
     }

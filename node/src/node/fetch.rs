@@ -23,6 +23,7 @@ use super::member::{Member, next, now, unix_now};
 use super::{Node, NodeError};
 use crate::blocks::download::{self, DownloadError, DownloadOptions, Progress};
 use crate::blocks::part::{Finished, Part, PartError};
+use crate::blocks::source::Source;
 use crate::net::Kept;
 use crate::store::{Keep, Store};
 
@@ -366,8 +367,13 @@ impl Node {
         let Some(part) = self.part(blob, on_event).await? else {
             return Ok(None);
         };
+        let gateways = self.gateways();
         let (providers, receiver) = mpsc::channel(PROVIDERS_PENDING_MAX);
         let naming = async {
+            for gateway in &gateways {
+                // Nobody listens after the end.
+                let _ = providers.send(Source::Gateway(gateway.url().clone())).await;
+            }
             let _kept = looking.name_providers(named, &providers).await;
             drop(providers);
             std::future::pending::<Infallible>().await
@@ -395,8 +401,12 @@ impl Node {
                     why: why.to_string(),
                     banned: true,
                 });
-                if let Some(net) = bans.net().cloned() {
-                    tokio::spawn(async move { net.ban(provider, why.to_string()).await });
+                match (provider, bans.net().cloned()) {
+                    (Source::Peer(peer), Some(net)) => {
+                        tokio::spawn(async move { net.ban(peer, why.to_string()).await });
+                    }
+                    (Source::Peer(_), None) => {}
+                    (Source::Gateway(url), _) => self.ban_gateway(&url),
                 }
             }
         };
@@ -404,7 +414,10 @@ impl Node {
             net.lanes(),
             part,
             receiver,
-            DownloadOptions::default(),
+            DownloadOptions {
+                gateways: gateways.clone(),
+                ..DownloadOptions::default()
+            },
             progress,
         );
         let finished = tokio::select! {
@@ -481,7 +494,7 @@ impl Looking {
     async fn name_providers(
         &mut self,
         named: Vec<Contact>,
-        providers: &mpsc::Sender<libp2p::PeerId>,
+        providers: &mpsc::Sender<Source>,
     ) -> Vec<Kept> {
         let mut connecting = JoinSet::new();
         for contact in named {
@@ -501,7 +514,7 @@ impl Looking {
     fn connect(
         &self,
         contact: Contact,
-        providers: &mpsc::Sender<libp2p::PeerId>,
+        providers: &mpsc::Sender<Source>,
         connecting: &mut JoinSet<Option<Kept>>,
     ) {
         let (member, providers) = (self.member.clone(), providers.clone());
@@ -511,7 +524,7 @@ impl Looking {
             // Marked before it is dialled, so that nothing closes the connection in between.
             let kept = net.keep(peer);
             net.connect(contact, CONNECT_TIMEOUT).await.ok()?;
-            providers.send(peer).await.ok()?;
+            providers.send(peer.into()).await.ok()?;
             Some(kept)
         });
     }

@@ -14,7 +14,7 @@ mod shelf;
 mod tests;
 
 use std::path::PathBuf;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Instant;
 
 use ed25519_dalek::SigningKey;
@@ -35,6 +35,7 @@ use self::shelf::{StoreShelf, record};
 use crate::blocks::behaviour::serving;
 use crate::blocks::serve::{ServeLimits, Server};
 use crate::counters::Counters;
+use crate::gateway::client::{Client, GatewayUrl, GatewayUrlError, gateways};
 use crate::home::{Config, Home, HomeError, Joined};
 use crate::net::{
     self, Contact, ContactError, LanRole, Limits, Multiaddr, Net, NetConfig, PreSharedKey,
@@ -59,6 +60,7 @@ pub struct Node {
     observer: SigningKey,
     started: Instant,
     counters: Counters,
+    gateways: Mutex<Vec<Client>>,
 }
 
 /// How a node takes part.
@@ -103,6 +105,9 @@ pub enum NodeError {
         /// What is wrong with it.
         why: String,
     },
+    /// The address of a gateway.
+    #[error(transparent)]
+    Gateway(#[from] GatewayUrlError),
     /// A network that is not joined.
     #[error("network {0} is not joined here: run `qk join`")]
     NotJoined(NetworkId),
@@ -129,6 +134,7 @@ impl Node {
     /// See [`NodeError`].
     pub async fn start(home: Home, options: NodeOptions) -> Result<Self, NodeError> {
         let config = home.config()?;
+        let gateways = gateways(&config.gateway)?;
         let observer = home.key("observer")?;
         let joined = home.networks()?;
         let store = store_options(&config);
@@ -146,6 +152,7 @@ impl Node {
             observer,
             started: Instant::now(),
             counters: Counters::default(),
+            gateways: Mutex::new(gateways.into_iter().map(Client::new).collect()),
         };
         for one in joined {
             let member = node.start_member(one).await?;
@@ -245,6 +252,18 @@ impl Node {
     /// What this node counts.
     pub fn counters(&self) -> &Counters {
         &self.counters
+    }
+
+    /// The gateways that artifacts may be had from, without those that lied.
+    fn gateways(&self) -> Vec<Client> {
+        let gateways = self.gateways.lock();
+        gateways.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Asks a gateway nothing more until this node starts again.
+    fn ban_gateway(&self, url: &GatewayUrl) {
+        let mut gateways = self.gateways.lock().unwrap_or_else(PoisonError::into_inner);
+        gateways.retain(|gateway| gateway.url() != url);
     }
 
     /// The store.

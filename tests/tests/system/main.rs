@@ -4,6 +4,7 @@
 mod bad_input;
 mod fetch;
 mod gateway;
+mod gateways;
 mod hostile;
 mod interrupted;
 mod node;
