@@ -2,15 +2,18 @@
 
 use std::fs;
 use std::net::SocketAddr;
-use std::process::{Command, Stdio};
+use std::os::unix::fs::PermissionsExt;
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
 use qk_node::gateway::{Gateway, GatewayLimits};
 use qk_node::node::{Node, NodeOptions, unix_now};
 use qk_node::store::Keep;
+use qk_protocol::blocks;
 use qk_tests::artifact::{Artifact, Options, SPEC, artifact_with};
-use qk_tests::lab::{ALICE, BOB, CAROL, CLIENT, Lab, run, until};
+use qk_tests::lab::{ALICE, BOB, CAROL, CLIENT, Lab, Ran, free_port, run, until};
 use qk_tests::web::{Server, get, lying, proxy};
+use tempfile::TempDir;
 
 fn artifact(lab: &Lab, padding_bytes: usize) -> Artifact {
     let options = Options {
@@ -196,4 +199,131 @@ fn a_lying_gateway_alone_gives_nothing() {
     );
     assert!(liar.asked() > 0);
     assert!(lab.installed().is_empty());
+}
+
+/// A plain web server with the two files of an artifact, over https with a certificate of its own.
+struct Https {
+    nginx: Child,
+    dir: TempDir,
+    port: u16,
+    /// Where the same is to be had without encryption.
+    http_port: u16,
+}
+
+impl Drop for Https {
+    fn drop(&mut self) {
+        let _ = self.nginx.kill();
+        let _ = self.nginx.wait();
+    }
+}
+
+impl Https {
+    /// Below `/` the files, below `/plain/` a redirect to `plain`. `None` where nginx or openssl is
+    /// not installed.
+    fn start(artifact: &Artifact, plain: &str) -> Option<Self> {
+        let dir = tempfile::tempdir().unwrap();
+        let at = dir.path().display().to_string();
+        let files = dir.path().join("files/artifacts");
+        fs::create_dir_all(&files).unwrap();
+        let archive = fs::read(artifact.path()).unwrap();
+        let (blob, outboard) = blocks::outboard(&archive[..], archive.len() as u64).unwrap();
+        fs::write(files.join(blob.root().to_string()), archive).unwrap();
+        fs::write(files.join(format!("{}.obao4", blob.root())), outboard).unwrap();
+        let mut certificate = Command::new("openssl");
+        certificate
+            .args([
+                "req",
+                "-x509",
+                "-newkey",
+                "ec",
+                "-pkeyopt",
+                "ec_paramgen_curve:P-256",
+            ])
+            .args(["-nodes", "-days", "2", "-subj", "/CN=a test"])
+            .args(["-addext", "subjectAltName=IP:127.0.0.1"])
+            .args(["-addext", "basicConstraints=critical,CA:FALSE"])
+            .arg("-keyout")
+            .arg(dir.path().join("key.pem"))
+            .arg("-out")
+            .arg(dir.path().join("own.pem"))
+            .stderr(Stdio::null());
+        assert!(certificate.status().ok()?.success());
+        // Beside those that the registry is known by.
+        let mut trusted = fs::read("/etc/ssl/certs/ca-certificates.crt").unwrap_or_default();
+        trusted.extend(fs::read(dir.path().join("own.pem")).unwrap());
+        fs::write(dir.path().join("trusted.pem"), trusted).unwrap();
+        let (port, http_port) = (free_port(), free_port());
+        let temps = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
+        let temps: String = temps
+            .iter()
+            .map(|one| format!("{one}_temp_path {at}/{one};\n"))
+            .collect();
+        // Read by whoever nginx runs as.
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let config = format!(
+            "daemon off; master_process off; pid {at}/pid; error_log {at}/error.log;\n\
+             events {{}}\n\
+             http {{ access_log off; {temps} server {{\n\
+             listen 127.0.0.1:{port} ssl; listen 127.0.0.1:{http_port}; root {at}/files;\n\
+             ssl_certificate {at}/own.pem; ssl_certificate_key {at}/key.pem;\n\
+             location /plain/ {{ rewrite ^/plain/(.*)$ {plain}$1 redirect; }}\n\
+             }} }}\n"
+        );
+        fs::write(dir.path().join("nginx.conf"), config).unwrap();
+        let mut nginx = Command::new("nginx");
+        nginx.arg("-e").arg(dir.path().join("error.log"));
+        nginx.arg("-c").arg(dir.path().join("nginx.conf"));
+        let nginx = nginx.stdin(Stdio::null()).spawn().ok()?;
+        let mut https = Self {
+            nginx,
+            dir,
+            port,
+            http_port,
+        };
+        until("nginx listens", || {
+            let ended = https.nginx.try_wait().unwrap();
+            assert!(ended.is_none(), "nginx ended: {ended:?}");
+            std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()
+        });
+        Some(https)
+    }
+
+    fn fetch(&self, lab: &Lab, path: &str, trusted: &str) -> Ran {
+        use_gateways(lab, &[format!("https://127.0.0.1:{}{path}", self.port)]);
+        let mut fetch = lab.fetch_command(CLIENT, &[SPEC]);
+        run(fetch.env("SSL_CERT_FILE", self.dir.path().join(trusted)))
+    }
+}
+
+#[test]
+fn https_is_verified_and_not_left() {
+    let mut lab = Lab::new();
+    lab.start_alice();
+    let artifact = artifact(&lab, 600_000);
+    lab.state(ALICE, &artifact);
+    lab.state(BOB, &artifact);
+    let site = Site::start(&lab, &artifact);
+    let Some(https) = Https::start(&artifact, &site.url()) else {
+        eprintln!(
+            "SKIPPED: nginx or openssl is not installed, so gateways over https were not tested"
+        );
+        return;
+    };
+    // A certificate that nobody vouches for.
+    use_gateways(&lab, &[format!("https://127.0.0.1:{}/", https.port)]);
+    lab.fetch(&[SPEC]).failed(14, &["could not be had"]);
+    // A redirect to where others can watch. Who began there is led on, as the end shows.
+    https
+        .fetch(&lab, "/plain/", "trusted.pem")
+        .failed(14, &["could not be had"]);
+    assert_eq!(site.parts_served(), 0);
+    https.fetch(&lab, "/", "trusted.pem").done();
+    assert!(runs(&lab));
+    fs::remove_dir_all(lab.home(CLIENT).store()).unwrap();
+    use_gateways(
+        &lab,
+        &[format!("http://127.0.0.1:{}/plain/", https.http_port)],
+    );
+    lab.fetch(&[SPEC, "--force"]).done();
+    assert!(site.parts_served() >= 1);
 }
