@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use tempfile::{NamedTempFile, PersistError};
 
 use crate::gateway::GatewayConfig;
+use crate::manners::{PauseConfig, ShareConfig};
 
 /// A configuration file may be this long.
 const CONFIG_BYTES_MAX: u64 = 256 * 1024;
@@ -26,6 +27,8 @@ const CONFIG_BYTES_MAX: u64 = 256 * 1024;
 pub struct Home {
     dir: PathBuf,
     toolchains: PathBuf,
+    /// Where the control socket is by the user's word.
+    socket: Option<PathBuf>,
 }
 
 /// A network that the user joined, and what only this machine knows about it.
@@ -60,6 +63,12 @@ pub struct Config {
     pub quic: Option<bool>,
     /// The HTTP gateway, and gateways of others.
     pub gateway: GatewayConfig,
+    /// Bytes that toolchains may take.
+    pub toolchains_quota_bytes: Option<u64>,
+    /// What is given to others, and how much.
+    pub share: ShareConfig,
+    /// When background work rests.
+    pub pause: PauseConfig,
 }
 
 /// What goes wrong with files below the home directory.
@@ -115,7 +124,8 @@ impl Joined {
 
 impl Home {
     /// The home that the environment names: `QK_HOME`, else `qk` in the user's data directory.
-    /// `QK_TOOLCHAINS` puts toolchains elsewhere, so that several homes can share them.
+    /// `QK_TOOLCHAINS` puts toolchains elsewhere, so that several homes can share them, and
+    /// `QK_SOCKET` the control socket.
     ///
     /// # Errors
     /// When no variable says where.
@@ -131,12 +141,13 @@ impl Home {
             .ok_or(HomeError::NoHome)?;
         let dir = std::path::absolute(&dir).map_err(|error| HomeError::Io { path: dir, error })?;
         let mut home = Self::at(dir);
+        let absolute = |path: PathBuf| {
+            std::path::absolute(&path).map_err(|error| HomeError::Io { path, error })
+        };
         if let Some(toolchains) = set("QK_TOOLCHAINS") {
-            home.toolchains = std::path::absolute(&toolchains).map_err(|error| HomeError::Io {
-                path: toolchains,
-                error,
-            })?;
+            home.toolchains = absolute(toolchains)?;
         }
+        home.socket = set("QK_SOCKET").map(absolute).transpose()?;
         Ok(home)
     }
 
@@ -146,6 +157,7 @@ impl Home {
         Self {
             toolchains: dir.join("toolchains"),
             dir,
+            socket: None,
         }
     }
 
@@ -174,9 +186,25 @@ impl Home {
         self.dir.join("crates")
     }
 
-    /// The control socket of the node: in `$XDG_RUNTIME_DIR` when the path below the home would pass
+    /// The same home with its control socket elsewhere, as `QK_SOCKET` has it.
+    pub fn with_socket(self, socket: impl Into<PathBuf>) -> Self {
+        Self {
+            socket: Some(socket.into()),
+            ..self
+        }
+    }
+
+    /// Where the control socket is by the user's word, if the user gave it.
+    pub fn named_socket(&self) -> Option<&Path> {
+        self.socket.as_deref()
+    }
+
+    /// The control socket of the node: where the user says, else below the home, or in `$XDG_RUNTIME_DIR` when the path below the home would pass
     /// the 108 bytes that Unix allows, named after the home so that two homes do not meet.
     pub fn socket(&self) -> PathBuf {
+        if let Some(named) = &self.socket {
+            return named.clone();
+        }
         let own = self.dir.join("qk.sock");
         if own.as_os_str().len() < 100 {
             return own;
@@ -207,6 +235,7 @@ impl Home {
         if let Some(policy) = &config.policy {
             policy.check().map_err(malformed)?;
         }
+        config.share.check().map_err(malformed)?;
         Ok(config)
     }
 

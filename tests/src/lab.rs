@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -140,7 +140,22 @@ impl Lab {
     /// # Panics
     /// When a command fails.
     pub fn with(args: &[&str]) -> Self {
-        let lab = Self::empty();
+        Self::empty().founded(args)
+    }
+
+    /// As [`new`](Self::new), with alice's node at another address of this machine than loopback's.
+    ///
+    /// # Panics
+    /// When a command fails.
+    pub fn on(host: Ipv4Addr) -> Self {
+        let mut lab = Self::empty();
+        let port = lab.address.rsplit('/').next().expect("a port").to_owned();
+        lab.address = format!("/ip4/{host}/tcp/{port}");
+        lab.founded(&[])
+    }
+
+    fn founded(self, args: &[&str]) -> Self {
+        let lab = self;
         let file = lab.network_file();
         let file = file.to_str().expect("a path of ASCII");
         let address = lab.address.clone();

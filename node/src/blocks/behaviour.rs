@@ -28,6 +28,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::lane::Lane;
 use super::serve::Server;
+use crate::net::address::Prefix;
 
 /// Lanes that wait for the swarm to take note of them.
 const COMMANDS_MAX: usize = 64;
@@ -82,16 +83,25 @@ impl Lanes {
     }
 }
 
+/// Who opened a lane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reader {
+    /// The peer.
+    pub peer: PeerId,
+    /// Where it is, as far as that tells operators apart.
+    pub prefix: Option<Prefix>,
+}
+
 /// What is done with a lane that a peer opened. Called on the connection's task: spawn and return.
-pub type OnLane = Arc<dyn Fn(PeerId, Stream) + Send + Sync>;
+pub type OnLane = Arc<dyn Fn(Reader, Stream) + Send + Sync>;
 
 /// Serves every lane in a task of its own, which ends with its connection.
 pub fn serving(server: Arc<Server>) -> OnLane {
-    Arc::new(move |peer, stream| {
+    Arc::new(move |reader, stream| {
         let server = Arc::clone(&server);
         tokio::spawn(async move {
-            if let Err(error) = server.serve(peer, stream).await {
-                tracing::debug!(%peer, %error, "lane dropped");
+            if let Err(error) = server.serve(reader, stream).await {
+                tracing::debug!(peer = %reader.peer, %error, "lane dropped");
             }
         });
     })
@@ -119,10 +129,11 @@ impl Behaviour {
         (behaviour, Lanes { commands: sender })
     }
 
-    fn handler(&self, peer: PeerId, is_relayed: bool) -> Handler {
+    fn handler(&self, peer: PeerId, remote: &Multiaddr, is_relayed: bool) -> Handler {
         let on_lane = self.on_lane.clone().filter(|_| !is_relayed);
+        let prefix = Prefix::of(remote);
         Handler {
-            peer,
+            reader: Reader { peer, prefix },
             protocol: self.protocol.clone(),
             on_lane,
             opening: VecDeque::new(),
@@ -141,7 +152,7 @@ impl NetworkBehaviour for Behaviour {
         local: &Multiaddr,
         remote: &Multiaddr,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        Ok(self.handler(peer, is_relayed(local) || is_relayed(remote)))
+        Ok(self.handler(peer, remote, is_relayed(local) || is_relayed(remote)))
     }
 
     fn handle_established_outbound_connection(
@@ -152,7 +163,7 @@ impl NetworkBehaviour for Behaviour {
         _: Endpoint,
         _: PortUse,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        Ok(self.handler(peer, is_relayed(remote)))
+        Ok(self.handler(peer, remote, is_relayed(remote)))
     }
 
     fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
@@ -221,7 +232,7 @@ pub struct OpenLane(Reply);
 
 /// The protocol on one connection.
 pub struct Handler {
-    peer: PeerId,
+    reader: Reader,
     protocol: StreamProtocol,
     on_lane: Option<OnLane>,
     opening: VecDeque<Reply>,
@@ -257,7 +268,7 @@ impl ConnectionHandler for Handler {
         if self.opening.len() < OPENING_MAX {
             self.opening.push_back(reply);
         } else {
-            let _ = reply.send(Err(LaneError::TooMany(self.peer)));
+            let _ = reply.send(Err(LaneError::TooMany(self.reader.peer)));
         }
     }
 
@@ -267,7 +278,7 @@ impl ConnectionHandler for Handler {
                 protocol, ..
             }) => {
                 if let Some(on_lane) = &self.on_lane {
-                    on_lane(self.peer, protocol);
+                    on_lane(self.reader, protocol);
                 }
             }
             ConnectionEvent::FullyNegotiatedOutbound(FullyNegotiatedOutbound {
@@ -279,9 +290,9 @@ impl ConnectionHandler for Handler {
             }
             ConnectionEvent::DialUpgradeError(DialUpgradeError { info, error }) => {
                 let error = match error {
-                    StreamUpgradeError::NegotiationFailed => LaneError::NotSpoken(self.peer),
+                    StreamUpgradeError::NegotiationFailed => LaneError::NotSpoken(self.reader.peer),
                     StreamUpgradeError::Timeout | StreamUpgradeError::Io(_) => {
-                        LaneError::Broken(self.peer)
+                        LaneError::Broken(self.reader.peer)
                     }
                     StreamUpgradeError::Apply(never) => match never {},
                 };

@@ -7,7 +7,9 @@ use std::time::{Duration, SystemTime};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use libp2p::PeerId;
-use qk_protocol::blocks::{Blob, BlockRange, Encoding, Ranges, Request, VerifyError, verify};
+use qk_protocol::blocks::{
+    Blob, BlockRange, Encoding, Ranges, Request, VerifyError, verify, wire_len,
+};
 use qk_protocol::time::{Machine, Now, UnixTime};
 use qk_protocol::transfer::{In, Out, RangeEnd, Slot, Transfer, TransferError, WINDOW_MAX, Why};
 use tokio::sync::mpsc;
@@ -19,6 +21,7 @@ use super::lane::{Answers, Asker, PIPELINE_MAX, PullError};
 use super::part::{Finished, Part, PartError};
 use super::source::{GATEWAY_PULLS_MAX, GatewayLane, Source};
 use crate::gateway::client::{Client, GatewayUrl};
+use crate::manners::Downloads;
 
 /// No byte for so long, and the next provider is asked.
 pub const STALL_MAX: Duration = Duration::from_secs(10);
@@ -77,6 +80,8 @@ pub struct DownloadOptions {
     pub stall_max: Duration,
     /// Those that may be among the providers.
     pub gateways: Vec<Client>,
+    /// How fast it may be.
+    pub downloads: Downloads,
 }
 
 impl Default for DownloadOptions {
@@ -84,6 +89,7 @@ impl Default for DownloadOptions {
         Self {
             stall_max: STALL_MAX,
             gateways: Vec::new(),
+            downloads: Downloads::default(),
         }
     }
 }
@@ -312,12 +318,16 @@ async fn work_at_gateway(
         }
         return;
     };
+    let shared = &shared;
     let mut pulling = FuturesUnordered::new();
     let mut more = true;
     while more || !pulling.is_empty() {
         tokio::select! {
             order = ordered.recv(), if more && pulling.len() < GATEWAY_PULLS_MAX => match order {
                 Some(order) => pulling.push(async move {
+                    let blob = shared.part.blob();
+                    let bytes = wire_len(blob, &order.range.into()).unwrap_or_default();
+                    shared.options.downloads.take(bytes).await;
                     let pulled = lane.pull(order.range).await;
                     (order, pulled)
                 }),
@@ -372,6 +382,8 @@ async fn ask(
             encoding: Encoding::Raw,
             ranges: Ranges::from(order.range),
         };
+        let bytes = wire_len(&request.blob, &request.ranges).unwrap_or_default();
+        shared.options.downloads.take(bytes).await;
         match asker.ask(&request).await {
             Ok(bytes) => place.send((order, bytes)),
             Err(error) => return shared.fail(order.slot, error.why()).await,

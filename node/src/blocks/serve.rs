@@ -13,13 +13,17 @@ use qk_protocol::blocks::{
     self, EncodeError, Encoding, REQUEST_HEAD_BYTES, Request, RequestError, Status, wire_len,
 };
 use qk_protocol::hash::Root;
+use tokio::select;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
+use super::behaviour::Reader;
 use crate::counters::Counters;
+use crate::crowd::{Crowd, Place};
+use crate::manners::{Grant, Uploads};
 
-/// What is written between two looks at the clock.
-const PIECE_BYTES: usize = 64 << 10;
+/// How often somebody has to go while a request waits for memory.
+const PRESS_EVERY: Duration = Duration::from_millis(100);
 
 /// A blob that is here, opened. Files that are unlinked meanwhile stay readable.
 #[derive(Debug)]
@@ -56,10 +60,13 @@ pub struct ServeLimits {
     pub idle_max: Duration,
     /// How long 64 KiB may take to leave: slower readers are dropped.
     pub piece_timeout: Duration,
+    /// How long they may take while others want lanes or memory, and how long a lane may be without a
+    /// request then.
+    pub slow_after: Duration,
 }
 
 impl Default for ServeLimits {
-    /// 16 MiB, 4 lanes a peer, 64 in all; slower than 8 KiB/s is dropped.
+    /// 16 MiB, 4 lanes a peer, 64 in all; slower than 8 KiB/s is dropped, in a crowd than 32 KiB/s.
     fn default() -> Self {
         Self {
             encoded_bytes_max: 16 << 20,
@@ -68,6 +75,7 @@ impl Default for ServeLimits {
             busy_after: Duration::from_secs(2),
             idle_max: Duration::from_secs(30),
             piece_timeout: Duration::from_secs(8),
+            slow_after: Duration::from_secs(2),
         }
     }
 }
@@ -87,6 +95,9 @@ pub enum ServeError {
     /// The answer was not read fast enough.
     #[error("reads too slowly")]
     Slow,
+    /// Others wanted the room of a reader that dawdles, or has many lanes.
+    #[error("made room for others")]
+    Crowded,
     /// The connection broke.
     #[error("lane broke: {0}")]
     Io(#[from] io::Error),
@@ -96,23 +107,32 @@ pub enum ServeError {
 pub struct Server {
     blobs: Arc<dyn Blobs>,
     limits: ServeLimits,
+    uploads: Uploads,
     memory: Arc<Semaphore>,
+    crowd: Arc<Crowd>,
     lanes: Mutex<BTreeMap<PeerId, usize>>,
     sent_bytes: AtomicU64,
     counters: Counters,
 }
 
 impl Server {
-    /// A server of `blobs` within `limits`.
+    /// A server of `blobs` within `limits`, which gives whatever is asked for at once.
     pub fn new(blobs: Arc<dyn Blobs>, limits: ServeLimits) -> Arc<Self> {
-        Self::counting(blobs, limits, Counters::default())
+        Self::with(blobs, limits, Uploads::default(), Counters::default())
     }
 
-    /// As [`new`](Self::new), counting what it does together with others.
-    pub fn counting(blobs: Arc<dyn Blobs>, limits: ServeLimits, counters: Counters) -> Arc<Self> {
+    /// A server that gives as its owner allows, and counts what it gives together with others.
+    pub fn with(
+        blobs: Arc<dyn Blobs>,
+        limits: ServeLimits,
+        uploads: Uploads,
+        counters: Counters,
+    ) -> Arc<Self> {
         Arc::new(Self {
             blobs,
+            uploads,
             memory: Arc::new(Semaphore::new(limits.encoded_bytes_max as usize)),
+            crowd: Crowd::new(limits.lanes_max, limits.slow_after),
             limits,
             lanes: Mutex::default(),
             sent_bytes: AtomicU64::new(0),
@@ -122,7 +142,7 @@ impl Server {
 
     /// Lanes open now, over all peers.
     pub fn lanes(&self) -> usize {
-        self.lanes_by_peer().values().sum()
+        self.crowd.taken()
     }
 
     /// Bytes of answers that were sent whole, since the start.
@@ -131,15 +151,28 @@ impl Server {
     }
 
     /// Answers the requests of one lane until its reader closes it, or does what it may not.
-    pub async fn serve<S>(self: Arc<Self>, peer: PeerId, mut stream: S) -> Result<(), ServeError>
+    pub async fn serve<S>(self: Arc<Self>, reader: Reader, stream: S) -> Result<(), ServeError>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let _counted = self.count(peer).ok_or(ServeError::TooManyLanes)?;
+        let _counted = self.count(reader.peer).ok_or(ServeError::TooManyLanes)?;
+        let place = self.crowd.enter(reader.prefix);
+        let place = place.ok_or(ServeError::TooManyLanes)?;
+        select! {
+            served = self.answer_all(stream, &place) => served,
+            () = place.end() => Err(ServeError::Crowded),
+        }
+    }
+
+    async fn answer_all<S>(&self, mut stream: S, place: &Place) -> Result<(), ServeError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
         while let Some(request) = self.read(&mut stream).await? {
-            let answer = self.answer(request).await;
+            place.renew();
+            let answer = self.answer(request, place).await;
             let (status, bytes) = (answer.status, answer.wire.len());
-            self.write(&mut stream, &answer).await?;
+            self.write(&mut stream, answer, place).await?;
             self.counters.blocks_answered(status, bytes);
         }
         Ok(())
@@ -153,15 +186,18 @@ impl Server {
         read.map_err(|_| ServeError::Idle)?
     }
 
-    async fn answer(&self, request: Request) -> Answer {
+    async fn answer(&self, request: Request, place: &Place) -> Answer {
         if request.encoding != Encoding::Raw {
             return Status::NotSpoken.into();
         }
         let Ok(bytes) = wire_len(&request.blob, &request.ranges) else {
             return Status::BadRange.into();
         };
-        let wait = Arc::clone(&self.memory).acquire_many_owned(bytes);
-        let Ok(Ok(memory)) = timeout(self.limits.busy_after, wait).await else {
+        let grant = match self.uploads.admit(bytes).await {
+            Ok(grant) => grant,
+            Err(status) => return status.into(),
+        };
+        let Some(memory) = self.memory_for(bytes, place).await else {
             return Status::Busy.into();
         };
         let blobs = Arc::clone(&self.blobs);
@@ -170,6 +206,7 @@ impl Server {
             Ok(Ok(wire)) => Answer {
                 status: Status::Ok,
                 wire,
+                grant: Some(grant),
                 _memory: Some(memory),
             },
             Ok(Err(status)) => status.into(),
@@ -178,15 +215,38 @@ impl Server {
         }
     }
 
+    /// While it waits, those who dawdle or have many lanes have to go.
+    async fn memory_for(&self, bytes: u32, place: &Place) -> Option<OwnedSemaphorePermit> {
+        let wait = Arc::clone(&self.memory).acquire_many_owned(bytes);
+        let pressed = async {
+            loop {
+                sleep(PRESS_EVERY).await;
+                place.press();
+            }
+        };
+        let wait = async {
+            select! {
+                memory = wait => memory.ok(),
+                never = pressed => never,
+            }
+        };
+        timeout(self.limits.busy_after, wait).await.ok().flatten()
+    }
+
     async fn write(
         &self,
         stream: &mut (impl AsyncWrite + Unpin),
-        answer: &Answer,
+        answer: Answer,
+        place: &Place,
     ) -> Result<(), ServeError> {
         self.in_time(stream.write_all(&[answer.status.byte()]))
             .await?;
-        for piece in answer.wire.chunks(PIECE_BYTES) {
-            self.in_time(stream.write_all(piece)).await?;
+        if let Some(mut grant) = answer.grant {
+            for piece in answer.wire.chunks(grant.piece_bytes()) {
+                grant.take(piece.len()).await;
+                self.in_time(stream.write_all(piece)).await?;
+                place.renew();
+            }
         }
         self.in_time(stream.flush()).await?;
         self.sent_bytes
@@ -201,9 +261,6 @@ impl Server {
 
     fn count(self: &Arc<Self>, peer: PeerId) -> Option<Counted> {
         let mut lanes = self.lanes_by_peer();
-        if lanes.values().sum::<usize>() >= self.limits.lanes_max {
-            return None;
-        }
         let of_peer = lanes.entry(peer).or_default();
         if *of_peer >= self.limits.lanes_per_peer_max {
             return None;
@@ -250,6 +307,7 @@ impl Drop for Counted {
 struct Answer {
     status: Status,
     wire: Vec<u8>,
+    grant: Option<Grant>,
     _memory: Option<OwnedSemaphorePermit>,
 }
 
@@ -258,6 +316,7 @@ impl From<Status> for Answer {
         Self {
             status,
             wire: Vec::new(),
+            grant: None,
             _memory: None,
         }
     }

@@ -74,6 +74,8 @@ pub enum ProblemKind {
     Io,
     /// The node ended, or is ending.
     Stopping,
+    /// Only the administrator of the running node may.
+    NotAllowed,
     /// The running node and this program do not understand each other.
     Protocol,
     /// Anything else.
@@ -132,6 +134,7 @@ impl From<FetchError> for Problem {
                 root: Some(root),
                 ..plain(ProblemKind::Download)
             },
+            FetchError::Spent { .. } => plain(ProblemKind::Download),
             FetchError::Part(error) => plain(of_part(&error)),
             FetchError::Size(_) => plain(ProblemKind::Corrupt),
             FetchError::Node(error) => error.into(),

@@ -11,6 +11,7 @@ use qk_protocol::statement::{Statement, StatementError};
 use qk_protocol::time::UnixTime;
 use serde::{Deserialize, Serialize};
 
+use crate::manners::{PauseReason, ShareStatus};
 use crate::node::{Fetched, From};
 use crate::store::{BlobInfo, CompactReport, Counts, GcReport};
 
@@ -37,6 +38,10 @@ pub struct Status {
     pub networks: Vec<NetworkStatus>,
     /// The store.
     pub store: StoreStatus,
+    /// What it gives and takes.
+    pub share: ShareStatus,
+    /// Why it pauses; it works, if nothing is named.
+    pub paused: Vec<PauseReason>,
 }
 
 /// One network of a node.
@@ -202,6 +207,12 @@ pub struct Reloaded {
     pub advanced: Vec<NetworkId>,
     /// Networks that it no longer takes part in.
     pub left: Vec<NetworkId>,
+    /// Settings of `config.toml` that changed and count from now on.
+    #[serde(default)]
+    pub settings: Vec<String>,
+    /// Settings of `config.toml` that changed and count when the node starts next.
+    #[serde(default)]
+    pub restart: Vec<String>,
 }
 
 impl FetchReport {

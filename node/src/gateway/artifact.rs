@@ -15,7 +15,7 @@ use qk_protocol::hash::Root;
 use super::range::{Asked, asked, has_already};
 use super::server::Shared;
 use crate::blocks::serve::{Blobs, Held};
-use crate::node::{Door, Node};
+use crate::manners::Uploads;
 
 /// What a root stands for never changes.
 const CACHE_CONTROL: &str = "public, max-age=31536000, immutable";
@@ -24,10 +24,9 @@ const OUTBOARD_SUFFIX: &str = ".obao4";
 /// Bytes of an outboard that are read, compared and sent at once.
 const OUTBOARD_PIECE_BYTES: usize = 64 << 10;
 
-/// Whether this node gives others the artifact of a root, if it has it.
-fn may_serve(node: &Node, _root: Root) -> bool {
-    // As with peers: only a node that holds the store open serves from it.
-    node.holds()
+/// What this node gives over HTTP: the same as to peers, under the same rates, budgets and pauses.
+fn given(shared: &Shared) -> Option<(Arc<dyn Blobs>, Uploads)> {
+    Some((shared.given.clone()?, shared.node.manners().uploads()))
 }
 
 /// Which of the two files of a blob.
@@ -47,12 +46,14 @@ pub(super) async fn artifact(
     let Some((root, file)) = parse(&name) else {
         return not_found("expected /artifacts/ROOT, 64 lower-case hex digits");
     };
-    if !may_serve(&shared.node, root) {
+    let Some((blobs, uploads)) = given(&shared) else {
         return not_found("not served here");
+    };
+    if !shared.node.manners().gives() {
+        return not_found("nothing is given now");
     }
     let etag = format!("\"{name}\"");
-    let door = shared.node.door().clone();
-    let opened = tokio::task::spawn_blocking(move || open(door, root, file)).await;
+    let opened = tokio::task::spawn_blocking(move || open(blobs, root, file)).await;
     let reading = match opened {
         Ok(Ok(Some(reading))) => reading,
         Ok(Ok(None)) => return not_found("not here"),
@@ -79,14 +80,14 @@ pub(super) async fn artifact(
         }
         Asked::Whole => {
             let answer = described(StatusCode::OK, &etag, file, Some(size));
-            filled(answer, reading.part(0..size)).await
+            filled(answer, reading.part(0..size, uploads)).await
         }
         Asked::Part(range) => {
             let bytes = range.end - range.start;
             let mut answer = described(StatusCode::PARTIAL_CONTENT, &etag, file, Some(bytes));
             let content = format!("bytes {}-{}/{size}", range.start, range.end - 1);
             put(&mut answer, header::CONTENT_RANGE, &content);
-            filled(answer, reading.part(range)).await
+            filled(answer, reading.part(range, uploads)).await
         }
     }
 }
@@ -102,6 +103,14 @@ fn not_found(why: &'static str) -> Response {
     let mut answer = (StatusCode::NOT_FOUND, format!("{why}\n")).into_response();
     put(&mut answer, header::CACHE_CONTROL, "no-store");
     answer
+}
+
+fn busy() -> Response {
+    (
+        StatusCode::SERVICE_UNAVAILABLE,
+        "nothing more is given now\n",
+    )
+        .into_response()
 }
 
 fn unreadable(root: Root, error: &dyn std::fmt::Display) -> Response {
@@ -145,6 +154,7 @@ async fn filled(answer: Response, reading: Reading) -> Response {
     let (first, reading) = match next_piece(reading).await {
         Ok(first) => first,
         Err(error) if error.kind() == io::ErrorKind::InvalidData => return not_found("not here"),
+        Err(error) if error.kind() == io::ErrorKind::QuotaExceeded => return busy(),
         Err(error) => return unreadable(root, &error),
     };
     let rest = pieces(first, reading);
@@ -163,17 +173,23 @@ fn pieces(first: Bytes, reading: Reading) -> impl Stream<Item = io::Result<Bytes
 }
 
 async fn next_piece(mut reading: Reading) -> io::Result<(Bytes, Reading)> {
+    let bytes = reading.next_bytes_max();
+    // Also a month's budget that ends amid an answer ends it.
+    let admitted = reading.uploads.admit(bytes).await;
+    let mut grant = admitted.map_err(|_| io::Error::from(io::ErrorKind::QuotaExceeded))?;
     let read = tokio::task::spawn_blocking(move || {
         let piece = reading.next_piece();
         (piece, reading)
     });
     let (piece, reading) = read.await.map_err(io::Error::other)?;
-    Ok((piece?.into(), reading))
+    let piece = piece?;
+    grant.take(piece.len()).await;
+    Ok((piece.into(), reading))
 }
 
 /// A file of a blob, open.
 struct Opened {
-    door: Arc<Door>,
+    blobs: Arc<dyn Blobs>,
     held: Held,
     blob: Blob,
     file: File,
@@ -181,10 +197,11 @@ struct Opened {
 }
 
 impl Opened {
-    fn part(self, range: Range<u64>) -> Reading {
+    fn part(self, range: Range<u64>, uploads: Uploads) -> Reading {
         Reading {
             walk: OutboardWalk::new(&self.blob, range.clone()),
-            door: self.door,
+            blobs: self.blobs,
+            uploads,
             held: self.held,
             blob: self.blob,
             file: self.file,
@@ -193,8 +210,8 @@ impl Opened {
     }
 }
 
-fn open(door: Arc<Door>, root: Root, file: File) -> io::Result<Option<Opened>> {
-    let Some(held) = Blobs::open(&*door, root)? else {
+fn open(blobs: Arc<dyn Blobs>, root: Root, file: File) -> io::Result<Option<Opened>> {
+    let Some(held) = blobs.open(root)? else {
         return Ok(None);
     };
     let blob = Blob::new(root, held.size).map_err(io::Error::other)?;
@@ -203,7 +220,7 @@ fn open(door: Arc<Door>, root: Root, file: File) -> io::Result<Option<Opened>> {
         File::Outboard => blob.outboard_bytes(),
     };
     Ok(Some(Opened {
-        door,
+        blobs,
         held,
         blob,
         file,
@@ -213,7 +230,8 @@ fn open(door: Arc<Door>, root: Root, file: File) -> io::Result<Option<Opened>> {
 
 /// A part of a file on its way.
 struct Reading {
-    door: Arc<Door>,
+    blobs: Arc<dyn Blobs>,
+    uploads: Uploads,
     held: Held,
     blob: Blob,
     file: File,
@@ -222,13 +240,22 @@ struct Reading {
 }
 
 impl Reading {
+    /// The most that comes next.
+    fn next_bytes_max(&self) -> u32 {
+        let piece = match self.file {
+            File::Archive => u64::from(blocks::UNIT_BLOCKS_MIN) * blocks::BLOCK_BYTES,
+            File::Outboard => OUTBOARD_PIECE_BYTES as u64,
+        };
+        let left = self.rest.end - self.rest.start;
+        // A piece is no more than 256 KiB.
+        u32::try_from(left.min(piece)).unwrap_or(u32::MAX)
+    }
+
     /// The next bytes; none at the end. It blocks.
     fn next_piece(&mut self) -> io::Result<Vec<u8>> {
         let piece = match self.file {
             File::Archive => self.next_of_archive(),
-            File::Outboard => self
-                .walk
-                .next_bytes(&self.held.outboard, OUTBOARD_PIECE_BYTES),
+            File::Outboard => self.next_of_outboard(),
         };
         piece.map_err(|error| {
             let root = self.blob.root();
@@ -236,11 +263,19 @@ impl Reading {
                 error,
                 EncodeError::Corrupt { .. } | EncodeError::Short { .. }
             ) {
-                self.door.is_corrupt(root, &error);
+                self.blobs.is_corrupt(root, &error);
                 return io::Error::new(io::ErrorKind::InvalidData, error);
             }
             io::Error::other(error)
         })
+    }
+
+    fn next_of_outboard(&mut self) -> Result<Vec<u8>, EncodeError> {
+        let bytes = self
+            .walk
+            .next_bytes(&self.held.outboard, OUTBOARD_PIECE_BYTES)?;
+        self.rest.start = (self.rest.start + bytes.len() as u64).min(self.rest.end);
+        Ok(bytes)
     }
 
     fn next_of_archive(&mut self) -> Result<Vec<u8>, EncodeError> {

@@ -147,6 +147,13 @@ async fn render(shared: &Shared) -> Result<String, NodeError> {
     register_http(shared, &mut registry);
     register_store(&store(shared).await?, &mut registry);
     register_networks(&shared.node, &mut registry).await;
+    gauge(
+        &mut registry,
+        "paused",
+        "Whether background work rests and nothing is given: 1 if so",
+        None,
+        f64::from(u8::from(shared.node.manners().is_paused())),
+    );
     // Prometheus' own name for it, without a prefix.
     let mut process = Registry::default();
     gauge(

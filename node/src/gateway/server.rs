@@ -28,6 +28,7 @@ use super::health::{healthz, readyz};
 use super::metrics::{HttpCounters, LastLook, Route, metrics};
 use super::paced::Paced;
 use super::places::{Place, Places};
+use crate::blocks::serve::Blobs;
 use crate::node::Node;
 
 /// How long clients may take to read their last bytes when the node ends.
@@ -105,9 +106,10 @@ pub struct Gateway {
 }
 
 /// What all handlers share.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(super) struct Shared {
     pub(super) node: Arc<Node>,
+    pub(super) given: Option<Arc<dyn Blobs>>,
     pub(super) counters: HttpCounters,
     pub(super) places: Arc<Places>,
     pub(super) last_look: Arc<LastLook>,
@@ -145,6 +147,7 @@ impl Gateway {
             self.limits.connections_per_address_max,
         );
         let app = router(Shared {
+            given: node.given_to_all(),
             node,
             counters: self.counters.clone(),
             places: places.clone(),

@@ -148,13 +148,16 @@ impl AddressRules {
     }
 }
 
-/// The network that an address belongs to, as far as one operator usually commands all of it.
+/// The network that an address belongs to, as far as one operator usually commands all of it: on a
+/// local network that is one machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Prefix {
     /// An IPv4 /24.
     V4([u8; 3]),
     /// An IPv6 /48.
     V6([u8; 6]),
+    /// A machine on a local network.
+    Host(IpAddr),
 }
 
 impl Prefix {
@@ -162,6 +165,10 @@ impl Prefix {
     pub fn of(address: &Multiaddr) -> Option<Self> {
         match ip_of(address)? {
             ip if ip.is_loopback() => None,
+            IpAddr::V4(ip) if ip.is_private() || ip.is_link_local() => Some(Self::Host(ip.into())),
+            IpAddr::V6(ip) if ip.is_unique_local() || ip.is_unicast_link_local() => {
+                Some(Self::Host(ip.into()))
+            }
             IpAddr::V4(ip) => ip.octets().first_chunk().copied().map(Self::V4),
             IpAddr::V6(ip) => ip.octets().first_chunk().copied().map(Self::V6),
         }

@@ -66,6 +66,8 @@ pub struct Limits {
     pub request_bytes_held_max: usize,
     /// Bytes of replies being received.
     pub reply_bytes_held_max: usize,
+    /// Bytes of memory of the whole process from which on inbound connections are closed.
+    pub memory_bytes_max: u64,
     /// Requests of our own that wait for a reply.
     pub asking_max: usize,
     /// Requests of our own that wait for a reply of one peer.
@@ -73,10 +75,21 @@ pub struct Limits {
 }
 
 impl Limits {
+    /// Inbound handshakes at once; with one more, another one makes room. Much fewer than
+    /// [`pending_in_max`](Self::pending_in_max): one that makes room takes its time to go.
+    pub fn handshakes_in_max(&self) -> usize {
+        self.pending_in_max / 4
+    }
+
+    /// Established inbound connections from which on the prefix that has the most makes room.
+    pub fn crowded_in(&self) -> usize {
+        self.established_in_max - self.established_in_max / 8
+    }
+
     /// For a machine whose owner should not notice: 16 connections.
     pub fn laptop() -> Self {
         Self {
-            pending_in_max: 8,
+            pending_in_max: 32,
             pending_in_per_prefix_max: 3,
             pending_out_max: 12,
             established_in_max: 6,
@@ -92,15 +105,32 @@ impl Limits {
             prefix_rate_factor: 4.0,
             request_bytes_held_max: 8 << 20,
             reply_bytes_held_max: 64 << 20,
+            memory_bytes_max: 512 << 20,
             asking_max: 128,
             asking_per_peer_max: 12,
+        }
+    }
+
+    /// With at most so many connections: half of them for those who call, so that they cannot keep
+    /// the node from calling anybody itself.
+    pub fn connections(self, connections: usize) -> Self {
+        let at_least_one = |part: usize| part.max(1);
+        Self {
+            pending_in_max: self.pending_in_max.min(connections),
+            pending_out_max: self.pending_out_max.min(connections),
+            established_in_max: self.established_in_max.min(at_least_one(connections / 2)),
+            established_out_max: self
+                .established_out_max
+                .min(at_least_one(connections * 3 / 4)),
+            established_max: self.established_max.min(connections),
+            ..self
         }
     }
 
     /// For a node that serves others.
     pub fn server() -> Self {
         Self {
-            pending_in_max: 64,
+            pending_in_max: 256,
             pending_in_per_prefix_max: 16,
             pending_out_max: 32,
             established_in_max: 400,
@@ -116,6 +146,7 @@ impl Limits {
             prefix_rate_factor: 8.0,
             request_bytes_held_max: 64 << 20,
             reply_bytes_held_max: 128 << 20,
+            memory_bytes_max: 2 << 30,
             asking_max: 512,
             asking_per_peer_max: 12,
         }

@@ -12,6 +12,7 @@ mod asks;
 mod behaviour;
 mod codec;
 mod gate;
+mod handshakes;
 mod keep;
 mod lan;
 pub mod limits;
@@ -20,6 +21,7 @@ mod swarm;
 mod table;
 #[cfg(test)]
 mod tests;
+mod thin;
 mod transport;
 
 use std::collections::{BTreeMap, HashMap};
@@ -29,6 +31,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use libp2p::Transport;
 pub use libp2p::identity::Keypair;
 use libp2p::multiaddr::Protocol;
 pub use libp2p::pnet::PreSharedKey;
@@ -43,6 +46,7 @@ use self::asks::{Ask, Asks};
 pub use self::behaviour::protocol_name;
 use self::behaviour::{Behaviour, Protocols};
 pub use self::gate::{Ban, Refused};
+use self::handshakes::Handshakes;
 use self::keep::Keeps;
 pub use self::keep::Kept;
 use self::lan::Lan;
@@ -470,6 +474,7 @@ fn build_swarm(
     let keypair = &config.identity;
     let transport = transport::build(keypair, config.pre_shared, permits)
         .map_err(|error| StartError::Identity(error.to_string()))?;
+    let transport = Handshakes::new(transport, config.limits.handshakes_in_max()).boxed();
     let behaviour = Behaviour::new(keypair, protocols, &config.limits, config.server, blocks);
     let settings = libp2p::swarm::Config::with_tokio_executor()
         .with_idle_connection_timeout(config.limits.idle_time_max)

@@ -34,6 +34,8 @@ const FAILED_DIALS_MAX: u32 = 2;
 const FAILED_PINGS_MAX: u32 = 2;
 /// How often an empty routing table is filled from the bootstrap addresses again.
 const REFILL_INTERVAL: Duration = Duration::from_secs(60);
+/// How often the process's memory is looked at.
+const MEMORY_INTERVAL: Duration = Duration::from_secs(2);
 /// How long a node that shuts down waits for its connections to close.
 const FAREWELL_TIME_MAX: Duration = Duration::from_secs(1);
 /// Longest agent name kept of a peer, in characters.
@@ -79,13 +81,13 @@ pub(super) struct Task {
 #[derive(Debug)]
 pub(super) struct Peer {
     since: Instant,
-    /// When something was last asked of it.
-    used: Instant,
+    /// When something was last asked of it, or by it.
+    pub(super) used: Instant,
     agent: String,
     server: bool,
     rtt: Option<Duration>,
     failed_pings: u32,
-    connections: HashMap<ConnectionId, ConnectedPoint>,
+    pub(super) connections: HashMap<ConnectionId, ConnectedPoint>,
 }
 
 impl Task {
@@ -93,6 +95,8 @@ impl Task {
     pub(super) async fn run(mut self) {
         let mut refill = interval(REFILL_INTERVAL);
         refill.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut memory = interval(MEMORY_INTERVAL);
+        memory.set_missed_tick_behavior(MissedTickBehavior::Delay);
         self.report_started();
         let farewell = loop {
             tokio::select! {
@@ -105,6 +109,7 @@ impl Task {
                 answer = self.answers.next() => self.on_answer(answer),
                 change = next_on_lan(&mut self.lan) => self.on_lan(change),
                 _ = refill.tick() => self.refill(),
+                _ = memory.tick() => self.shed_memory(),
             }
         };
         self.close().await;
@@ -248,6 +253,9 @@ impl Task {
                         channel,
                     },
             } => {
+                if let Some(peer) = self.peers.get_mut(&peer) {
+                    peer.used = Instant::now();
+                }
                 // A connection that is gone needs no answer.
                 if let Some(observed) = self.remote_address(&peer, connection_id) {
                     self.answers.start(Inbound {
@@ -376,6 +384,7 @@ impl Task {
         });
         entry.connections.insert(id, endpoint);
         self.asks.connected(&mut self.swarm, peer);
+        self.thin_out();
     }
 
     fn on_closed(&mut self, peer: PeerId, id: ConnectionId) {

@@ -18,12 +18,13 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use super::here::archive;
+use super::here::{INSTALL_TIME, archive};
 use super::member::{Member, next, now, unix_now};
 use super::{Node, NodeError};
 use crate::blocks::download::{self, DownloadError, DownloadOptions, Progress};
 use crate::blocks::part::{Finished, Part, PartError};
 use crate::blocks::source::Source;
+use crate::manners::Whose;
 use crate::net::Kept;
 use crate::store::{Keep, Store};
 
@@ -157,6 +158,14 @@ pub enum FetchError {
         root: Root,
         /// Why.
         error: DownloadError,
+    },
+    /// It is trusted, but the month's bytes are used up.
+    #[error(
+        "{root} is trusted, but `share.download_month` of the configuration is used up and `share.download_own` says that this holds for one's own fetches, too"
+    )]
+    Spent {
+        /// The root.
+        root: Root,
     },
     /// It is trusted, but is not here, and nobody is to be asked.
     #[error("{0} is trusted, but is not here, and the network is not to be used")]
@@ -302,6 +311,11 @@ impl Node {
         let Decision::Trusted(trusted) = decided.verdict.decision.clone() else {
             return Err(not_trusted(member, *decided));
         };
+        let root = trusted.subject.root;
+        if !self.manners().may_download(Whose::Owner) {
+            return Err(FetchError::Spent { root });
+        }
+        self.make_space(trusted.subject.size).await?;
         let downloaded = self.download(looking, named, &trusted, on_event).await;
         clock.end("download");
         let (finished, fetched_bytes) = match downloaded? {
@@ -311,6 +325,9 @@ impl Node {
         let archive = self.adopt(finished, trusted.subject.root).await?;
         let archive = archive.ok_or(NodeError::Stopping)?;
         clock.end("adopt");
+        if let Some(point) = point {
+            self.share_fetched(member, point, root);
+        }
         Ok(Fetched {
             network: member.id(),
             blocks_verified: trusted.subject.size.div_ceil(BLOCK_BYTES),
@@ -334,7 +351,9 @@ impl Node {
             let Some(finished) = finished else {
                 return archive(store, root);
             };
+            let _until_leased = store.lease(root);
             store.adopt(&finished.data, root, Keep::Cache, unix_now())?;
+            store.lease_for(root, INSTALL_TIME);
             // The part's directory is of no use any more; one that stays is cleaned up with age.
             let _ = finished.remove();
             Ok(Some(store.blob_path(&root)))
@@ -379,7 +398,7 @@ impl Node {
             std::future::pending::<Infallible>().await
         };
         let mut fetched = 0;
-        let bans = member.clone();
+        let (bans, manners) = (member.clone(), self.manners().clone());
         let progress = |progress: Progress| match progress {
             Progress::Resumed { bytes } => on_event(FetchEvent::Begin {
                 here: bytes,
@@ -388,6 +407,7 @@ impl Node {
             Progress::Verified { bytes, .. } => {
                 fetched += bytes;
                 self.counters().blocks_received(bytes);
+                manners.downloaded(bytes);
                 on_event(FetchEvent::Verified { bytes });
             }
             Progress::Failed { from, why } => on_event(FetchEvent::ProviderFailed {
@@ -416,6 +436,7 @@ impl Node {
             receiver,
             DownloadOptions {
                 gateways: gateways.clone(),
+                downloads: self.manners().downloads(Whose::Owner),
                 ..DownloadOptions::default()
             },
             progress,

@@ -5,15 +5,18 @@
 
 mod door;
 mod fetch;
+mod given;
 mod here;
 mod maintain;
 mod member;
+mod reload;
 mod report;
 mod shelf;
 #[cfg(test)]
 mod tests;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Instant;
 
@@ -30,13 +33,15 @@ use serde::{Deserialize, Serialize};
 
 pub use self::door::Door;
 pub use self::fetch::{FetchError, FetchEvent, FetchSpec, Fetched, From};
+use self::given::Given;
 pub use self::member::{Found, Member, unix_now};
 use self::shelf::{StoreShelf, record};
 use crate::blocks::behaviour::serving;
-use crate::blocks::serve::{ServeLimits, Server};
+use crate::blocks::serve::{Blobs, ServeLimits, Server};
 use crate::counters::Counters;
 use crate::gateway::client::{Client, GatewayUrl, GatewayUrlError, gateways};
 use crate::home::{Config, Home, HomeError, Joined};
+use crate::manners::{Manners, ShareFlags};
 use crate::net::{
     self, Contact, ContactError, LanRole, Limits, Multiaddr, Net, NetConfig, PreSharedKey,
     StartError,
@@ -46,11 +51,15 @@ use crate::store::{Keep, Options, Store, StoreError};
 /// How often another point is drawn when there is nothing to do at one.
 const DRAWS_MAX: usize = 16;
 
+/// The part of its disk that a store takes at most unless its owner says otherwise.
+const QUOTA_PERCENT: u64 = 5;
+
 /// A node at work.
 #[derive(Debug)]
 pub struct Node {
     home: Home,
-    config: Config,
+    /// As it was read last.
+    config: RwLock<Arc<Config>>,
     door: Arc<Door>,
     options: NodeOptions,
     /// In the order in which they are asked.
@@ -58,6 +67,9 @@ pub struct Node {
     /// Held while networks on disk and `members` are brought together.
     reloading: tokio::sync::Mutex<()>,
     observer: SigningKey,
+    manners: Arc<Manners>,
+    /// Whether something was not announced because of a pause.
+    unannounced: AtomicBool,
     started: Instant,
     counters: Counters,
     gateways: Mutex<Vec<Client>>,
@@ -74,6 +86,8 @@ pub struct NodeOptions {
     pub hold: bool,
     /// Whether to stay off the network.
     pub offline: bool,
+    /// What the command line says of sharing.
+    pub share: ShareFlags,
 }
 
 /// What was published, and to how many.
@@ -133,23 +147,32 @@ impl Node {
     /// # Errors
     /// See [`NodeError`].
     pub async fn start(home: Home, options: NodeOptions) -> Result<Self, NodeError> {
-        let config = home.config()?;
+        let mut config = home.config()?;
         let gateways = gateways(&config.gateway)?;
+        config.share = config.share.with(&options.share);
+        config.quota_bytes = options
+            .share
+            .quota
+            .map(|size| size.0)
+            .or(config.quota_bytes);
         let observer = home.key("observer")?;
         let joined = home.networks()?;
-        let store = store_options(&config);
+        let store = store_options(&config, &home.store());
+        let manners = Manners::open(&home, config.share.clone(), config.pause, options.hold);
         let door = Arc::new(match options.hold {
             true => Door::hold(home.store(), store)?,
             false => Door::brief(home.store(), store),
         });
         let node = Self {
             home,
-            config,
+            config: RwLock::new(Arc::new(config)),
             door,
             options,
             members: RwLock::default(),
             reloading: tokio::sync::Mutex::default(),
             observer,
+            manners,
+            unannounced: AtomicBool::default(),
             started: Instant::now(),
             counters: Counters::default(),
             gateways: Mutex::new(gateways.into_iter().map(Client::new).collect()),
@@ -163,8 +186,9 @@ impl Node {
 
     async fn start_member(&self, joined: Joined) -> Result<Arc<Member>, NodeError> {
         let options = &self.options;
+        let own_config = self.config();
         let bootstrap = &joined.network.manifest().bootstrap;
-        let parents = options.parent.iter().chain(&self.config.parent);
+        let parents = options.parent.iter().chain(&own_config.parent);
         let named = addresses(parents.chain(bootstrap))?;
         let pre_shared = joined.secret.as_deref().map(pre_shared_key);
         let private = pre_shared.is_some() || named.iter().any(is_local);
@@ -201,6 +225,10 @@ impl Node {
             }
             listen = free;
         }
+        let limits = match listen.is_empty() {
+            true => Limits::laptop(),
+            false => Limits::server(),
+        };
         let config = NetConfig {
             identity,
             network: member.id(),
@@ -210,43 +238,42 @@ impl Node {
                 .collect(),
             external: Vec::new(),
             server: !listen.is_empty(),
-            limits: if listen.is_empty() {
-                Limits::laptop()
-            } else {
-                Limits::server()
+            limits: match self.manners.connections() {
+                Some(connections) => limits.connections(connections),
+                None => limits,
             },
             listen,
             // A command that only asks does not look around: it would tell the LAN what it fetches.
-            lan: (options.hold && self.config.mdns.unwrap_or(true)).then_some(LanRole::Node),
+            lan: (options.hold && own_config.mdns.unwrap_or(true)).then_some(LanRole::Node),
             pre_shared,
-            quic: self.config.quic.unwrap_or(true),
+            quic: own_config.quic.unwrap_or(true),
             allow_private: private,
         };
         let answering = member.clone();
         let answer = move |peer, observed, bytes| answering.clone().answer(peer, observed, bytes);
         // Only a node that holds the store open serves from it.
         let serve = options.hold.then(|| {
-            let (door, counters) = (self.door.clone(), self.counters.clone());
-            serving(Server::counting(door, ServeLimits::default(), counters))
+            serving(Server::with(
+                self.given(),
+                ServeLimits::default(),
+                self.manners.uploads(),
+                self.counters.clone(),
+            ))
         });
         let net = Net::start(config, answer, serve).await?;
         member.set_net(net);
         Ok(member)
     }
 
+    /// What the user configured, as it was read last.
+    pub fn config(&self) -> Arc<Config> {
+        let config = self.config.read();
+        config.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Where this node keeps things.
     pub fn home(&self) -> &Home {
         &self.home
-    }
-
-    /// What this node was configured to do when it started.
-    pub fn config(&self) -> &Config {
-        &self.config
-    }
-
-    /// Whether this node keeps the store open, as a running one does.
-    pub fn holds(&self) -> bool {
-        self.options.hold
     }
 
     /// What this node counts.
@@ -269,6 +296,22 @@ impl Node {
     /// The store.
     pub fn door(&self) -> &Arc<Door> {
         &self.door
+    }
+
+    /// What this node gives and takes, and whether it pauses.
+    pub fn manners(&self) -> &Arc<Manners> {
+        &self.manners
+    }
+
+    /// What is given to others, peers and readers over HTTP alike. Only a node that holds the store
+    /// open gives any of it.
+    pub(crate) fn given_to_all(&self) -> Option<Arc<dyn Blobs>> {
+        let given = self.options.hold.then(|| self.given());
+        given.map(|given| given as Arc<dyn Blobs>)
+    }
+
+    fn given(&self) -> Arc<Given> {
+        Given::new(self.door.clone(), self.manners.clone(), self.own())
     }
 
     /// The networks that this node takes part in, in the order in which they are asked.
@@ -325,7 +368,7 @@ impl Node {
 
     /// What this node's owner asks for in a network: the stricter of the user's and the manifest's.
     pub fn policy(&self, member: &Member) -> Policy {
-        policy_of(&self.config, member.joined().network.manifest())
+        policy_of(&self.config(), member.joined().network.manifest())
     }
 
     /// What the store holds about a release in a network.
@@ -405,13 +448,57 @@ impl Node {
     ) -> Published {
         let nearest = member.find(point).await.answered;
         let holders = member.put(point, statements, &nearest).await;
-        let told = match roots {
-            [] => 0,
-            _ => member.announce(point, roots, &nearest).await,
-        };
         Published {
             holders: holders + 1,
-            told,
+            told: self.announce_roots(member, point, roots, &nearest).await,
+        }
+    }
+
+    /// Tells others what was fetched, if this is a running node whose owner shares it.
+    fn share_fetched(&self, member: &Arc<Member>, point: Point, root: Root) {
+        if !self.options.hold || !self.manners.shares_fetched() || !self.manners.gives() {
+            return;
+        }
+        let (member, announces) = (member.clone(), self.manners.announces());
+        tokio::spawn(async move {
+            let nearest = match announces {
+                true => member.find(point).await.answered,
+                false => Vec::new(),
+            };
+            member.announce(point, &[root], &nearest).await;
+        });
+    }
+
+    /// Evicts what is in the way of so many bytes more, where the disk is nearly full.
+    async fn make_space(&self, bytes: u64) -> Result<(), NodeError> {
+        let made = self.blocking(move |store| store.make_space(bytes, unix_now()));
+        for evicted in made.await?.evicted {
+            tracing::info!(root = %evicted.root, bytes = evicted.bytes, "evicted: the disk is nearly full");
+        }
+        Ok(())
+    }
+
+    /// Tells others that these roots are here, as far as the owner wants it; how many know then.
+    async fn announce_roots(
+        &self,
+        member: &Arc<Member>,
+        point: Point,
+        roots: &[Root],
+        nearest: &[qk_protocol::message::Contact],
+    ) -> usize {
+        if self.manners.is_paused() {
+            self.unannounced.store(true, Ordering::Relaxed);
+        }
+        // Who announces nothing still says so of itself when it is asked.
+        let nearest = if self.manners.announces() {
+            nearest
+        } else {
+            &[]
+        };
+        match roots {
+            [] => 0,
+            _ if !self.manners.gives() => 0,
+            _ => member.announce(point, roots, nearest).await,
         }
     }
 
@@ -466,6 +553,7 @@ impl Node {
                 net.shutdown().await;
             }
         }
+        self.manners.close();
     }
 
     /// Does something with the store, off the reactor.
@@ -506,14 +594,25 @@ pub fn policy_of(config: &Config, manifest: &Manifest) -> Policy {
     }
 }
 
-/// The store's options as the user configured them.
-pub fn store_options(config: &Config) -> Options {
+/// The store's options as the user configured them, for a store in `dir`.
+pub fn store_options(config: &Config, dir: &Path) -> Options {
     let defaults = Options::default();
+    let small_disk = || disk_bytes(dir).map_or(u64::MAX, |disk| disk / 100 * QUOTA_PERCENT);
     Options {
-        quota_bytes: config.quota_bytes.unwrap_or(defaults.quota_bytes),
+        quota_bytes: config
+            .quota_bytes
+            .unwrap_or_else(|| defaults.quota_bytes.min(small_disk())),
         free_floor_bytes: config.free_floor_bytes.unwrap_or(defaults.free_floor_bytes),
         ..defaults
     }
+}
+
+/// Bytes of the disk that `dir` lies on, or will.
+fn disk_bytes(dir: &Path) -> Option<u64> {
+    let there = dir
+        .ancestors()
+        .find_map(|dir| rustix::fs::statvfs(dir).ok())?;
+    Some(there.f_blocks.saturating_mul(there.f_frsize))
 }
 
 /// What the nodes of a private network encrypt their connections with, beside their own keys.

@@ -1,6 +1,7 @@
 //! What a node says of itself and of what it holds.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -8,6 +9,7 @@ use qk_protocol::archive;
 use qk_protocol::decide::Held;
 use qk_protocol::hash::{Root, StatementId};
 use qk_protocol::key::ArtifactKey;
+use qk_protocol::time::UnixTime;
 
 use super::fetch::{FetchError, FetchSpec, OnEvent};
 use super::member::{Found, Member, unix_now};
@@ -16,6 +18,8 @@ use crate::control::{
     Artifact, Cleaned, ConnectionReport, FetchReport, FindReport, FindSpec, NetworkStatus,
     PeerReport, Status, StoreStatus,
 };
+use crate::home::HomeError;
+use crate::manners::{Manners, PauseReason};
 use crate::net::{self, PeerInfo};
 use crate::store::{BlobInfo, FsckReport};
 
@@ -41,11 +45,13 @@ impl Node {
             peers: networks.iter().map(|network| network.peers).sum(),
             networks,
             store: self.store_status().await?,
+            share: self.manners.status(),
+            paused: self.manners.reasons(),
         })
     }
 
     pub(crate) async fn store_status(&self) -> Result<StoreStatus, NodeError> {
-        let quota_bytes = store_options(&self.config).quota_bytes;
+        let quota_bytes = store_options(&self.config(), self.door.dir()).quota_bytes;
         self.blocking(move |store| {
             let blobs = store.ls()?;
             Ok(StoreStatus {
@@ -57,6 +63,37 @@ impl Node {
             })
         })
         .await
+    }
+
+    /// Pauses until then, or until [`resume`](Self::resume), also through a restart; says why this
+    /// node pauses now.
+    ///
+    /// # Errors
+    /// When it cannot be written down.
+    pub async fn pause(&self, until: Option<UnixTime>) -> Result<Vec<PauseReason>, NodeError> {
+        self.with_manners(move |manners| manners.pause(until)).await
+    }
+
+    /// Ends a pause that was asked for; says why this node pauses still.
+    ///
+    /// # Errors
+    /// When it cannot be written down.
+    pub async fn resume(&self) -> Result<Vec<PauseReason>, NodeError> {
+        self.with_manners(|manners| manners.resume()).await
+    }
+
+    async fn with_manners(
+        &self,
+        work: impl FnOnce(&Manners) -> io::Result<()> + Send + 'static,
+    ) -> Result<Vec<PauseReason>, NodeError> {
+        let manners = self.manners.clone();
+        let done = tokio::task::spawn_blocking(move || work(&manners)).await;
+        done.map_err(|_| NodeError::Stopping)?
+            .map_err(|error| HomeError::Io {
+                path: self.home.dir().to_owned(),
+                error,
+            })?;
+        Ok(self.manners.reasons())
     }
 
     /// All connected peers, network by network.

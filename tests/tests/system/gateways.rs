@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
 use qk_node::gateway::{Gateway, GatewayLimits};
+use qk_node::manners::ShareFlags;
 use qk_node::node::{Node, NodeOptions, unix_now};
 use qk_node::store::Keep;
 use qk_protocol::blocks;
@@ -35,6 +36,10 @@ impl Site {
         let options = NodeOptions {
             hold: true,
             offline: true,
+            share: ShareFlags {
+                share: true,
+                ..ShareFlags::default()
+            },
             ..NodeOptions::default()
         };
         let home = lab.home(CAROL);
@@ -58,7 +63,7 @@ impl Site {
 
     /// Answers with a part of an archive.
     fn parts_served(&self) -> u64 {
-        assert!(self.node.holds());
+        assert!(!self.node.manners().is_paused());
         let (_, text) = get(&self.address.to_string(), "/metrics").unwrap();
         let text = String::from_utf8(text).unwrap();
         let counted = "qk_http_requests_total{route=\"artifacts\",status=\"206\"} ";

@@ -297,7 +297,7 @@ impl Client {
         let part = Part::open(self.parts.path(), blob)?;
         let options = DownloadOptions {
             stall_max: self.stall_max,
-            gateways: Vec::new(),
+            ..DownloadOptions::default()
         };
         let fetch = download(self.node.lanes.clone(), part, receiver, options, |step| {
             self.seen.lock().expect("no panic").push(step.clone());

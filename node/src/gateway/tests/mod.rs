@@ -18,6 +18,7 @@ use tokio::task::JoinHandle;
 use super::{Gateway, GatewayLimits};
 use crate::blocks::test_bytes;
 use crate::control::tests::fixture::TestHome;
+use crate::manners::ShareFlags;
 use crate::node::{Node, NodeOptions, unix_now};
 use crate::store::Keep;
 
@@ -36,9 +37,19 @@ struct Site {
 impl Site {
     async fn start(limits: GatewayLimits) -> Self {
         let home = TestHome::new();
+        // What it gives is not what it built: it shares.
+        let share = ShareFlags {
+            share: true,
+            ..ShareFlags::default()
+        };
+        Self::sharing(home, share, limits).await
+    }
+
+    async fn sharing(home: TestHome, share: ShareFlags, limits: GatewayLimits) -> Self {
         let options = NodeOptions {
             hold: true,
             offline: true,
+            share,
             ..NodeOptions::default()
         };
         let node = Node::start(home.home.clone(), options).await.unwrap();
@@ -293,6 +304,41 @@ async fn a_damaged_copy_is_never_served() {
     );
     assert_eq!(site.get(&outboard, "").await.body, honest);
     site.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_gives_what_peers_would_get() {
+    let bytes = test_bytes(100_000, 6);
+    for (share, leech, pauses, status) in [
+        (true, false, false, 200),
+        (false, false, false, 404),
+        (true, true, false, 404),
+        (true, false, true, 404),
+    ] {
+        let share = ShareFlags {
+            share,
+            leech,
+            ..ShareFlags::default()
+        };
+        let site = Site::sharing(TestHome::new(), share, GatewayLimits::default()).await;
+        let root = site.keep(&bytes).await;
+        if pauses {
+            site.node.manners().pause(None).unwrap();
+        }
+        for path in [
+            format!("/artifacts/{root}"),
+            format!("/artifacts/{root}.obao4"),
+        ] {
+            assert_eq!(site.get(&path, "").await.status, status, "{leech} {pauses}");
+        }
+        let text = site.get("/metrics", "").await.text();
+        let paused = format!("qk_paused {}\n", u8::from(pauses));
+        assert!(
+            text.contains(&paused) || text.contains(&paused.replace('\n', ".0\n")),
+            "{text}"
+        );
+        site.end().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
