@@ -249,6 +249,9 @@ pub(crate) struct NodeArgs {
     /// Nodes to ask first, as multiaddresses that end in a peer id
     #[arg(long, value_name = "ADDR")]
     pub parent: Vec<String>,
+    /// Serve artifacts, health and metrics over HTTP at this address, as 127.0.0.1:8080
+    #[arg(long, value_name = "ADDR")]
+    pub gateway: Option<String>,
     /// How to log, to standard error
     #[arg(long, value_enum, value_name = "FORMAT", default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,

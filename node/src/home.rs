@@ -16,6 +16,7 @@ use qk_protocol::time::UnixTime;
 use serde::{Deserialize, Serialize};
 use tempfile::{NamedTempFile, PersistError};
 
+use crate::gateway::GatewayConfig;
 use crate::manners::{PauseConfig, ShareConfig};
 
 /// A configuration file may be this long.
@@ -60,6 +61,8 @@ pub struct Config {
     pub mdns: Option<bool>,
     /// Whether to use QUIC beside TCP.
     pub quic: Option<bool>,
+    /// The HTTP gateway, and gateways of others.
+    pub gateway: GatewayConfig,
     /// Bytes that toolchains may take.
     pub toolchains_quota_bytes: Option<u64>,
     /// What is given to others, and how much.

@@ -11,6 +11,7 @@ pub mod namespace;
 pub mod node_load;
 pub mod peer;
 pub mod store_load;
+pub mod web;
 pub mod writer;
 
 use std::path::PathBuf;

@@ -18,6 +18,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
 
 use super::behaviour::Reader;
+use crate::counters::Counters;
 use crate::crowd::{Crowd, Place};
 use crate::manners::{Grant, Uploads};
 
@@ -112,16 +113,22 @@ pub struct Server {
     lanes: Mutex<BTreeMap<PeerId, usize>>,
     sent_bytes: AtomicU64,
     answered: AtomicU64,
+    counters: Counters,
 }
 
 impl Server {
     /// A server of `blobs` within `limits`, which gives whatever is asked for at once.
     pub fn new(blobs: Arc<dyn Blobs>, limits: ServeLimits) -> Arc<Self> {
-        Self::with(blobs, limits, Uploads::default())
+        Self::with(blobs, limits, Uploads::default(), Counters::default())
     }
 
-    /// A server that gives as its owner allows.
-    pub fn with(blobs: Arc<dyn Blobs>, limits: ServeLimits, uploads: Uploads) -> Arc<Self> {
+    /// A server that gives as its owner allows, and counts what it gives together with others.
+    pub fn with(
+        blobs: Arc<dyn Blobs>,
+        limits: ServeLimits,
+        uploads: Uploads,
+        counters: Counters,
+    ) -> Arc<Self> {
         Arc::new(Self {
             blobs,
             uploads,
@@ -131,6 +138,7 @@ impl Server {
             lanes: Mutex::default(),
             sent_bytes: AtomicU64::new(0),
             answered: AtomicU64::new(0),
+            counters,
         })
     }
 
@@ -175,7 +183,9 @@ impl Server {
         while let Some(request) = self.read(&mut stream).await? {
             place.renew();
             let answer = self.answer(request, place).await;
+            let (status, bytes) = (answer.status, answer.wire.len());
             self.write(&mut stream, answer, place).await?;
+            self.counters.blocks_answered(status, bytes);
         }
         Ok(())
     }

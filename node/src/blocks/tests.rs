@@ -99,9 +99,8 @@ async fn a_flipped_bit_bans_its_sender_at_exactly_that_block() {
     assert!(is_whole(&artifact, &finished));
     assert_eq!(client.banned(), [(liar.peer, Why::Wrong(Block(70)))]);
     let seen = client.seen();
-    let by_liar =
-        |step: &&Progress| matches!(step, Progress::Verified { from, .. } if *from == liar.peer);
-    let by_liar: Vec<_> = seen.iter().filter(by_liar).copied().collect();
+    let by_liar = |step: &&Progress| matches!(step, Progress::Verified { from, .. } if *from == liar.peer.into());
+    let by_liar: Vec<_> = seen.iter().filter(by_liar).cloned().collect();
     // The range before the forged one, unless that was looked at first.
     assert!(fetched_bytes(&by_liar) <= 1 << 20);
     assert_eq!(fetched_bytes(&seen), artifact.blob.size());

@@ -148,7 +148,7 @@ impl From<NodeError> for Problem {
         match error {
             NodeError::Home(error) => error.into(),
             NodeError::Store(error) => error.into(),
-            NodeError::Start(_) | NodeError::Address { .. } => {
+            NodeError::Start(_) | NodeError::Address { .. } | NodeError::Gateway(_) => {
                 Self::new(ProblemKind::Address, message)
             }
             NodeError::NotJoined(_) => Self::new(ProblemKind::NotJoined, message),

@@ -23,6 +23,7 @@ use super::member::{Member, next, now, unix_now};
 use super::{Node, NodeError};
 use crate::blocks::download::{self, DownloadError, DownloadOptions, Progress};
 use crate::blocks::part::{Finished, Part, PartError};
+use crate::blocks::source::Source;
 use crate::manners::Whose;
 use crate::net::Kept;
 use crate::store::{Keep, Store};
@@ -199,6 +200,16 @@ impl Node {
             on_event(event);
         };
         let on_event: OnEvent<'_> = &seen;
+        let fetched = self.fetch_in_order(spec, on_event).await;
+        self.counters().fetch_ended(&fetched);
+        fetched
+    }
+
+    async fn fetch_in_order(
+        &self,
+        spec: &FetchSpec,
+        on_event: OnEvent<'_>,
+    ) -> Result<Fetched, FetchError> {
         let registry = &spec.wanted.release.registry;
         let mut last = FetchError::NoNetwork;
         let mut served = false;
@@ -381,8 +392,13 @@ impl Node {
         let Some(part) = self.part(blob, on_event).await? else {
             return Ok(None);
         };
+        let gateways = self.gateways();
         let (providers, receiver) = mpsc::channel(PROVIDERS_PENDING_MAX);
         let naming = async {
+            for gateway in &gateways {
+                // Nobody listens after the end.
+                let _ = providers.send(Source::Gateway(gateway.url().clone())).await;
+            }
             let _kept = looking.name_providers(named, &providers).await;
             drop(providers);
             std::future::pending::<Infallible>().await
@@ -396,6 +412,7 @@ impl Node {
             }),
             Progress::Verified { bytes, .. } => {
                 fetched += bytes;
+                self.counters().blocks_received(bytes);
                 manners.downloaded(bytes);
                 on_event(FetchEvent::Verified { bytes });
             }
@@ -410,8 +427,12 @@ impl Node {
                     why: why.to_string(),
                     banned: true,
                 });
-                if let Some(net) = bans.net().cloned() {
-                    tokio::spawn(async move { net.ban(provider, why.to_string()).await });
+                match (provider, bans.net().cloned()) {
+                    (Source::Peer(peer), Some(net)) => {
+                        tokio::spawn(async move { net.ban(peer, why.to_string()).await });
+                    }
+                    (Source::Peer(_), None) => {}
+                    (Source::Gateway(url), _) => self.ban_gateway(&url),
                 }
             }
         };
@@ -420,6 +441,7 @@ impl Node {
             part,
             receiver,
             DownloadOptions {
+                gateways: gateways.clone(),
                 downloads: self.manners().downloads(Whose::Owner),
                 ..DownloadOptions::default()
             },
@@ -499,7 +521,7 @@ impl Looking {
     async fn name_providers(
         &mut self,
         named: Vec<Contact>,
-        providers: &mpsc::Sender<libp2p::PeerId>,
+        providers: &mpsc::Sender<Source>,
     ) -> Vec<Kept> {
         let mut connecting = JoinSet::new();
         for contact in named {
@@ -519,7 +541,7 @@ impl Looking {
     fn connect(
         &self,
         contact: Contact,
-        providers: &mpsc::Sender<libp2p::PeerId>,
+        providers: &mpsc::Sender<Source>,
         connecting: &mut JoinSet<Option<Kept>>,
     ) {
         let (member, providers) = (self.member.clone(), providers.clone());
@@ -529,7 +551,7 @@ impl Looking {
             // Marked before it is dialled, so that nothing closes the connection in between.
             let kept = net.keep(peer);
             net.connect(contact, CONNECT_TIMEOUT).await.ok()?;
-            providers.send(peer).await.ok()?;
+            providers.send(peer.into()).await.ok()?;
             Some(kept)
         });
     }

@@ -20,6 +20,7 @@ use tokio::task::JoinSet;
 
 use super::door::Door;
 use super::shelf::{StoreShelf, record};
+use crate::counters::Counters;
 use crate::home::Joined;
 use crate::net::{AskError, Multiaddr, Net, PeerId};
 use crate::store::StoreError;
@@ -39,6 +40,7 @@ pub struct Member {
     door: Arc<Door>,
     net: OnceLock<Net>,
     named: Vec<crate::net::Contact>,
+    counters: Counters,
 }
 
 /// What was found at a point.
@@ -75,6 +77,7 @@ impl Member {
         joined: Joined,
         door: Arc<Door>,
         named: Vec<crate::net::Contact>,
+        counters: Counters,
     ) -> Arc<Self> {
         Arc::new(Self {
             id: joined.network.id(),
@@ -84,6 +87,7 @@ impl Member {
             door,
             net: OnceLock::new(),
             named,
+            counters,
         })
     }
 
@@ -137,7 +141,10 @@ impl Member {
         observed: Multiaddr,
         bytes: Vec<u8>,
     ) -> Vec<u8> {
-        let Ok(decoded) = Request::decode(&bytes) else {
+        let decoded = Request::decode(&bytes).ok();
+        self.counters
+            .index_asked(decoded.as_ref().map(|decoded| &decoded.message));
+        let Some(decoded) = decoded else {
             return Vec::new();
         };
         let joined = self.joined();

@@ -18,7 +18,7 @@ mod traffic;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Instant;
 
 use ed25519_dalek::SigningKey;
@@ -39,7 +39,9 @@ pub use self::member::{Found, Member, unix_now};
 use self::shelf::{StoreShelf, record};
 use self::traffic::Traffic;
 use crate::blocks::behaviour::serving;
-use crate::blocks::serve::{ServeLimits, Server};
+use crate::blocks::serve::{Blobs, ServeLimits, Server};
+use crate::counters::Counters;
+use crate::gateway::client::{Client, GatewayUrl, GatewayUrlError, gateways};
 use crate::home::{Config, Home, HomeError, Joined};
 use crate::manners::{Manners, ShareFlags};
 use crate::net::{
@@ -72,6 +74,8 @@ pub struct Node {
     unannounced: AtomicBool,
     started: Instant,
     traffic: Arc<Traffic>,
+    counters: Counters,
+    gateways: Mutex<Vec<Client>>,
 }
 
 /// How a node takes part.
@@ -118,6 +122,9 @@ pub enum NodeError {
         /// What is wrong with it.
         why: String,
     },
+    /// The address of a gateway.
+    #[error(transparent)]
+    Gateway(#[from] GatewayUrlError),
     /// A network that is not joined.
     #[error("network {0} is not joined here: run `qk join`")]
     NotJoined(NetworkId),
@@ -144,6 +151,7 @@ impl Node {
     /// See [`NodeError`].
     pub async fn start(home: Home, options: NodeOptions) -> Result<Self, NodeError> {
         let config = home.config()?;
+        let gateways = gateways(&config.gateway)?;
         // Beside the configuration, with which a file that is read again is compared.
         let told = Config {
             share: config.share.clone().with(&options.share),
@@ -174,6 +182,8 @@ impl Node {
             unannounced: AtomicBool::default(),
             started: Instant::now(),
             traffic: Arc::default(),
+            counters: Counters::default(),
+            gateways: Mutex::new(gateways.into_iter().map(Client::new).collect()),
         };
         for one in joined {
             let member = node.start_member(one).await?;
@@ -204,7 +214,12 @@ impl Node {
             .into_iter()
             .filter(|contact| contact.peer != own)
             .collect();
-        let member = Member::new(joined, self.door.clone(), others.clone());
+        let member = Member::new(
+            joined,
+            self.door.clone(),
+            others.clone(),
+            self.counters.clone(),
+        );
         if options.offline {
             return Ok(member);
         }
@@ -256,7 +271,12 @@ impl Node {
         // Only a node that holds the store open serves from it.
         let serve = options.hold.then(|| {
             let uploads = self.manners.uploads();
-            let server = Server::with(self.given(), ServeLimits::default(), uploads);
+            let server = Server::with(
+                self.given(),
+                ServeLimits::default(),
+                uploads,
+                self.counters.clone(),
+            );
             self.traffic.serves(server.clone());
             serving(server)
         });
@@ -276,6 +296,23 @@ impl Node {
         &self.home
     }
 
+    /// What this node counts.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// The gateways that artifacts may be had from, without those that lied.
+    fn gateways(&self) -> Vec<Client> {
+        let gateways = self.gateways.lock();
+        gateways.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Asks a gateway nothing more until this node starts again.
+    fn ban_gateway(&self, url: &GatewayUrl) {
+        let mut gateways = self.gateways.lock().unwrap_or_else(PoisonError::into_inner);
+        gateways.retain(|gateway| gateway.url() != url);
+    }
+
     /// The store.
     pub fn door(&self) -> &Arc<Door> {
         &self.door
@@ -284,6 +321,13 @@ impl Node {
     /// What this node gives and takes, and whether it pauses.
     pub fn manners(&self) -> &Arc<Manners> {
         &self.manners
+    }
+
+    /// What is given to others, peers and readers over HTTP alike. Only a node that holds the store
+    /// open gives any of it.
+    pub(crate) fn given_to_all(&self) -> Option<Arc<dyn Blobs>> {
+        let given = self.options.hold.then(|| self.given());
+        given.map(|given| given as Arc<dyn Blobs>)
     }
 
     fn given(&self) -> Arc<Given> {

@@ -53,7 +53,7 @@ impl Node {
         })
     }
 
-    async fn store_status(&self) -> Result<StoreStatus, NodeError> {
+    pub(crate) async fn store_status(&self) -> Result<StoreStatus, NodeError> {
         let quota_bytes = self.door.quota_bytes();
         self.blocking(move |store| {
             let blobs = store.ls()?;

@@ -4,6 +4,8 @@
 mod bad_input;
 mod enemies;
 mod fetch;
+mod gateway;
+mod gateways;
 mod hostile;
 mod interrupted;
 mod manners;

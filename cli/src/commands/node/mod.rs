@@ -1,5 +1,6 @@
 //! `qk node`, `qk status` and `qk peers`.
 
+mod gateway;
 mod manners;
 mod service;
 pub(crate) mod status;
@@ -9,6 +10,7 @@ use std::process;
 use std::sync::Arc;
 
 use qk_node::control;
+use qk_node::gateway::Gateway;
 use qk_node::node::{Node, NodeOptions};
 use qk_node::service::notify;
 use serde_json::json;
@@ -56,6 +58,7 @@ async fn foreground(session: &Session, args: &NodeArgs) -> Outcome {
     share.check().map_err(usage)?;
     let listener = control::Listener::bind_for(&session.home, args.socket_group.as_deref());
     let listener = listener.map_err(|problem| of_problem(&problem))?;
+    let gateway = gateway::bind(args, &config.gateway).await?;
     let node = Node::start(session.home.clone(), options).await;
     let node = Arc::new(node.map_err(|error| of_problem(&error.into()))?);
     if node.members().is_empty() {
@@ -70,7 +73,8 @@ async fn foreground(session: &Session, args: &NodeArgs) -> Outcome {
     let serving = tokio::spawn(listener.serve(node.clone(), async {
         let _ = stopping.await;
     }));
-    announce_listening(session, &node).await;
+    announce_listening(session, &node, gateway.as_ref()).await;
+    let (stop_gateway, gateway) = gateway::start(gateway, &node);
     notify::ready(&node).await;
     tokio::select! {
         () = node.maintain() => {}
@@ -83,7 +87,9 @@ async fn foreground(session: &Session, args: &NodeArgs) -> Outcome {
     let end = async {
         notify::stopping().await;
         let _ = stop.send(());
+        let _ = stop_gateway.send(());
         let _ = serving.await;
+        let _ = gateway.await;
         node.shutdown().await;
     };
     tokio::select! {
@@ -132,7 +138,7 @@ async fn on_hangup(node: &Node, hangups: &mut std::io::Result<tokio::signal::uni
 }
 
 /// Says where the node can be reached: one JSON document on a line, or text.
-async fn announce_listening(session: &Session, node: &Arc<Node>) {
+async fn announce_listening(session: &Session, node: &Arc<Node>, gateway: Option<&Gateway>) {
     let mut addresses = Vec::new();
     let mut peer = String::new();
     for member in node.members() {
@@ -145,14 +151,16 @@ async fn announce_listening(session: &Session, node: &Arc<Node>) {
         .iter()
         .map(|one| format!("{one}/p2p/{peer}"))
         .collect();
+    let gateway = gateway.map(|gateway| format!("http://{}/", gateway.address()));
     if session.output.json {
-        session
-            .output
-            .document(&json!({ "event": "listening", "peer": peer, "addresses": addresses }));
+        session.output.document(&json!({ "event": "listening", "peer": peer, "addresses": addresses, "gateway": gateway }));
     } else {
         addresses
             .iter()
             .for_each(|address| session.output.line(format!("listening on {address}")));
+        if let Some(gateway) = gateway {
+            session.output.line(format!("gateway on {gateway}"));
+        }
         session.output.line("Ctrl-C stops");
     }
 }
