@@ -3,8 +3,8 @@
 
 pub mod alone;
 pub mod artifact;
-pub mod enemy;
 pub mod disk;
+pub mod enemy;
 pub mod faults;
 pub mod lab;
 pub mod namespace;

@@ -21,9 +21,9 @@ use tempfile::TempDir;
 use tokio::net::UnixStream;
 use tokio::task::JoinSet;
 
-use super::report::FindWire;
 use super::archive::Receiving;
 use super::peer::{is_in_its_place, is_ours, own_uid};
+use super::report::FindWire;
 use super::server::io_problem;
 use super::{
     ANSWER_BYTES_MAX, Artifact, ChangedWire, Cleaned, FetchLine, FetchReport, FindReport, FindSpec,
@@ -107,8 +107,11 @@ impl Client {
         }
         let config = home.config()?;
         let work = home.work();
-        let made = create_private_dir(&work)
-            .and_then(|()| tempfile::Builder::new().prefix("received-").tempdir_in(&work));
+        let made = create_private_dir(&work).and_then(|()| {
+            tempfile::Builder::new()
+                .prefix("received-")
+                .tempdir_in(&work)
+        });
         let received = made.map_err(|error| io_problem(&work, &error))?;
         Ok(Some(Self {
             socket,
@@ -334,12 +337,7 @@ impl Client {
             .await
     }
 
-    async fn ask(
-        &self,
-        method: Method,
-        path: &str,
-        body: Bytes,
-    ) -> Result<Exchange, Problem> {
+    async fn ask(&self, method: Method, path: &str, body: Bytes) -> Result<Exchange, Problem> {
         let Some(stream) = self.dial().await? else {
             return Err(gone("nobody listens on its socket any more"));
         };

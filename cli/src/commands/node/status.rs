@@ -38,5 +38,9 @@ pub(crate) async fn peers(session: &Session) -> Outcome {
 
 fn describe(status: &Status) -> String {
     let stored = bytes(status.store.artifact_bytes);
-    format!("{} {stored} {}", status.peers, super::manners::sharing(status))
+    format!(
+        "{} {stored} {}",
+        status.peers,
+        super::manners::sharing(status)
+    )
 }
