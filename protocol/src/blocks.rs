@@ -14,8 +14,8 @@ mod message;
 mod verify;
 
 pub use message::{
-    Encoding, REQUEST_BYTES_MAX, REQUEST_HEAD_BYTES, REQUEST_RANGE_BYTES, Request, RequestError,
-    Status,
+    Encoding, PACKED_HEAD_BYTES, REQUEST_BYTES_MAX, REQUEST_HEAD_BYTES, REQUEST_RANGE_BYTES,
+    Request, RequestError, Status, packed_len,
 };
 pub use verify::{
     EncodeError, Verified, VerifyError, check_whole, encode, is_valid, outboard, verify,
