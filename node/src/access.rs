@@ -26,8 +26,9 @@ use qk_protocol::time::UnixTime;
 
 use crate::control::Client;
 pub use crate::control::{
-    Artifact, Cleaned, ConnectionReport, FetchReport, FindReport, FindSpec, NetworkStatus,
-    PeerReport, Problem, ProblemKind, Reloaded, Stage, Status, StoreStatus,
+    Artifact, Cleaned, ConnectionReport, Counters, DownloadStatus, FetchReport, FindReport,
+    FindSpec, NetworkStatus, PeerReport, Problem, ProblemKind, Reloaded, Stage, Status,
+    StoreStatus,
 };
 use crate::home::Home;
 pub use crate::manners::{PauseReason, ShareStatus};
@@ -50,20 +51,31 @@ impl Access {
     /// # Errors
     /// When neither can be had.
     pub async fn open(home: Home, options: NodeOptions) -> Result<Self, Problem> {
-        if let Some(client) = Client::connect(&home).await? {
-            return Ok(Self::Daemon(client));
-        }
-        // Who joined networks asks those, and decides by their manifests, not by others'.
-        if home.networks()?.is_empty()
-            && let Some(client) = Client::connect_system(&home).await?
-        {
-            return Ok(Self::Daemon(client));
+        if let Some(running) = Self::running(&home).await? {
+            return Ok(running);
         }
         let options = NodeOptions {
             hold: false,
             ..options
         };
         Ok(Self::Node(Arc::new(Node::start(home, options).await?)))
+    }
+
+    /// The running node of this home; for a user who joined no network, the one of the whole system;
+    /// `None` when neither runs.
+    ///
+    /// # Errors
+    /// When its socket is there but cannot be used.
+    pub async fn running(home: &Home) -> Result<Option<Self>, Problem> {
+        if let Some(client) = Client::connect(home).await? {
+            return Ok(Some(Self::Daemon(client)));
+        }
+        // Who joined networks asks those, and decides by their manifests, not by others'.
+        if !home.networks()?.is_empty() {
+            return Ok(None);
+        }
+        let client = Client::connect_system(home).await?;
+        Ok(client.map(Self::Daemon))
     }
 
     /// Whether it is a running node.

@@ -262,7 +262,11 @@ impl State {
         let nth = *count;
         *count += 1;
         let due = self.fault.filter(|fault| {
-            fault.kind == kind && (nth == fault.nth || (fault.lasting && nth > fault.nth))
+            let same =
+                fault.kind == kind && (nth == fault.nth || (fault.lasting && nth > fault.nth));
+            // Nor can what a failed write left be cut off while that lasts.
+            let behind = kind == Kind::Truncate && matches!(fault.kind, Kind::Write | Kind::Sync);
+            same || (behind && fault.lasting && self.fired > 0)
         });
         let Some(fault) = due else {
             return Ok(());
@@ -440,7 +444,11 @@ impl Filesystem for Served {
     }
 
     fn open(&self, _req: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        reply.opened(FileHandle(0), FopenFlags::FOPEN_DIRECT_IO);
+        // Without a flush: a process that is killed would wait for its own answer when it closes.
+        reply.opened(
+            FileHandle(0),
+            FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_NOFLUSH,
+        );
     }
 
     fn create(
@@ -454,7 +462,7 @@ impl Filesystem for Served {
         reply: ReplyCreate,
     ) {
         let made = lock(&self.0).make(parent, name, Node::File(Content::default()));
-        let flags = FopenFlags::FOPEN_DIRECT_IO;
+        let flags = FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_NOFLUSH;
         match made {
             Ok(attr) => reply.created(&NEVER, &attr, Generation(0), FileHandle(0), flags),
             Err(error) => reply.error(error),

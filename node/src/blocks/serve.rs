@@ -112,6 +112,7 @@ pub struct Server {
     crowd: Arc<Crowd>,
     lanes: Mutex<BTreeMap<PeerId, usize>>,
     sent_bytes: AtomicU64,
+    answered: AtomicU64,
 }
 
 impl Server {
@@ -130,12 +131,23 @@ impl Server {
             limits,
             lanes: Mutex::default(),
             sent_bytes: AtomicU64::new(0),
+            answered: AtomicU64::new(0),
         })
     }
 
     /// Lanes open now, over all peers.
     pub fn lanes(&self) -> usize {
         self.crowd.taken()
+    }
+
+    /// Peers with a lane.
+    pub fn readers(&self) -> usize {
+        self.lanes_by_peer().len()
+    }
+
+    /// Requests that were answered with blocks, since the start.
+    pub fn answered(&self) -> u64 {
+        self.answered.load(Ordering::Relaxed)
     }
 
     /// Bytes of answers that were sent whole, since the start.
@@ -237,6 +249,9 @@ impl Server {
             }
         }
         self.in_time(stream.flush()).await?;
+        if answer.status == Status::Ok {
+            self.answered.fetch_add(1, Ordering::Relaxed);
+        }
         self.sent_bytes
             .fetch_add(answer.wire.len() as u64, Ordering::Relaxed);
         Ok(())

@@ -42,8 +42,8 @@ use serde::{Deserialize, Serialize};
 pub use self::client::Client;
 pub use self::problem::{Problem, ProblemKind};
 pub use self::report::{
-    Artifact, Cleaned, ConnectionReport, FetchReport, FindReport, FindSpec, NetworkStatus,
-    PeerReport, Reloaded, Stage, Status, StoreStatus,
+    Artifact, Cleaned, ConnectionReport, Counters, DownloadStatus, FetchReport, FindReport,
+    FindSpec, NetworkStatus, PeerReport, Reloaded, Stage, Status, StoreStatus,
 };
 pub use self::server::{Listener, exclude, running, serve};
 use crate::node::FetchEvent;

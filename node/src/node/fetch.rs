@@ -193,6 +193,12 @@ impl Node {
         spec: &FetchSpec,
         on_event: OnEvent<'_>,
     ) -> Result<Fetched, FetchError> {
+        let watched = self.traffic.watch(&spec.wanted.release);
+        let seen = |event: FetchEvent| {
+            watched.see(&event);
+            on_event(event);
+        };
+        let on_event: OnEvent<'_> = &seen;
         let registry = &spec.wanted.release.registry;
         let mut last = FetchError::NoNetwork;
         let mut served = false;

@@ -229,11 +229,14 @@ impl Node {
             self.unannounced.store(true, Ordering::Relaxed);
             return Ok(());
         }
+        let mut announced = BTreeSet::new();
         for member in self.members() {
             for (point, (statements, roots)) in self.to_announce(&member).await? {
                 self.tell(&member, point, &statements, &roots).await;
+                announced.extend(roots);
             }
         }
+        self.traffic.announced(announced.len());
         Ok(())
     }
 

@@ -14,6 +14,7 @@ mod report;
 mod shelf;
 #[cfg(test)]
 mod tests;
+mod traffic;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -36,6 +37,7 @@ pub use self::fetch::{FetchError, FetchEvent, FetchSpec, Fetched, From};
 use self::given::Given;
 pub use self::member::{Found, Member, unix_now};
 use self::shelf::{StoreShelf, record};
+use self::traffic::Traffic;
 use crate::blocks::behaviour::serving;
 use crate::blocks::serve::{ServeLimits, Server};
 use crate::home::{Config, Home, HomeError, Joined};
@@ -69,6 +71,7 @@ pub struct Node {
     /// Whether something was not announced because of a pause.
     unannounced: AtomicBool,
     started: Instant,
+    traffic: Arc<Traffic>,
 }
 
 /// How a node takes part.
@@ -166,6 +169,7 @@ impl Node {
             manners,
             unannounced: AtomicBool::default(),
             started: Instant::now(),
+            traffic: Arc::default(),
         };
         for one in joined {
             let member = node.start_member(one).await?;
@@ -234,15 +238,23 @@ impl Node {
             quic: own_config.quic.unwrap_or(true),
             allow_private: private,
         };
-        let answering = member.clone();
-        let answer = move |peer, observed, bytes| answering.clone().answer(peer, observed, bytes);
+        let (answering, traffic) = (member.clone(), self.traffic.clone());
+        let answer = move |peer, observed, bytes| {
+            let (answering, traffic) = (answering.clone(), traffic.clone());
+            async move {
+                let reply = answering.answer(peer, observed, bytes).await;
+                if !reply.is_empty() {
+                    traffic.answered();
+                }
+                reply
+            }
+        };
         // Only a node that holds the store open serves from it.
         let serve = options.hold.then(|| {
-            serving(Server::with(
-                self.given(),
-                ServeLimits::default(),
-                self.manners.uploads(),
-            ))
+            let uploads = self.manners.uploads();
+            let server = Server::with(self.given(), ServeLimits::default(), uploads);
+            self.traffic.serves(server.clone());
+            serving(server)
         });
         let net = Net::start(config, answer, serve).await?;
         member.set_net(net);

@@ -47,6 +47,9 @@ impl Node {
             store: self.store_status().await?,
             share: self.manners.status(),
             paused: self.manners.reasons(),
+            counters: self.traffic.counters(),
+            downloads: self.traffic.downloads(),
+            announced: self.traffic.last_announced(),
         })
     }
 

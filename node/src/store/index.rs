@@ -18,7 +18,9 @@
 
 use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
-use std::{fs, io};
+use std::sync::mpsc;
+use std::time::Duration;
+use std::{fs, io, thread};
 
 use qk_protocol::hash::{KeyId, NetworkId, Point, PublicKey, Root, StatementId};
 use qk_protocol::time::UnixTime;
@@ -29,6 +31,8 @@ use super::{Record, layout};
 
 const CACHE_BYTES: u64 = 8 << 20;
 const SUM_LEN: usize = 8;
+/// How long sled's flush is waited for before a second one is asked as well.
+const FLUSH_PATIENCE: Duration = Duration::from_secs(1);
 const META: &[u8] = b"m";
 
 /// Why the index did not answer. All of them are cured by making it again.
@@ -251,7 +255,26 @@ impl Index {
 
     /// Writes out what sled holds in memory; survives kill -9, not a power cut.
     pub(super) fn flush(&self) -> Result<(), IndexError> {
-        self.guard(|db| db.flush().map(drop))
+        // Where a write fails, sled may wake a waiting flush a moment before it waits, and never
+        // again. One that begins later sees the failure at once, and its answer is as good.
+        let (answer, answered) = mpsc::channel();
+        let mut patience = FLUSH_PATIENCE;
+        loop {
+            let (db, answer) = (self.db()?.clone(), answer.clone());
+            let flush = move || {
+                let done = guard(|| db.flush().map(drop));
+                drop(db); // Before the answer, or the next opening could find its files locked.
+                answer.send(done).ok();
+            };
+            let thread = thread::Builder::new().name("qk-flush".to_owned());
+            thread
+                .spawn(flush)
+                .map_err(|error| IndexError::Files(error.to_string()))?;
+            match answered.recv_timeout(patience) {
+                Ok(done) => return done,
+                Err(_) => patience *= 2,
+            }
+        }
     }
 
     /// Writes out what sled holds in memory, durably.
@@ -306,6 +329,8 @@ impl Index {
 
 impl Drop for Index {
     fn drop(&mut self) {
+        // sled's own end flushes, too; with nothing left to write or after a failure it cannot wait.
+        self.flush().ok();
         let db = self.db.take();
         guard(|| {
             drop(db);

@@ -13,6 +13,8 @@ use super::{Damage, layout};
 
 /// How much of a segment is read at once when it is scanned.
 const SCAN_WINDOW: usize = 512 * 1024;
+/// The file that says that what the newest segment seems to hold may be in memory only.
+const DOUBT: &str = "doubt";
 
 /// Where a frame stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -123,6 +125,20 @@ impl Segment {
             offset,
             len: self.codec.encode(frame, offset, out),
         }
+    }
+
+    /// Writes everything again and syncs it. A sync that failed left pages that count as written: no
+    /// later sync would write them, and every reader sees what a power cut takes away.
+    fn write_again(&self) -> io::Result<()> {
+        let (end, mut at) = (self.len()?, 0);
+        let mut window = vec![0; SCAN_WINDOW];
+        while at < end {
+            let len = (end - at).min(SCAN_WINDOW as u64) as usize;
+            self.file.read_exact_at(&mut window[..len], at)?;
+            self.file.write_all_at(&window[..len], at)?;
+            at += len as u64;
+        }
+        self.file.sync_all()
     }
 
     /// Writes a copy of the header again that is damaged; says where it is.
@@ -342,6 +358,12 @@ impl Journal {
                 Err(error @ HeaderError::Damaged) => set_aside(&path, aside, &error, damage)?,
             }
         }
+        if dir.join(DOUBT).exists() {
+            if let Some(newest) = segments.all().pop() {
+                newest.write_again().at(&newest.path)?;
+            }
+            fs::remove_file(dir.join(DOUBT)).at(&dir)?;
+        }
         Ok(Self {
             dir,
             segments: Arc::new(segments),
@@ -360,11 +382,19 @@ impl Journal {
         &self.segments
     }
 
-    /// Makes the newest segment the one that is appended to, and cuts off what stands after `len`.
+    /// Makes the newest segment the one that is appended to, and cuts off what stands after `len`; one
+    /// without frames is begun anew.
     pub(super) fn resume(&mut self, len: u64) -> Result<(), StoreError> {
         let Some(segment) = self.segments.all().pop() else {
             return Ok(());
         };
+        if len <= HEADER_LEN {
+            // Its header may be in memory only: where the sync of a new segment fails, nothing shows
+            // that to the next process, and no later sync would write it.
+            fs::remove_file(&segment.path).at(&segment.path)?;
+            self.segments.remove(segment.number);
+            return Ok(());
+        }
         if segment.len().at(&segment.path)? > len {
             segment.file.set_len(len).at(&segment.path)?;
             segment.file.sync_all().at(&segment.path)?;
@@ -423,6 +453,7 @@ impl Journal {
         let cut = segment.file.set_len(*len);
         let cut = cut.and_then(|()| segment.file.sync_all());
         cut.at(&segment.path)?;
+        fs::remove_file(self.dir.join(DOUBT)).ok();
         self.tail = self
             .uncut
             .take()
@@ -454,6 +485,8 @@ impl Journal {
     }
 
     fn cut_off(&mut self, tail: Tail, good: bool) {
+        // For the next process of this boot, should this one end before the cut.
+        File::create(self.dir.join(DOUBT)).ok();
         self.uncut = Some(Uncut { tail, good });
         if let Err(error) = self.settle() {
             tracing::warn!(%error, "journal: nothing is acknowledged until a failed write is cut off");

@@ -346,6 +346,10 @@ impl Writer {
                 }
             }
         }
+        if !found.is_empty() {
+            // A lost frame may be the one that took a statement back: the index may know better.
+            live.clear();
+        }
         if let Err(why) = self.check_index(&live) {
             self.rebuild(&why)?;
             found.push(Damage::Index { why });

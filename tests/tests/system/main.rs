@@ -10,5 +10,7 @@ mod node;
 mod node_kill;
 mod private;
 mod providers;
+mod service;
+mod shared_node;
 mod sources;
 mod trust;

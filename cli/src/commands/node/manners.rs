@@ -38,8 +38,13 @@ fn paused(reasons: &[PauseReason]) -> String {
     if reasons.is_empty() {
         return "not paused".to_owned();
     }
+    format!("paused: {}", told(reasons))
+}
+
+/// Reasons in a line.
+pub(super) fn told(reasons: &[PauseReason]) -> String {
     let reasons: Vec<String> = reasons.iter().map(ToString::to_string).collect();
-    format!("paused: {}", reasons.join("; "))
+    reasons.join("; ")
 }
 
 pub(super) fn flags(args: &ShareArgs, laptop: bool) -> ShareFlags {
@@ -59,18 +64,17 @@ pub(super) fn flags(args: &ShareArgs, laptop: bool) -> ShareFlags {
 pub(super) fn sharing(status: &Status) -> String {
     let share = &status.share;
     let what = match (status.paused.is_empty(), share.leech, share.gives) {
-        (false, ..) => paused(&status.paused),
-        (true, true, _) => "gives nothing, as told".to_owned(),
-        (true, false, false) => {
-            "gives nothing until this month ends: its bytes are used up".to_owned()
-        }
-        (true, false, true) if share.fetched => "what was built and fetched".to_owned(),
-        (true, false, true) => "what was built here".to_owned(),
+        (false, ..) => "nothing while it is paused",
+        (true, true, _) => "nothing, as told",
+        (true, false, false) => "nothing until this month ends: its bytes are used up",
+        (true, false, true) if share.fetched => "what was built and fetched",
+        (true, false, true) => "what was built here",
     };
     let up = match share.upload_month {
         Some(cap) => format!("{} of {}", bytes(share.month.uploaded_bytes), bytes(cap)),
         None => bytes(share.month.uploaded_bytes),
     };
     let down = bytes(share.month.downloaded_bytes);
-    format!("{what}; this month {up} given, {down} taken")
+    let announced = status.announced;
+    format!("{what}, {announced} artifacts announced; this month {up} given, {down} taken")
 }

@@ -442,7 +442,6 @@ fn bits_flipped_in_sled_never_lose_a_statement() {
                 % len.min(100_000);
             flip(&db, at);
         }
-        // Without a scrub: sled itself answers as if the damaged rows had never been written.
         let store = open(&dir);
         all_there(&store, 0..200);
         assert_eq!(
