@@ -243,8 +243,6 @@ pub(crate) enum LogFormat {
 /// What a node is started with
 #[derive(Debug, Args)]
 pub(crate) struct NodeArgs {
-    #[command(flatten)]
-    pub share: ShareArgs,
     /// Addresses to listen on, as multiaddresses [default: the configuration's]
     #[arg(long, value_name = "ADDR")]
     pub listen: Vec<String>,
@@ -257,6 +255,8 @@ pub(crate) struct NodeArgs {
     /// Let the members of this group fetch and query over the control socket
     #[arg(long, value_name = "GROUP", help_heading = "Advanced")]
     pub socket_group: Option<String>,
+    #[command(flatten)]
+    pub share: ShareArgs,
 }
 
 /// Show what this node is doing

@@ -270,6 +270,9 @@ impl Lab {
             .env("QK_HOME", self.home(name).dir())
             .env("QK_TOOLCHAINS", &self.toolchains)
             .env_remove("QK_LOG")
+            // Whatever the machine of this test runs on: a node there would pause.
+            .env("QK_POWER_SUPPLY_DIR", self.dir.path().join("no-supplies"))
+            .env("DBUS_SYSTEM_BUS_ADDRESS", "unix:path=/nonexistent/bus")
             .stdin(Stdio::null());
         command
     }
@@ -333,7 +336,13 @@ impl Lab {
     }
 
     fn spawn(&self, name: &str, listen: &str) -> Child {
+        self.spawn_with(name, listen, &[], &[])
+    }
+
+    fn spawn_with(&self, name: &str, listen: &str, args: &[&str], env: &[(&str, &OsStr)]) -> Child {
         self.command(name, &["node", "--listen", listen, "--json"])
+            .args(args)
+            .envs(env.iter().copied())
             .stdout(Stdio::piped())
             .stderr(File::create(self.log_path(name)).expect("a log file"))
             .spawn()
@@ -341,7 +350,20 @@ impl Lab {
     }
 
     fn start(&mut self, name: &str, listen: &str) {
-        let mut child = self.spawn(name, listen);
+        self.start_with(name, listen, &[], &[]);
+    }
+
+    /// Where alice's node listens, as the manifest says.
+    pub fn alices_address(&self) -> &str {
+        &self.address
+    }
+
+    /// Starts somebody's node at an address, with more arguments and variables.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub fn start_with(&mut self, name: &str, listen: &str, args: &[&str], env: &[(&str, &OsStr)]) {
+        let mut child = self.spawn_with(name, listen, args, env);
         let mut line = String::new();
         let stdout = child.stdout.take().expect("a pipe");
         BufReader::new(stdout)

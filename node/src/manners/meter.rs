@@ -194,7 +194,57 @@ pub(super) type Waiting = AtomicU64;
 mod tests {
     use std::time::Instant;
 
+    use super::super::{PauseConfig, ShareConfig, Size};
     use super::*;
+    use crate::home::Home;
+
+    fn manners(share: ShareConfig) -> (tempfile::TempDir, Arc<Manners>) {
+        let dir = tempfile::tempdir().unwrap();
+        let home = Home::at(dir.path());
+        let manners = Manners::open(&home, share, PauseConfig::default(), true);
+        (dir, manners)
+    }
+
+    fn uploaded(manners: &Manners) -> u64 {
+        manners.status().month.uploaded_bytes
+    }
+
+    #[tokio::test]
+    async fn what_is_not_sent_is_not_counted() {
+        let (_dir, manners) = manners(ShareConfig {
+            upload_month: Some(Size(1_000_000)),
+            ..ShareConfig::default()
+        });
+        let uploads = manners.uploads();
+        let mut grant = uploads.admit(600_000).await.unwrap();
+        assert_eq!(uploads.admit(600_000).await.unwrap_err(), Status::Lacks);
+        grant.take(100_000).await;
+        drop(grant);
+        assert_eq!(uploaded(&manners), 100_000);
+        let mut grant = uploads.admit(900_000).await.unwrap();
+        grant.take(900_000).await;
+        drop(grant);
+        assert_eq!(uploaded(&manners), 1_000_000);
+        assert!(!manners.gives());
+        assert_eq!(uploads.admit(1).await.unwrap_err(), Status::Lacks);
+    }
+
+    #[tokio::test]
+    async fn more_than_the_rate_allows_soon_is_put_off() {
+        let (_dir, manners) = manners(ShareConfig {
+            upload_rate: Some(Size(32 << 10)),
+            ..ShareConfig::default()
+        });
+        let uploads = manners.uploads();
+        let waits = uploads.admit(1 << 20).await.unwrap();
+        assert_eq!(uploads.admit(1).await.unwrap_err(), Status::Busy);
+        drop(waits);
+        assert!(uploads.admit(1).await.is_ok());
+        manners.pause(None).unwrap();
+        assert_eq!(uploads.admit(1).await.unwrap_err(), Status::Lacks);
+        manners.resume().unwrap();
+        assert!(uploads.admit(1).await.is_ok());
+    }
 
     /// Never faster than the cap; how much slower is the machine's affair.
     #[tokio::test]

@@ -17,6 +17,9 @@ use super::replace_file;
 const STEP_MAX: u64 = 64 << 20;
 /// The smallest such step.
 const STEP_MIN: u64 = 64 << 10;
+/// With less left than this, or a 64th of the cap, a month is over: it would be ranges that do not
+/// fit any more.
+const LEFT_MIN: u64 = 1 << 20;
 /// A file longer than this is not ours.
 const FILE_BYTES_MAX: u64 = 4096;
 
@@ -164,10 +167,14 @@ impl Month {
         self.state(now).counted.traffic
     }
 
-    /// Whether the cap leaves nothing more.
+    /// Whether the cap leaves nothing that is worth asking for.
     pub(crate) fn is_spent(&self, way: Way, now: UnixTime) -> bool {
         let used = way.of(&self.state(now).counted.traffic);
-        way.cap(self.caps).is_some_and(|cap| used >= cap)
+        let Some(cap) = way.cap(self.caps) else {
+            return false;
+        };
+        let least = (cap / 64).clamp(1, LEFT_MIN);
+        cap.saturating_sub(used) < least
     }
 
     /// Writes what was counted and no more: for an end in order.

@@ -152,3 +152,26 @@ impl Limits {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cap_leaves_room_for_both_directions() {
+        let capped = Limits::server().connections(16);
+        let connections = (
+            capped.established_in_max,
+            capped.established_out_max,
+            capped.established_max,
+        );
+        assert_eq!(connections, (8, 12, 16));
+        let least = Limits::laptop().connections(2);
+        assert_eq!(
+            (least.established_in_max, least.established_out_max),
+            (1, 1)
+        );
+        // It never allows more than there was.
+        assert_eq!(Limits::laptop().connections(10_000), Limits::laptop());
+    }
+}

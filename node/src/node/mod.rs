@@ -428,7 +428,13 @@ impl Node {
 
     /// Tells others what was fetched, if this is a running node whose owner shares it.
     fn share_fetched(&self, member: &Arc<Member>, point: Point, root: Root) {
-        if !self.options.hold || !self.manners.shares_fetched() || !self.manners.gives() {
+        if !self.options.hold || !self.manners.shares_fetched() {
+            return;
+        }
+        if self.manners.is_paused() {
+            self.unannounced.store(true, Ordering::Relaxed);
+        }
+        if !self.manners.gives() {
             return;
         }
         let (member, announces) = (member.clone(), self.manners.announces());

@@ -6,6 +6,7 @@ mod enemies;
 mod fetch;
 mod hostile;
 mod interrupted;
+mod manners;
 mod node;
 mod node_kill;
 mod private;

@@ -43,8 +43,20 @@ fn paused(reasons: &[PauseReason]) -> String {
 
 /// Reasons in a line.
 pub(super) fn told(reasons: &[PauseReason]) -> String {
-    let reasons: Vec<String> = reasons.iter().map(ToString::to_string).collect();
+    let reasons: Vec<String> = reasons.iter().map(reason).collect();
     reasons.join("; ")
+}
+
+fn reason(reason: &PauseReason) -> String {
+    match reason {
+        PauseReason::Request { until: Some(until) } => {
+            let minutes = until.since(unix_now()).div_ceil(60);
+            format!("on request, for {minutes} min more")
+        }
+        PauseReason::Request { until: None } | PauseReason::Battery | PauseReason::Metered => {
+            reason.to_string()
+        }
+    }
 }
 
 pub(super) fn flags(args: &ShareArgs, laptop: bool) -> ShareFlags {
