@@ -17,7 +17,7 @@ use tokio::task::{AbortHandle, JoinError};
 use tokio::time::Instant;
 
 use super::behaviour::Lanes;
-use super::lane::{Answers, Asker, PIPELINE_MAX, PullError};
+use super::lane::{Answers, Asker, Expected, PIPELINE_MAX, PullError, Pulled};
 use super::part::{Finished, Part, PartError};
 use super::source::{GATEWAY_PULLS_MAX, GatewayLane, Source};
 use crate::gateway::client::{Client, GatewayUrl};
@@ -334,7 +334,7 @@ async fn work_at_gateway(
                 None => more = false,
             },
             Some((order, pulled)) = pulling.next() => match pulled {
-                Ok(wire) => shared.take(order, wire),
+                Ok(wire) => shared.take(order, Pulled::raw(wire)),
                 Err(error) => {
                     tracing::debug!(%url, %error, "a gateway did not give a range");
                     shared.fail(order.slot, error.why()).await;
@@ -370,7 +370,7 @@ async fn ask(
     mut asker: Asker,
     first: Order,
     mut ordered: mpsc::UnboundedReceiver<Order>,
-    asked: mpsc::Sender<(Order, u32)>,
+    asked: mpsc::Sender<(Order, Expected)>,
 ) {
     let mut next = Some(first);
     while let Some(order) = next {
@@ -396,11 +396,11 @@ async fn ask(
 async fn answer(
     shared: &Shared,
     mut answers: Answers,
-    mut answering: mpsc::Receiver<(Order, u32)>,
+    mut answering: mpsc::Receiver<(Order, Expected)>,
 ) {
     while let Some((order, bytes)) = answering.recv().await {
         match answers.next(bytes).await {
-            Ok(wire) => shared.take(order, wire),
+            Ok(pulled) => shared.take(order, pulled),
             // The lane goes on.
             Err(error @ PullError::Answered(_)) => shared.fail(order.slot, error.why()).await,
             Err(error) => return shared.fail(order.slot, error.why()).await,
@@ -423,17 +423,24 @@ impl Shared {
     }
 
     /// Verifies and writes off the reactor, while the next answer is read.
-    fn take(&self, Order { slot, range }: Order, wire: Vec<u8>) {
+    fn take(&self, Order { slot, range }: Order, pulled: Pulled) {
         let (part, ends) = (Arc::clone(&self.part), self.ends.clone());
         tokio::task::spawn_blocking(move || {
-            let (end, failure) = verify_and_write(&part, range, &wire);
+            let (end, failure) = verify_and_write(&part, range, pulled);
             let _ = ends.blocking_send(End { slot, end, failure });
         });
     }
 }
 
-fn verify_and_write(part: &Part, range: BlockRange, wire: &[u8]) -> (RangeEnd, Option<PartError>) {
-    let verified = match verify(part.blob(), &Ranges::from(range), wire) {
+fn verify_and_write(
+    part: &Part,
+    range: BlockRange,
+    pulled: Pulled,
+) -> (RangeEnd, Option<PartError>) {
+    let Ok(wire) = pulled.unpack() else {
+        return (RangeEnd::Failed(Why::Malformed), None);
+    };
+    let verified = match verify(part.blob(), &Ranges::from(range), &wire) {
         Ok(verified) => verified,
         Err(VerifyError::Wrong { block, .. }) => {
             return (RangeEnd::Failed(Why::Wrong(block)), None);

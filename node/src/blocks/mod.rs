@@ -8,6 +8,7 @@ use qk_protocol::blocks::Blob;
 pub mod behaviour;
 pub mod download;
 pub mod lane;
+pub mod pack;
 pub mod part;
 pub mod serve;
 pub mod source;

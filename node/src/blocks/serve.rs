@@ -18,6 +18,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
 
 use super::behaviour::Reader;
+use super::pack::pack;
 use crate::counters::Counters;
 use crate::crowd::{Crowd, Place};
 use crate::manners::{Grant, Uploads};
@@ -199,9 +200,6 @@ impl Server {
     }
 
     async fn answer(&self, request: Request, place: &Place) -> Answer {
-        if request.encoding != Encoding::Raw {
-            return Status::NotSpoken.into();
-        }
         let Ok(bytes) = wire_len(&request.blob, &request.ranges) else {
             return Status::BadRange.into();
         };
@@ -361,7 +359,11 @@ fn encode(blobs: &dyn Blobs, request: &Request) -> Result<Vec<u8>, Status> {
         return Err(Status::BadRange);
     }
     let encoded = blocks::encode(&request.blob, &request.ranges, &held.data, &held.outboard);
-    encoded.map_err(|error| {
+    let packed = |raw: Vec<u8>| match request.encoding {
+        Encoding::Raw => raw,
+        Encoding::Zstd => pack(&raw),
+    };
+    encoded.map(packed).map_err(|error| {
         match &error {
             EncodeError::Corrupt { .. } | EncodeError::Short { .. } => {
                 blobs.is_corrupt(root, &error);

@@ -172,6 +172,13 @@ fn requests_have_one_layout() {
 }
 
 #[test]
+fn a_packed_answer_is_never_longer_than_the_raw_one() {
+    let of = |bytes: u32| packed_len(bytes.to_le_bytes(), 1000);
+    assert_eq!([of(0), of(1001), of(u32::MAX)], [None, None, None]);
+    assert_eq!([of(1), of(999), of(1000)], [Some(1), Some(999), Some(1000)]);
+}
+
+#[test]
 fn malformed_requests_are_refused() {
     let good = Request {
         blob: Blob::new(Root([0xab; 32]), 1_000_000).expect("in bounds"),
