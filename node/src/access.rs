@@ -26,7 +26,7 @@ use qk_protocol::statement::Statement;
 use crate::control::Client;
 pub use crate::control::{
     Artifact, Cleaned, ConnectionReport, FetchReport, FindReport, FindSpec, NetworkStatus,
-    PeerReport, Problem, ProblemKind, Reloaded, Stage, Status, StoreStatus,
+    PeerReport, Problem, ProblemKind, ReachStatus, Reloaded, Stage, Status, StoreStatus,
 };
 use crate::home::Home;
 use crate::node::{FetchEvent, FetchSpec, Node, NodeOptions, Published};

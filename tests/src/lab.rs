@@ -51,6 +51,8 @@ pub struct Lab {
     toolchains: PathBuf,
     runtime: Runtime,
     nodes: BTreeMap<String, Node>,
+    /// Network namespaces that people's commands run in, where they are not this process's.
+    namespaces: BTreeMap<String, String>,
 }
 
 /// A process of `qk node`.
@@ -197,6 +199,7 @@ impl Lab {
                 .to_owned(),
             runtime: Runtime::new().expect("a runtime"),
             nodes: BTreeMap::new(),
+            namespaces: BTreeMap::new(),
         }
     }
 
@@ -247,9 +250,22 @@ impl Lab {
         .expect("a configuration");
     }
 
+    /// Puts somebody's commands from now on into a network namespace, which is there already.
+    pub fn place(&mut self, name: &str, namespace: &str) {
+        let namespace = namespace.to_owned();
+        self.namespaces.insert(name.to_owned(), namespace);
+    }
+
     /// A command of somebody's, not started yet.
     pub fn command<S: AsRef<OsStr>>(&self, name: &str, args: &[S]) -> Command {
-        let mut command = Command::new(crate::qk());
+        let mut command = match self.namespaces.get(name) {
+            None => Command::new(crate::qk()),
+            Some(namespace) => {
+                let mut command = Command::new("ip");
+                command.args(["netns", "exec", namespace]).arg(crate::qk());
+                command
+            }
+        };
         command
             .args(args)
             .env("QK_HOME", self.home(name).dir())
@@ -289,7 +305,7 @@ impl Lab {
     /// When it does not start.
     pub fn start_alice(&mut self) {
         let address = self.address.clone();
-        self.start(ALICE, &address);
+        self.start_at(ALICE, &[&address]);
     }
 
     /// Starts somebody's node at a free port.
@@ -297,7 +313,7 @@ impl Lab {
     /// # Panics
     /// When it does not start.
     pub fn start_any(&mut self, name: &str) {
-        self.start(name, "/ip4/127.0.0.1/tcp/0");
+        self.start_at(name, &["/ip4/127.0.0.1/tcp/0"]);
     }
 
     /// Starts alice's node and kills it after a while, whatever it does by then.
@@ -305,7 +321,7 @@ impl Lab {
     /// # Panics
     /// When it cannot be started, or ends by itself.
     pub fn start_alice_and_kill(&self, after: Duration) {
-        let mut child = self.spawn(ALICE, &self.address);
+        let mut child = self.spawn(ALICE, &[&self.address]);
         thread::sleep(after);
         child.kill().expect("a signal");
         let status = child.wait().expect("an end");
@@ -317,15 +333,21 @@ impl Lab {
         );
     }
 
-    fn spawn(&self, name: &str, listen: &str) -> Child {
-        self.command(name, &["node", "--listen", listen, "--json"])
+    fn spawn(&self, name: &str, listen: &[&str]) -> Child {
+        let listen = listen.iter().flat_map(|address| ["--listen", address]);
+        let args: Vec<&str> = ["node", "--json"].into_iter().chain(listen).collect();
+        self.command(name, &args)
             .stdout(Stdio::piped())
             .stderr(File::create(self.log_path(name)).expect("a log file"))
             .spawn()
             .expect("qk starts")
     }
 
-    fn start(&mut self, name: &str, listen: &str) {
+    /// Starts somebody's node at these addresses.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub fn start_at(&mut self, name: &str, listen: &[&str]) {
         let mut child = self.spawn(name, listen);
         let mut line = String::new();
         let stdout = child.stdout.take().expect("a pipe");

@@ -38,7 +38,7 @@ pub use self::client::Client;
 pub use self::problem::{Problem, ProblemKind};
 pub use self::report::{
     Artifact, Cleaned, ConnectionReport, FetchReport, FindReport, FindSpec, NetworkStatus,
-    PeerReport, Reloaded, Stage, Status, StoreStatus,
+    PeerReport, ReachStatus, Reloaded, Stage, Status, StoreStatus,
 };
 pub use self::server::{Listener, serve};
 use crate::node::FetchEvent;

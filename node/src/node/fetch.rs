@@ -23,7 +23,8 @@ use super::member::{Member, next, now, unix_now};
 use super::{Node, NodeError};
 use crate::blocks::download::{self, DownloadError, DownloadOptions, Progress};
 use crate::blocks::part::{Finished, Part, PartError};
-use crate::net::Kept;
+use crate::net::limits::PUNCH_TIME_MAX;
+use crate::net::{AskError, Kept, PeerId};
 use crate::store::{Keep, Store};
 
 /// Providers that wait to be asked.
@@ -358,7 +359,7 @@ impl Node {
         };
         let (providers, receiver) = mpsc::channel(PROVIDERS_PENDING_MAX);
         let naming = async {
-            let _kept = looking.name_providers(named, &providers).await;
+            let _kept = looking.name_providers(named, &providers, on_event).await;
             drop(providers);
             std::future::pending::<Infallible>().await
         };
@@ -470,7 +471,8 @@ impl Looking {
     async fn name_providers(
         &mut self,
         named: Vec<Contact>,
-        providers: &mpsc::Sender<libp2p::PeerId>,
+        providers: &mpsc::Sender<PeerId>,
+        on_event: OnEvent<'_>,
     ) -> Vec<Kept> {
         let mut connecting = JoinSet::new();
         for contact in named {
@@ -484,14 +486,25 @@ impl Looking {
                 }
             }
         }
-        connecting.join_all().await.into_iter().flatten().collect()
+        let mut kept = Vec::new();
+        for connected in connecting.join_all().await.into_iter().flatten() {
+            match connected {
+                Ok(one) => kept.push(one),
+                Err((peer, error)) => on_event(FetchEvent::ProviderFailed {
+                    provider: peer.to_string(),
+                    why: error.to_string(),
+                    banned: false,
+                }),
+            }
+        }
+        kept
     }
 
     fn connect(
         &self,
         contact: Contact,
-        providers: &mpsc::Sender<libp2p::PeerId>,
-        connecting: &mut JoinSet<Option<Kept>>,
+        providers: &mpsc::Sender<PeerId>,
+        connecting: &mut JoinSet<Option<Result<Kept, (PeerId, AskError)>>>,
     ) {
         let (member, providers) = (self.member.clone(), providers.clone());
         connecting.spawn(async move {
@@ -499,9 +512,17 @@ impl Looking {
             let peer = contact.peer;
             // Marked before it is dialled, so that nothing closes the connection in between.
             let kept = net.keep(peer);
-            net.connect(contact, CONNECT_TIMEOUT).await.ok()?;
-            providers.send(peer).await.ok()?;
-            Some(kept)
+            let time = match contact.is_behind_relays() {
+                true => PUNCH_TIME_MAX,
+                false => CONNECT_TIMEOUT,
+            };
+            match net.connect(contact, time).await {
+                Ok(()) => {
+                    providers.send(peer).await.ok()?;
+                    Some(Ok(kept))
+                }
+                Err(error) => Some(Err((peer, error))),
+            }
         });
     }
 

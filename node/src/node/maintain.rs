@@ -36,6 +36,7 @@ impl Node {
                 _ = refresh.tick() => self.refresh().await,
                 _ = announce.tick() => self.announce().await,
                 _ = clean.tick() => self.clean().await,
+                () = self.moved.notified() => self.announce().await,
             };
             if let Err(error) = done {
                 tracing::warn!(%error, "maintenance failed and will be tried again");

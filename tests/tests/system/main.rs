@@ -5,6 +5,7 @@ mod bad_input;
 mod fetch;
 mod hostile;
 mod interrupted;
+mod nat;
 mod node;
 mod node_kill;
 mod private;
