@@ -3,10 +3,11 @@
 
 use std::fs;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use qk_tests::artifact::{Artifact, Options, SPEC, artifact_with};
-use qk_tests::lab::{ALICE, BOB, CLIENT, Lab, PATIENCE, Ran, run};
+use qk_tests::lab::{ALICE, BOB, CLIENT, Lab, PATIENCE, Ran};
 use serde_json::Value;
 
 /// Addresses that qk takes for public ones; they lead nowhere outside of these namespaces.
@@ -14,6 +15,8 @@ const PUBLIC: &str = "45.10.1.1";
 const ROUTERS: [(&str, &str); 2] = [(BOB, "45.10.2.1"), (CLIENT, "45.10.3.1")];
 /// More than all that is not the artifact: look-ups, probes of reachability, the relay.
 const ARTIFACT_BYTES: usize = 12_000_000;
+/// Worlds of this process, so that each has names of its own.
+static WORLDS: AtomicUsize = AtomicUsize::new(0);
 /// How a laptop listens.
 const LISTEN: [&str; 2] = ["/ip4/0.0.0.0/tcp/4001", "/ip4/0.0.0.0/udp/4001/quic-v1"];
 
@@ -27,8 +30,9 @@ struct World {
 impl World {
     /// None, with a loud word about it, where this process may not make namespaces or NATs.
     fn new() -> Option<Self> {
+        let number = WORLDS.fetch_add(1, Ordering::Relaxed);
         let mut world = Self {
-            prefix: format!("qk{}", std::process::id()),
+            prefix: format!("qk{}-{number}", std::process::id()),
             made: Vec::new(),
         };
         for name in ["wire", ALICE, BOB, CLIENT, "bob-nat", "client-nat"] {
@@ -104,16 +108,20 @@ impl World {
              table ip home {{
                counter direct {{ }}
                chain prerouting {{ type filter hook prerouting priority -200;
-                 ip saddr {other} counter name direct {verdict} }}
+                 ip saddr {other} counter name direct {verdict};
+               }}
                chain forward {{ type filter hook forward priority 0; policy drop;
                  ip daddr {other} counter name direct {verdict}
                  iifname \"lan\" accept
-                 ct state established,related accept }}
+                 ct state established,related accept;
+               }}
                chain input {{ type filter hook input priority 0; policy drop;
                  iifname \"lan\" accept
-                 ct state established,related accept }}
+                 ct state established,related accept;
+               }}
                chain postrouting {{ type nat hook postrouting priority 100;
-                 oifname \"pub\" masquerade }}
+                 oifname \"pub\" masquerade;
+               }}
              }}"
         );
         self.must(nat, "nft", &[&rules]);
@@ -249,15 +257,16 @@ impl Street {
         });
     }
 
+    /// What the public node tells bob's.
     fn find(&self) -> std::collections::BTreeMap<qk_protocol::hash::Root, usize> {
         let spec = qk_node::access::FindSpec {
-            network: self.lab.joined(ALICE).network.id(),
+            network: self.lab.joined(BOB).network.id(),
             release: self.artifact.key.release(),
             offline: false,
         };
         let found = self
             .lab
-            .with_access(ALICE, async |access| access.find(&spec).await);
+            .with_access(BOB, async |access| access.find(&spec).await);
         found.map(|found| found.providers).unwrap_or_default()
     }
 
