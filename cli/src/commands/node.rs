@@ -116,9 +116,11 @@ fn describe(status: &Status) -> String {
             ", its timestamp has ended"
         };
         lines.push(format!(
-            "network   {} version {}, {} peers{fresh}",
-            network.name, network.version, network.peers
+            "network   {} version {}, {} peers, reachability {}{fresh}",
+            network.name, network.version, network.peers, network.reach.reachability
         ));
+        let relayed = network.reach.relayed.iter();
+        lines.extend(relayed.map(|address| format!("          over {address}")));
         lines.extend(
             network
                 .listening

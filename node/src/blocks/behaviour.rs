@@ -340,3 +340,95 @@ impl OutboundUpgrade<Stream> for Offer {
         ready(Ok(stream))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+    use libp2p::core::ConnectedPoint;
+    use libp2p::swarm::ConnectionId;
+
+    use super::*;
+
+    const TCP: &str = "/ip4/8.8.8.8/tcp/1";
+    const QUIC: &str = "/ip4/8.8.8.8/udp/1/quic-v1";
+
+    fn relayed() -> String {
+        format!("{TCP}/p2p/{}/p2p-circuit", PeerId::random())
+    }
+
+    fn at(text: &str) -> Multiaddr {
+        text.parse().unwrap()
+    }
+
+    fn behaviour() -> (Behaviour, Lanes) {
+        let on_lane: OnLane = Arc::new(|_, _| {});
+        Behaviour::new(StreamProtocol::new("/qk/test/blocks/1"), Some(on_lane))
+    }
+
+    fn connect(behaviour: &mut Behaviour, peer: PeerId, number: usize, address: &str) {
+        let endpoint = ConnectedPoint::Dialer {
+            address: at(address),
+            role_override: Endpoint::Dialer,
+            port_use: PortUse::New,
+        };
+        behaviour.on_swarm_event(FromSwarm::ConnectionEstablished(ConnectionEstablished {
+            peer_id: peer,
+            connection_id: ConnectionId::new_unchecked(number),
+            endpoint: &endpoint,
+            failed_addresses: &[],
+            other_established: 0,
+        }));
+    }
+
+    /// Over which connection a lane is opened, if over any.
+    fn opened(behaviour: &mut Behaviour, lanes: &Lanes, peer: PeerId) -> Option<ConnectionId> {
+        let opening = lanes.stream(peer);
+        let mut opening = Box::pin(opening);
+        assert!((&mut opening).now_or_never().is_none());
+        let mut cx = Context::from_waker(futures::task::noop_waker_ref());
+        match behaviour.poll(&mut cx) {
+            Poll::Ready(ToSwarm::NotifyHandler {
+                handler: NotifyHandler::One(id),
+                ..
+            }) => Some(id),
+            _ => {
+                let refused = opening.now_or_never().expect("an answer");
+                assert!(matches!(refused, Err(LaneError::NotConnected(_))));
+                None
+            }
+        }
+    }
+
+    #[test]
+    fn no_lane_goes_over_a_relay_and_tcp_is_preferred() {
+        let ((mut behaviour, lanes), peer) = (behaviour(), PeerId::random());
+        connect(&mut behaviour, peer, 1, &relayed());
+        assert_eq!(opened(&mut behaviour, &lanes, peer), None);
+        for (number, address, best) in [(2, QUIC, 2), (3, TCP, 3), (4, TCP, 3), (5, QUIC, 3)] {
+            connect(&mut behaviour, peer, number, address);
+            let over = opened(&mut behaviour, &lanes, peer);
+            assert_eq!(over, Some(ConnectionId::new_unchecked(best)), "{number}");
+        }
+    }
+
+    #[test]
+    fn no_lane_is_taken_over_a_relay() {
+        let (mut behaviour, _) = behaviour();
+        let peer = PeerId::random();
+        let remote = at(&format!("/p2p/{peer}"));
+        let mut offers = |local: &str| {
+            let id = ConnectionId::new_unchecked(1);
+            let handler = behaviour
+                .handle_established_inbound_connection(id, peer, &at(local), &remote)
+                .unwrap();
+            handler
+                .listen_protocol()
+                .upgrade()
+                .protocol_info()
+                .next()
+                .is_some()
+        };
+        assert!(offers(TCP));
+        assert!(!offers(&relayed()));
+    }
+}

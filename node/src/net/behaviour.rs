@@ -7,9 +7,7 @@ use libp2p::identity::Keypair;
 use libp2p::relay::RateLimiter;
 use libp2p::swarm::NetworkBehaviour;
 use libp2p::swarm::behaviour::toggle::Toggle;
-use libp2p::{
-    Multiaddr, PeerId, StreamProtocol, dcutr, identify, ping, relay, request_response,
-};
+use libp2p::{Multiaddr, PeerId, StreamProtocol, dcutr, identify, ping, relay, request_response};
 use qk_protocol::hash::NetworkId;
 
 use super::address::{AddressRules, Prefix, ip_of, is_private};
@@ -186,8 +184,7 @@ fn relay_rate() -> Box<dyn RateLimiter> {
     let factor = RELAY_PREFIX_FACTOR;
     let mut prefixes = Rates::new(RELAY_PER_SECOND * factor, RELAY_BURST * factor, RATES_MAX);
     Box::new(move |peer: PeerId, addr: &Multiaddr, now: Instant| {
-        peers.take(peer, now)
-            && Prefix::of(addr).is_none_or(|prefix| prefixes.take(prefix, now))
+        peers.take(peer, now) && Prefix::of(addr).is_none_or(|prefix| prefixes.take(prefix, now))
     })
 }
 

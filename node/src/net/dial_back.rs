@@ -20,9 +20,7 @@ use libp2p::swarm::{
 use libp2p::{Multiaddr, PeerId};
 
 use super::address::{Prefix, ip_of};
-use super::limits::{
-    DIAL_BACKS_BURST, DIAL_BACKS_PENDING_MAX, DIAL_BACKS_PER_SECOND, RATES_MAX,
-};
+use super::limits::{DIAL_BACKS_BURST, DIAL_BACKS_PENDING_MAX, DIAL_BACKS_PER_SECOND, RATES_MAX};
 use super::rate::Rates;
 
 /// Why an address was not tried.

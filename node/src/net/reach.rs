@@ -488,7 +488,12 @@ impl Task {
             ConnectedPoint::Listener { .. } => false,
         };
         let (mut kept, mut others) = (None, Vec::new());
-        for (id, endpoint) in self.peers.get(&peer).into_iter().flat_map(|one| one.lines()) {
+        for (id, endpoint) in self
+            .peers
+            .get(&peer)
+            .into_iter()
+            .flat_map(|one| one.lines())
+        {
             match good(endpoint) && kept.is_none() {
                 true => kept = Some(id),
                 false => others.push(id),
@@ -588,7 +593,11 @@ impl Task {
                 .map(|(_, endpoint)| endpoint.get_remote_address().clone())
                 .collect();
             let table = &mut self.swarm.behaviour_mut().table;
-            addrs.extend(table::find(table, *peer).into_iter().flat_map(|one| one.addrs));
+            addrs.extend(
+                table::find(table, *peer)
+                    .into_iter()
+                    .flat_map(|one| one.addrs),
+            );
             if peer == self.swarm.local_peer_id() {
                 addrs.extend(self.swarm.listeners().cloned());
                 addrs.extend(self.swarm.external_addresses().cloned());

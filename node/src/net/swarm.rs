@@ -8,10 +8,10 @@ use std::time::Duration;
 use futures::StreamExt;
 use libp2p::core::ConnectedPoint;
 use libp2p::core::transport::ListenerId;
+use libp2p::relay::HOP_PROTOCOL_NAME;
 use libp2p::request_response::{Event as IndexEvent, Message};
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::swarm::{ConnectionId, DialError, Swarm, SwarmEvent};
-use libp2p::relay::HOP_PROTOCOL_NAME;
 use libp2p::{Multiaddr, PeerId, dcutr, identify, kad, ping};
 use qk_protocol::hash::Point;
 use tokio::sync::{broadcast, mpsc, oneshot};
@@ -560,7 +560,9 @@ impl Task {
     /// Without what is listened to over relays.
     fn listening(&self) -> Vec<Multiaddr> {
         let all = self.swarm.listeners();
-        all.filter(|address| !is_circuit(address)).cloned().collect()
+        all.filter(|address| !is_circuit(address))
+            .cloned()
+            .collect()
     }
 
     fn remote_address(&self, peer: &PeerId, id: ConnectionId) -> Option<Multiaddr> {

@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use qk_protocol::blocks::{BLOCK_BYTES, Blob, RangeError};
@@ -32,6 +32,9 @@ const PROVIDERS_PENDING_MAX: usize = 64;
 
 /// How long a provider may take to accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Providers without a connection that an error names.
+const UNREACHED_MAX: usize = 3;
 
 /// How often a download looks whether another one of the same root has ended.
 const PART_POLL: Duration = Duration::from_millis(100);
@@ -151,12 +154,17 @@ pub enum FetchError {
         known: usize,
     },
     /// It is trusted, but nobody gives it.
-    #[error("{root} is trusted, but could not be had: {error}")]
+    #[error(
+        "{root} is trusted, but could not be had: {error}{}",
+        listed(unreached)
+    )]
     Download {
         /// The root.
         root: Root,
         /// Why.
         error: DownloadError,
+        /// Providers to whom there was no connection, and why.
+        unreached: Vec<String>,
     },
     /// It is trusted, but is not here, and nobody is to be asked.
     #[error("{0} is trusted, but is not here, and the network is not to be used")]
@@ -358,8 +366,23 @@ impl Node {
             return Ok(None);
         };
         let (providers, receiver) = mpsc::channel(PROVIDERS_PENDING_MAX);
+        let unreached = Mutex::new(Vec::new());
         let naming = async {
-            let _kept = looking.name_providers(named, &providers, on_event).await;
+            let on_unreached = |peer: PeerId, error: AskError| {
+                let (provider, why) = (peer.to_string(), error.to_string());
+                let mut unreached = unreached.lock().unwrap_or_else(PoisonError::into_inner);
+                if unreached.len() < UNREACHED_MAX {
+                    unreached.push(format!("{provider}: {why}"));
+                }
+                on_event(FetchEvent::ProviderFailed {
+                    provider,
+                    why,
+                    banned: false,
+                });
+            };
+            let _kept = looking
+                .name_providers(named, &providers, &on_unreached)
+                .await;
             drop(providers);
             std::future::pending::<Infallible>().await
         };
@@ -401,7 +424,14 @@ impl Node {
             finished = downloading => finished,
             never = naming => match never {},
         };
-        let finished = finished.map_err(|error| FetchError::Download { root, error })?;
+        let unreached = unreached
+            .into_inner()
+            .unwrap_or_else(PoisonError::into_inner);
+        let finished = finished.map_err(|error| FetchError::Download {
+            root,
+            error,
+            unreached,
+        })?;
         Ok(Some((finished, fetched)))
     }
 
@@ -472,7 +502,7 @@ impl Looking {
         &mut self,
         named: Vec<Contact>,
         providers: &mpsc::Sender<PeerId>,
-        on_event: OnEvent<'_>,
+        on_unreached: &(dyn Fn(PeerId, AskError) + Send + Sync),
     ) -> Vec<Kept> {
         let mut connecting = JoinSet::new();
         for contact in named {
@@ -490,11 +520,7 @@ impl Looking {
         for connected in connecting.join_all().await.into_iter().flatten() {
             match connected {
                 Ok(one) => kept.push(one),
-                Err((peer, error)) => on_event(FetchEvent::ProviderFailed {
-                    provider: peer.to_string(),
-                    why: error.to_string(),
-                    banned: false,
-                }),
+                Err((peer, error)) => on_unreached(peer, error),
             }
         }
         kept
@@ -574,6 +600,10 @@ impl Stages {
         self.stages.push((name, self.begin.elapsed()));
         self.begin = Instant::now();
     }
+}
+
+fn listed(unreached: &[String]) -> String {
+    unreached.iter().map(|one| format!("; {one}")).collect()
 }
 
 /// Whether the next network may be asked: this one knows nothing against the artifact.

@@ -387,7 +387,11 @@ impl Member {
         if listening.is_empty() {
             return 0;
         }
-        let addrs = reach.external.iter().chain(&reach.relayed).chain(&listening);
+        let addrs = reach
+            .external
+            .iter()
+            .chain(&reach.relayed)
+            .chain(&listening);
         let addrs: Vec<ByteBuf> = addrs
             .take(qk_protocol::message::ADDRESSES_MAX)
             .map(|addr| ByteBuf::from(addr.to_vec()))
@@ -609,7 +613,14 @@ mod tests {
         let other_target = ByteBuf::from(text.parse::<Multiaddr>().unwrap().to_vec());
         let odd = "/ip4/198.51.100.1/tcp/1/p2p-circuit";
         let odd = ByteBuf::from(odd.parse::<Multiaddr>().unwrap().to_vec());
-        let all = [good.clone(), victim.clone(), unknown, own, other_target, odd];
+        let all = [
+            good.clone(),
+            victim.clone(),
+            unknown,
+            own,
+            other_target,
+            odd,
+        ];
         assert_eq!(claimed(&all, peer, &seen, &relays), [good]);
         // Whoever believed what is said of the relay would send readers to the victim.
         let lied = [(relay, "203.0.113.80".parse().unwrap())];

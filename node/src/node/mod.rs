@@ -173,8 +173,9 @@ impl Node {
             address: String::new(),
             why: error.to_string(),
         })?;
-        let (itself, others): (Vec<Contact>, Vec<Contact>) =
-            contacts.into_iter().partition(|contact| contact.peer == own);
+        let (itself, others): (Vec<Contact>, Vec<Contact>) = contacts
+            .into_iter()
+            .partition(|contact| contact.peer == own);
         let member = Member::new(joined, self.door.clone(), others.clone());
         if options.offline {
             return Ok(member);

@@ -7,11 +7,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use qk_tests::artifact::{Artifact, Options, SPEC, artifact_with};
-use qk_tests::lab::{ALICE, BOB, CLIENT, Lab, PATIENCE, Ran};
+use qk_tests::lab::{ALICE, BOB, CAROL, CLIENT, Lab, PATIENCE, Ran};
 use serde_json::Value;
 
 /// Addresses that qk takes for public ones; they lead nowhere outside of these namespaces.
 const PUBLIC: &str = "45.10.1.1";
+const CAROL_PUBLIC: &str = "45.10.4.1";
 const ROUTERS: [(&str, &str); 2] = [(BOB, "45.10.2.1"), (CLIENT, "45.10.3.1")];
 /// More than all that is not the artifact: look-ups, probes of reachability, the relay.
 const ARTIFACT_BYTES: usize = 12_000_000;
@@ -35,7 +36,7 @@ impl World {
             prefix: format!("qk{}-{number}", std::process::id()),
             made: Vec::new(),
         };
-        for name in ["wire", ALICE, BOB, CLIENT, "bob-nat", "client-nat"] {
+        for name in ["wire", ALICE, BOB, CAROL, CLIENT, "bob-nat", "client-nat"] {
             let namespace = world.namespace(name);
             if let Err(why) = call("ip", &["netns", "add", &namespace]) {
                 eprintln!("SKIPPED: NAT traversal is not tested, since {why}");
@@ -59,6 +60,8 @@ impl World {
         self.must("wire", "ip", &["link", "add", "br0", "type", "bridge"]);
         self.must("wire", "ip", &["link", "set", "br0", "up"]);
         self.plug("wire", "w0", ALICE, "pub", Some(&format!("{PUBLIC}/16")));
+        let address = format!("{CAROL_PUBLIC}/16");
+        self.plug("wire", "w9", CAROL, "pub", Some(&address));
         for (index, (laptop, public)) in ROUTERS.into_iter().enumerate() {
             let nat = format!("{laptop}-nat");
             let wire = format!("w{}", index + 1);
@@ -153,7 +156,9 @@ impl World {
         let text = self.must("client-nat", "nft", &args);
         let json: Value = serde_json::from_str(&text).expect("JSON");
         let objects = json["nftables"].as_array().expect("objects");
-        let mut bytes = objects.iter().filter_map(|one| one["counter"]["bytes"].as_u64());
+        let mut bytes = objects
+            .iter()
+            .filter_map(|one| one["counter"]["bytes"].as_u64());
         bytes.next().expect("a counter")
     }
 
@@ -210,7 +215,7 @@ impl Street {
     fn new() -> Option<Self> {
         let world = World::new()?;
         let mut lab = Lab::empty();
-        for name in [ALICE, BOB, CLIENT] {
+        for name in [ALICE, BOB, CAROL, CLIENT] {
             let relay = match name == ALICE {
                 true => "[relay]\nserve = true\n",
                 false => "",
@@ -223,7 +228,7 @@ impl Street {
             format!("/ip4/{PUBLIC}/udp/4001/quic-v1"),
         ];
         found(&lab, &public);
-        for name in [ALICE, BOB, CLIENT] {
+        for name in [ALICE, BOB, CAROL, CLIENT] {
             let namespace = world.namespace(name);
             lab.place(name, &namespace);
         }
@@ -248,7 +253,9 @@ impl Street {
     fn wait_for_bob(&self) {
         self.waits("bob has a reservation", || {
             let reach = self.reach(BOB);
-            reach["relayed"].as_array().is_some_and(|some| !some.is_empty())
+            reach["relayed"]
+                .as_array()
+                .is_some_and(|some| !some.is_empty())
         });
         let root = self.artifact.subject.root;
         self.waits("bob's artifact is announced", || {
@@ -289,6 +296,18 @@ impl Street {
         status["networks"][0].clone()
     }
 
+    /// Whether alice's node takes somebody for a server of the network; none if they are not
+    /// connected.
+    fn server(&self, name: &str) -> Option<bool> {
+        let peer = self.lab.qk(name, &["status"]).json()["peer"].clone();
+        let connected = self
+            .lab
+            .with_access(ALICE, async |access| access.peers().await);
+        let mut connected = connected.expect("peers").into_iter();
+        let one = connected.find(|one| peer == one.peer.as_str())?;
+        Some(one.server)
+    }
+
     fn fetch(&self) -> Ran {
         self.lab.fetch(&[SPEC])
     }
@@ -306,9 +325,11 @@ fn found(lab: &Lab, bootstrap: &[String]) {
     lab.qk(ALICE, &new).done();
     let key = lab.qk(BOB, &["network", "key"]).done();
     let key = key["key"].as_str().expect("a key");
-    let add = ["network", "add", BOB, key, "--role", "verifier", "--output", file];
+    let add = [
+        "network", "add", BOB, key, "--role", "verifier", "--output", file,
+    ];
     lab.qk(ALICE, &add).done();
-    for name in [BOB, CLIENT] {
+    for name in [BOB, CAROL, CLIENT] {
         lab.qk(name, &["join", file]).done();
     }
 }
@@ -322,17 +343,27 @@ fn an_artifact_goes_directly_from_one_nat_to_the_other() {
     street.lab.start_at(CLIENT, &LISTEN);
     arrives_directly(&street);
     // Who cannot be reached is no server; who was named by the manifest is.
-    let peers = street.lab.qk(ALICE, &["peers"]).json();
-    let servers: Vec<&Value> = peers
-        .as_array()
-        .expect("peers")
-        .iter()
-        .map(|peer| &peer["server"])
-        .collect();
-    assert!(!servers.is_empty() && servers.iter().all(|server| **server == false), "{peers}");
-    assert_eq!(street.reach(BOB)["reachability"], "private");
-    assert_eq!(street.reach(ALICE)["reachability"], "public");
-    assert_eq!(street.reach(ALICE)["relayed"], Value::Array(Vec::new()));
+    assert_eq!(street.server(BOB), Some(false));
+    let bob = street.reach(BOB);
+    assert_eq!(bob["reachability"], "private");
+    assert_eq!(bob["external"], Value::Array(Vec::new()));
+    let alice = street.reach(ALICE);
+    assert_eq!(alice["reachability"], "public");
+    assert_eq!(alice["relayed"], Value::Array(Vec::new()));
+    // Only alice herself could be in a routing table so far.
+    assert_eq!(alice["contacts"], 0);
+
+    // Nobody named carol's node, which others can dial.
+    street.lab.start_at(CAROL, &LISTEN);
+    street.waits("carol is known to be reachable", || {
+        street.reach(CAROL)["reachability"] == "public"
+    });
+    let external = street.reach(CAROL)["external"].to_string();
+    assert!(external.contains(CAROL_PUBLIC), "{external}");
+    street.waits("carol is in alice's routing table", || {
+        street.reach(ALICE)["contacts"] == 1
+    });
+    assert_eq!(street.server(BOB), Some(false));
 }
 
 /// A command without a node, which listens nowhere.
@@ -344,7 +375,10 @@ fn a_command_that_listens_nowhere_gets_it_too() {
 }
 
 fn arrives_directly(street: &Street) {
-    let (public, direct) = (street.world.through_public(), street.world.between_routers());
+    let (public, direct) = (
+        street.world.through_public(),
+        street.world.between_routers(),
+    );
     let ran = street.fetch();
     let public = street.world.through_public() - public;
     let direct = street.world.between_routers() - direct;
@@ -352,7 +386,10 @@ fn arrives_directly(street: &Street) {
     let size = street.artifact.subject.size;
     eprintln!("{size} bytes: {direct} between the NATs, {public} through the public node");
     assert!(direct > size, "{direct} bytes went directly, of {size}");
-    assert!(public < size / 10, "{public} bytes went through the public node, of {size}");
+    assert!(
+        public < size / 10,
+        "{public} bytes went through the public node, of {size}"
+    );
 }
 
 #[test]
@@ -367,10 +404,21 @@ fn without_a_direct_way_nothing_is_fetched_and_the_reason_is_said() {
     let public = street.world.through_public() - public;
     ran.failed(
         14,
-        &["is trusted, but could not be had", "no direct connection came about"],
+        &[
+            "is trusted, but could not be had",
+            "no direct connection came about",
+        ],
     );
-    eprintln!("said so after {:?}, {public} bytes through the public node", began.elapsed());
+    eprintln!(
+        "said so after {:?}, {public} bytes through the public node",
+        began.elapsed()
+    );
     assert!(began.elapsed() < PATIENCE);
     assert!(public < street.artifact.subject.size / 10, "{public}");
-    assert!(!street.lab.blob(CLIENT, street.artifact.subject.root).exists());
+    assert!(
+        !street
+            .lab
+            .blob(CLIENT, street.artifact.subject.root)
+            .exists()
+    );
 }
