@@ -336,7 +336,12 @@ impl Lab {
     fn spawn(&self, name: &str, listen: &[&str]) -> Child {
         let listen = listen.iter().flat_map(|address| ["--listen", address]);
         let args: Vec<&str> = ["node", "--json"].into_iter().chain(listen).collect();
-        self.command(name, &args)
+        let mut command = self.command(name, &args);
+        if self.namespaces.contains_key(name) {
+            // Where a real network is involved, more may go wrong.
+            command.env("QK_LOG", "info,qk_node=debug");
+        }
+        command
             .stdout(Stdio::piped())
             .stderr(File::create(self.log_path(name)).expect("a log file"))
             .spawn()

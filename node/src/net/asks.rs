@@ -56,8 +56,12 @@ enum Stage {
     Circuit,
     /// There is a relayed connection, and a direct one is on its way.
     Upgrade,
+    /// The relayed one is over, at that time. The other side may have seen the direct one first.
+    Late(Instant),
 }
 
+/// How long after the relayed connection a direct one may come.
+const DIRECT_LATE_MAX: Duration = Duration::from_secs(2);
 /// How long a relay's word about this node's address is good.
 const RELAY_WORD_TIME: Duration = Duration::from_secs(20);
 
@@ -234,12 +238,19 @@ impl Asks {
         }
     }
 
-    /// A connection is over: if it was a relayed one without a direct one coming of it, those who
-    /// wait learn it.
+    /// A connection is over, perhaps a relayed one.
     pub(super) fn closed(&mut self, id: ConnectionId) {
-        let over = |dial: &Dial| dial.id == id && matches!(dial.stage, Stage::Upgrade);
-        let over = self.dials.extract_if(|_, dial| over(dial));
-        for (_, dial) in over {
+        let mut dials = self.dials.values_mut();
+        let over = |dial: &&mut Dial| dial.id == id && matches!(dial.stage, Stage::Upgrade);
+        if let Some(dial) = dials.find(over) {
+            dial.stage = Stage::Late(Instant::now());
+        }
+    }
+
+    /// Tells those who wait for a direct connection that none comes any more.
+    pub(super) fn give_up_late(&mut self) {
+        let late = |dial: &Dial| matches!(dial.stage, Stage::Late(since) if since.elapsed() >= DIRECT_LATE_MAX);
+        for (_, dial) in self.dials.extract_if(|_, dial| late(dial)) {
             fail(dial.waiting, &AskError::NoDirect);
         }
     }
@@ -303,7 +314,11 @@ impl Asks {
             Stage::Direct(circuits) if !circuits.is_empty() => {
                 self.dial_relay(swarm, peer, circuits, waiting);
             }
-            Stage::Direct(_) | Stage::Relay(_) | Stage::Circuit | Stage::Upgrade => {
+            Stage::Direct(_)
+            | Stage::Relay(_)
+            | Stage::Circuit
+            | Stage::Upgrade
+            | Stage::Late(_) => {
                 fail(waiting, &AskError::from_dial(error));
             }
         }

@@ -37,6 +37,9 @@ pub const DIAL_TIME_MAX: Duration = Duration::from_secs(6);
 
 /// How often a node looks anew at which addresses it can be reached.
 pub const REACH_INTERVAL: Duration = Duration::from_secs(3 * 60 * 60);
+/// Shortest time between two such rounds; where the first ones were in vain it grows fourfold each
+/// time, up to the above.
+pub const REACH_INTERVAL_MIN: Duration = Duration::from_secs(60);
 /// Time between probes of one round.
 pub const PROBE_INTERVAL: Duration = Duration::from_secs(5);
 /// Probes of one round. One costs up to 100 kB, since a server asks for as much before it dials.

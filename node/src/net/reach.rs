@@ -21,10 +21,10 @@ use tokio::time::Instant;
 use super::address::{AddressRules, Circuit, bare, ip_of, is_circuit, is_quic};
 use super::keep::Kept;
 use super::limits::{
-    CANDIDATES_MAX, REACH_INTERVAL, RELAY_RETRY_MAX, RELAY_RETRY_MIN, RELAYED_TIME_MAX, RELAYS_MAX,
-    RESERVATIONS_MAX,
+    CANDIDATES_MAX, REACH_INTERVAL, REACH_INTERVAL_MIN, RELAY_RETRY_MAX, RELAY_RETRY_MIN,
+    RELAYED_TIME_MAX, RELAYS_MAX, RESERVATIONS_MAX,
 };
-use super::swarm::Task;
+use super::swarm::{Peer, Task};
 use super::{Event, Reach, Reachability, table};
 
 /// How often it is looked at what is due.
@@ -49,8 +49,12 @@ pub(super) struct Knowledge {
     candidates: Vec<Multiaddr>,
     /// Whether an address was tried in vain.
     tried: bool,
-    /// When all is tried anew; at once, if none.
-    next_round: Option<Instant>,
+    /// When the last round of probes began, and how many there were in vain since the start, or since
+    /// the machine was elsewhere.
+    round: Option<Instant>,
+    rounds: u32,
+    /// Whether the machine may be elsewhere since the last round.
+    moved: bool,
     /// When named nodes are asked anew whether they relay.
     next_search: Option<Instant>,
     found: BTreeMap<PeerId, Relay>,
@@ -100,9 +104,18 @@ impl Knowledge {
         }
     }
 
-    /// Whether anybody is asked to try this node's addresses.
+    /// Whether anybody is asked to try this node's addresses: not those that the owner vouches for.
     fn probes(&self) -> bool {
-        self.traverse && self.listens
+        self.traverse && self.listens && self.named.is_empty()
+    }
+
+    /// When all is tried anew.
+    fn next_round(&self) -> Option<Instant> {
+        let wait = match self.confirmed.is_empty() || self.moved {
+            true => REACH_INTERVAL_MIN * 4u32.saturating_pow(self.rounds.min(8)),
+            false => REACH_INTERVAL,
+        };
+        Some(self.round? + wait.min(REACH_INTERVAL))
     }
 
     fn reachability(&self, gave_up: bool) -> Reachability {
@@ -314,22 +327,25 @@ impl Task {
     /// Does what is due.
     pub(super) fn on_reach_tick(&mut self) {
         self.close_old_relayed();
+        self.asks.give_up_late();
+        self.reach_changed();
         if !self.reach.probes() {
             return;
         }
         let now = Instant::now();
-        match self.reach.next_round {
-            None => self.reach.next_round = Some(now + REACH_INTERVAL),
+        match self.reach.next_round() {
+            // Addresses are tried as soon as they are known.
+            None => self.reach.round = Some(now),
             Some(due) if due <= now => self.new_round(),
             Some(_) => {}
         }
-        self.reach_changed();
         self.reserve();
     }
 
     fn new_round(&mut self) {
-        let now = Instant::now();
-        self.reach.next_round = Some(now + REACH_INTERVAL);
+        self.reach.round = Some(Instant::now());
+        self.reach.rounds += 1;
+        self.reach.moved = false;
         let old = |at: &Instant| at.elapsed() >= 2 * REACH_INTERVAL;
         let gone: Vec<Multiaddr> = self
             .reach
@@ -354,19 +370,22 @@ impl Task {
 
     /// The machine is elsewhere, perhaps: all is tried anew soon.
     pub(super) fn look_again(&mut self) {
-        if self.reach.next_round.is_some() {
-            self.reach.next_round = Some(Instant::now());
+        let starting = |round: Instant| round.elapsed() < 2 * TICK;
+        if !self.reach.round.is_none_or(starting) {
+            self.reach.rounds = 0;
+            self.reach.moved = true;
         }
     }
 
     fn close_old_relayed(&mut self) {
-        let old: Vec<ConnectionId> = self
-            .peers
-            .values()
-            .flat_map(|peer| peer.relayed())
-            .filter(|(_, since)| since.elapsed() >= RELAYED_TIME_MAX)
-            .map(|(id, _)| id)
-            .collect();
+        let over = |peer: &Peer| {
+            // Where a direct connection came about, the other side may need a moment to see it.
+            let direct = peer.lines().next().is_some();
+            let time = if direct { TICK } else { RELAYED_TIME_MAX };
+            let old = peer.relayed().filter(|(_, since)| since.elapsed() >= time);
+            old.map(|(id, _)| id).collect::<Vec<_>>()
+        };
+        let old: Vec<ConnectionId> = self.peers.values().flat_map(over).collect();
         for id in old {
             self.swarm.close_connection(id);
         }

@@ -446,10 +446,6 @@ impl Task {
             self.asks.connected_over_relay(id);
             return;
         }
-        // It has done what it was for.
-        for (id, _) in entry.relayed().collect::<Vec<_>>() {
-            self.swarm.close_connection(id);
-        }
         self.asks.connected(&mut self.swarm, peer);
         self.on_line(peer, id);
     }

@@ -282,9 +282,10 @@ impl Street {
         while !is_so() {
             assert!(
                 began.elapsed() < 2 * PATIENCE,
-                "waited in vain until {what}; alice:\n{}\nbob:\n{}",
+                "waited in vain until {what}; alice:\n{}\nbob:\n{}\ncarol:\n{}",
                 self.lab.log(ALICE),
-                self.lab.log(BOB)
+                self.lab.log(BOB),
+                self.lab.log(CAROL)
             );
             std::thread::sleep(std::time::Duration::from_millis(200));
         }
