@@ -16,6 +16,10 @@ pub const EXCHANGES_PER_CONNECTION_MAX: usize = 16;
 pub const QUIC_STREAM_BYTES_MAX: u32 = 2 << 20;
 /// Bytes that one QUIC connection may have in flight, unacknowledged.
 pub const QUIC_CONNECTION_BYTES_MAX: u32 = 8 << 20;
+/// How often a QUIC connection without traffic says that it is there: more often than NATs forget.
+pub const QUIC_KEEP_ALIVE: Duration = Duration::from_secs(12);
+/// How long a QUIC connection may be silent.
+pub const QUIC_SILENCE_MAX: Duration = Duration::from_secs(40);
 /// Commands waiting for the swarm task.
 pub const COMMANDS_PENDING_MAX: usize = 256;
 /// Peers that are banned at once; the oldest ban is forgotten first.

@@ -394,7 +394,8 @@ impl Task {
     /// What others are told follows from what is known.
     fn reach_changed(&mut self) {
         let reach = self.reach();
-        if self.reach.published.as_ref() == Some(&reach) {
+        // A node begins with knowing nothing, which is no news.
+        if *self.reach.published.get_or_insert_default() == reach {
             return;
         }
         tracing::info!(reachability = ?reach.reachability, external = ?reach.external, relayed = ?reach.relayed, "reach");

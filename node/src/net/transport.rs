@@ -20,8 +20,8 @@ use libp2p::{Multiaddr, PeerId, dns, noise, quic, relay, tcp, yamux};
 
 use super::address::{AddressRules, Circuit, bare, is_circuit};
 use super::limits::{
-    DIAL_TIME_MAX, HANDSHAKE_TIME_MAX, NAMED_MAX, QUIC_CONNECTION_BYTES_MAX, QUIC_STREAM_BYTES_MAX,
-    STREAMS_PER_CONNECTION_MAX,
+    DIAL_TIME_MAX, HANDSHAKE_TIME_MAX, NAMED_MAX, QUIC_CONNECTION_BYTES_MAX, QUIC_KEEP_ALIVE,
+    QUIC_SILENCE_MAX, QUIC_STREAM_BYTES_MAX, STREAMS_PER_CONNECTION_MAX,
 };
 
 type Connection = (PeerId, StreamMuxerBox);
@@ -167,6 +167,8 @@ fn quic_config(keypair: &Keypair) -> quic::Config {
     let mut config = quic::Config::new(keypair);
     config.handshake_timeout = HANDSHAKE_TIME_MAX;
     config.max_concurrent_stream_limit = STREAMS_PER_CONNECTION_MAX as u32;
+    config.keep_alive_interval = QUIC_KEEP_ALIVE;
+    config.max_idle_timeout = QUIC_SILENCE_MAX.as_millis() as u32;
     config.max_stream_data = QUIC_STREAM_BYTES_MAX;
     config.max_connection_data = QUIC_CONNECTION_BYTES_MAX;
     config
