@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinError};
 use tokio::time::Instant;
 
-use super::behaviour::Lanes;
+use super::behaviour::{LaneError, Lanes};
 use super::lane::{Answers, Asker, PIPELINE_MAX, PullError};
 use super::part::{Finished, Part, PartError};
 
@@ -284,7 +284,13 @@ async fn work(shared: Shared, from: PeerId, mut ordered: mpsc::UnboundedReceiver
     let Some(first) = ordered.recv().await else {
         return;
     };
-    let lane = match shared.lanes.open(from, shared.options.stall_max).await {
+    let open = || shared.lanes.open(from, shared.options.stall_max);
+    let opened = match open().await {
+        // There may be another connection.
+        Err(LaneError::Broken(_)) => open().await,
+        opened => opened,
+    };
+    let lane = match opened {
         Ok(lane) => lane,
         Err(error) => {
             tracing::debug!(%from, %error, "no lane");

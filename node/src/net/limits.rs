@@ -54,6 +54,8 @@ pub const CANDIDATES_MAX: usize = 6;
 pub const PUNCH_ADDRESSES_MAX: usize = 2 * CANDIDATES_MAX;
 /// How long whoever dialled over a relay waits for a direct connection.
 pub const PUNCH_TIME_MAX: Duration = EXCHANGE_TIME_MAX;
+/// How long after a direct connection in place of a relayed one superfluous ones may still close.
+pub const PUNCH_SETTLE_TIME: Duration = Duration::from_secs(1);
 /// How long a relayed connection lives: all it is good for is to bring about a direct one.
 pub const RELAYED_TIME_MAX: Duration = Duration::from_secs(20);
 /// Relays that a node has a reservation at.

@@ -23,7 +23,7 @@ use super::member::{Member, next, now, unix_now};
 use super::{Node, NodeError};
 use crate::blocks::download::{self, DownloadError, DownloadOptions, Progress};
 use crate::blocks::part::{Finished, Part, PartError};
-use crate::net::limits::PUNCH_TIME_MAX;
+use crate::net::limits::{PUNCH_SETTLE_TIME, PUNCH_TIME_MAX};
 use crate::net::{AskError, Kept, PeerId};
 use crate::store::{Keep, Store};
 
@@ -542,7 +542,14 @@ impl Looking {
                 true => PUNCH_TIME_MAX,
                 false => CONNECT_TIMEOUT,
             };
-            match net.connect(contact, time).await {
+            let mut connected = net.connect(contact.clone(), time).await;
+            if connected.is_ok() && contact.is_behind_relays() {
+                // Both sides dialled each other at several addresses, and each keeps what came about
+                // first of its own: a lane on one of the others would break.
+                tokio::time::sleep(PUNCH_SETTLE_TIME).await;
+                connected = net.connect(contact, time).await;
+            }
+            match connected {
                 Ok(()) => {
                     providers.send(peer).await.ok()?;
                     Some(Ok(kept))
