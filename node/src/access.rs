@@ -27,8 +27,8 @@ use qk_protocol::time::UnixTime;
 use crate::control::Client;
 pub use crate::control::{
     Artifact, Cleaned, ConnectionReport, Counters, DownloadStatus, FetchReport, FindReport,
-    FindSpec, NetworkStatus, PeerReport, Problem, ProblemKind, Reloaded, Stage, Status,
-    StoreStatus,
+    FindSpec, NetworkStatus, PeerReport, Problem, ProblemKind, ReachStatus, Reloaded, Stage,
+    Status, StoreStatus,
 };
 use crate::home::Home;
 pub use crate::manners::{PauseReason, ShareStatus};

@@ -69,6 +69,22 @@ pub struct Config {
     pub share: ShareConfig,
     /// When background work rests.
     pub pause: PauseConfig,
+    /// How this node and others reach each other.
+    pub relay: RelayConfig,
+}
+
+/// `[relay]`: how this node and others reach each other across NATs.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RelayConfig {
+    /// Whether to relay for nodes of a network that cannot be reached, once this one can be.
+    pub serve: bool,
+    /// Whether to find out if this node can be reached, and to use relays where it or another one
+    /// cannot; that is so unless it says no.
+    pub traverse: Option<bool>,
+    /// Addresses at which others reach this node beside those it listens on, as behind a forwarded
+    /// port.
+    pub external: Vec<String>,
 }
 
 /// What goes wrong with files below the home directory.

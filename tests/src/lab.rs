@@ -51,6 +51,8 @@ pub struct Lab {
     toolchains: PathBuf,
     runtime: Runtime,
     nodes: BTreeMap<String, Node>,
+    /// Network namespaces that people's commands run in, where they are not this process's.
+    namespaces: BTreeMap<String, String>,
 }
 
 /// A process of `qk node`.
@@ -212,6 +214,7 @@ impl Lab {
                 .to_owned(),
             runtime: Runtime::new().expect("a runtime"),
             nodes: BTreeMap::new(),
+            namespaces: BTreeMap::new(),
         }
     }
 
@@ -262,9 +265,22 @@ impl Lab {
         .expect("a configuration");
     }
 
+    /// Puts somebody's commands from now on into a network namespace, which is there already.
+    pub fn place(&mut self, name: &str, namespace: &str) {
+        let namespace = namespace.to_owned();
+        self.namespaces.insert(name.to_owned(), namespace);
+    }
+
     /// A command of somebody's, not started yet.
     pub fn command<S: AsRef<OsStr>>(&self, name: &str, args: &[S]) -> Command {
-        let mut command = Command::new(crate::qk());
+        let mut command = match self.namespaces.get(name) {
+            None => Command::new(crate::qk()),
+            Some(namespace) => {
+                let mut command = Command::new("ip");
+                command.args(["netns", "exec", namespace]).arg(crate::qk());
+                command
+            }
+        };
         command
             .args(args)
             .env("QK_HOME", self.home(name).dir())
@@ -307,7 +323,7 @@ impl Lab {
     /// When it does not start.
     pub fn start_alice(&mut self) {
         let address = self.address.clone();
-        self.start(ALICE, &address);
+        self.start_at(ALICE, &[&address]);
     }
 
     /// Starts somebody's node at a free port.
@@ -315,7 +331,7 @@ impl Lab {
     /// # Panics
     /// When it does not start.
     pub fn start_any(&mut self, name: &str) {
-        self.start(name, "/ip4/127.0.0.1/tcp/0");
+        self.start_at(name, &["/ip4/127.0.0.1/tcp/0"]);
     }
 
     /// Starts alice's node and kills it after a while, whatever it does by then.
@@ -336,21 +352,30 @@ impl Lab {
     }
 
     fn spawn(&self, name: &str, listen: &str) -> Child {
-        self.spawn_with(name, listen, &[], &[])
+        self.spawn_with(name, &[listen], &[], &[])
     }
 
-    fn spawn_with(&self, name: &str, listen: &str, args: &[&str], env: &[(&str, &OsStr)]) -> Child {
-        self.command(name, &["node", "--listen", listen, "--json"])
+    fn spawn_with(
+        &self,
+        name: &str,
+        listen: &[&str],
+        args: &[&str],
+        env: &[(&str, &OsStr)],
+    ) -> Child {
+        let listen = listen.iter().flat_map(|address| ["--listen", address]);
+        let all: Vec<&str> = ["node", "--json"].into_iter().chain(listen).collect();
+        let mut command = self.command(name, &all);
+        if self.namespaces.contains_key(name) {
+            // Where a real network is involved, more may go wrong.
+            command.env("QK_LOG", "info,qk_node=debug");
+        }
+        command
             .args(args)
             .envs(env.iter().copied())
             .stdout(Stdio::piped())
             .stderr(File::create(self.log_path(name)).expect("a log file"))
             .spawn()
             .expect("qk starts")
-    }
-
-    fn start(&mut self, name: &str, listen: &str) {
-        self.start_with(name, listen, &[], &[]);
     }
 
     /// Where alice's node listens, as the manifest says.
@@ -363,7 +388,18 @@ impl Lab {
     /// # Panics
     /// When it does not start.
     pub fn start_with(&mut self, name: &str, listen: &str, args: &[&str], env: &[(&str, &OsStr)]) {
-        let mut child = self.spawn_with(name, listen, args, env);
+        self.begin(name, self.spawn_with(name, &[listen], args, env));
+    }
+
+    /// Starts somebody's node at these addresses.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub fn start_at(&mut self, name: &str, listen: &[&str]) {
+        self.begin(name, self.spawn_with(name, listen, &[], &[]));
+    }
+
+    fn begin(&mut self, name: &str, mut child: Child) {
         let mut line = String::new();
         let stdout = child.stdout.take().expect("a pipe");
         BufReader::new(stdout)

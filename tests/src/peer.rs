@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use qk_node::blocks::behaviour::OnLane;
-use qk_node::net::{Contact, Keypair, Limits, Multiaddr, Net, NetConfig};
+use qk_node::net::{Contact, Keypair, Limits, Multiaddr, NatConfig, Net, NetConfig};
 use qk_protocol::blocks::{self, Blob, REQUEST_HEAD_BYTES, Status};
 use qk_protocol::hash::{NetworkId, Point, Root};
 use qk_protocol::message::{Answer, Have, Reply, Request};
@@ -78,6 +78,7 @@ impl Peer {
             external: Vec::new(),
             bootstrap: Vec::new(),
             server: !listen.is_empty(),
+            nat: NatConfig::default(),
             lan: None,
             pre_shared: None,
             quic: false,

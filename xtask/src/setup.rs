@@ -45,6 +45,22 @@ const BUBBLEWRAP: Need = Need {
           apt-get install bubblewrap",
 };
 
+/// What only some tests need; without it they say that they are skipped.
+const FOR_TESTS: [Need; 2] = [
+    Need {
+        name: "nftables",
+        probe: &["nft", "--version"],
+        how: "install it with the distribution's package manager, on Debian and Ubuntu: \
+              apt-get install nftables",
+    },
+    Need {
+        name: "iproute2",
+        probe: &["ip", "-Version"],
+        how: "install it with the distribution's package manager, on Debian and Ubuntu: \
+              apt-get install iproute2",
+    },
+];
+
 impl Need {
     /// Whether the program is found along `path`, the value of `PATH`.
     fn met(&self, path: &OsStr) -> bool {
@@ -67,7 +83,7 @@ pub fn run() -> Result<PathBuf> {
     Ok(qk)
 }
 
-/// Checks the programs that a person has to install, and installs bubblewrap.
+/// Checks the programs that a person has to install, and installs bubblewrap and what some tests need.
 ///
 /// # Errors
 /// As [`run`].
@@ -78,6 +94,12 @@ pub fn prepare() -> Result<()> {
         && let Err(error) = install("bubblewrap", &path)
     {
         missing.push(format!("{} ({error:#})", BUBBLEWRAP.sentence()));
+    }
+    for need in FOR_TESTS.iter().filter(|need| !need.met(&path)) {
+        // Those are not worth a failure.
+        if let Err(error) = install(need.name, &path) {
+            eprintln!("warning: {} ({error:#})", need.sentence());
+        }
     }
     if missing.is_empty() {
         return Ok(());

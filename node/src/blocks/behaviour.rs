@@ -107,13 +107,20 @@ pub fn serving(server: Arc<Server>) -> OnLane {
     })
 }
 
+#[derive(Debug, Clone, Copy)]
+struct Direct {
+    id: ConnectionId,
+    quic: bool,
+}
+
 /// The part of a swarm that opens and accepts lanes.
 pub struct Behaviour {
     protocol: StreamProtocol,
     on_lane: Option<OnLane>,
     commands: mpsc::Receiver<Open>,
-    /// Connections without a relay, the oldest first.
-    direct: BTreeMap<PeerId, Vec<ConnectionId>>,
+    /// Connections without a relay: those over TCP, which carries bulk faster than QUIC, before
+    /// others, and the oldest first.
+    direct: BTreeMap<PeerId, Vec<Direct>>,
 }
 
 impl Behaviour {
@@ -174,7 +181,12 @@ impl NetworkBehaviour for Behaviour {
                 endpoint,
                 ..
             }) if !endpoint.is_relayed() => {
-                self.direct.entry(peer_id).or_default().push(connection_id);
+                let connections = self.direct.entry(peer_id).or_default();
+                connections.push(Direct {
+                    id: connection_id,
+                    quic: is_quic(endpoint.get_remote_address()),
+                });
+                connections.sort_by_key(|one| one.quic);
             }
             FromSwarm::ConnectionClosed(ConnectionClosed {
                 peer_id,
@@ -182,7 +194,7 @@ impl NetworkBehaviour for Behaviour {
                 ..
             }) => {
                 if let Some(connections) = self.direct.get_mut(&peer_id) {
-                    connections.retain(|open| *open != connection_id);
+                    connections.retain(|open| open.id != connection_id);
                     if connections.is_empty() {
                         self.direct.remove(&peer_id);
                     }
@@ -203,18 +215,18 @@ impl NetworkBehaviour for Behaviour {
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<ToSwarm<Infallible, THandlerInEvent<Self>>> {
         while let Poll::Ready(Some(Open { peer, reply })) = self.commands.poll_recv(cx) {
-            let oldest = self
+            let best = self
                 .direct
                 .get(&peer)
                 .and_then(|connections| connections.first());
-            let Some(connection) = oldest else {
+            let Some(Direct { id, .. }) = best else {
                 // Whoever asked may be gone.
                 let _ = reply.send(Err(LaneError::NotConnected(peer)));
                 continue;
             };
             return Poll::Ready(ToSwarm::NotifyHandler {
                 peer_id: peer,
-                handler: NotifyHandler::One(*connection),
+                handler: NotifyHandler::One(*id),
                 event: OpenLane(reply),
             });
         }
@@ -224,6 +236,10 @@ impl NetworkBehaviour for Behaviour {
 
 fn is_relayed(address: &Multiaddr) -> bool {
     address.iter().any(|part| part == Protocol::P2pCircuit)
+}
+
+fn is_quic(address: &Multiaddr) -> bool {
+    address.iter().any(|part| part == Protocol::QuicV1)
 }
 
 /// Asks a connection for a lane.
@@ -333,5 +349,97 @@ impl OutboundUpgrade<Stream> for Offer {
 
     fn upgrade_outbound(self, stream: Stream, _: StreamProtocol) -> Self::Future {
         ready(Ok(stream))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+    use libp2p::core::ConnectedPoint;
+    use libp2p::swarm::ConnectionId;
+
+    use super::*;
+
+    const TCP: &str = "/ip4/8.8.8.8/tcp/1";
+    const QUIC: &str = "/ip4/8.8.8.8/udp/1/quic-v1";
+
+    fn relayed() -> String {
+        format!("{TCP}/p2p/{}/p2p-circuit", PeerId::random())
+    }
+
+    fn at(text: &str) -> Multiaddr {
+        text.parse().unwrap()
+    }
+
+    fn behaviour() -> (Behaviour, Lanes) {
+        let on_lane: OnLane = Arc::new(|_, _| {});
+        Behaviour::new(StreamProtocol::new("/qk/test/blocks/1"), Some(on_lane))
+    }
+
+    fn connect(behaviour: &mut Behaviour, peer: PeerId, number: usize, address: &str) {
+        let endpoint = ConnectedPoint::Dialer {
+            address: at(address),
+            role_override: Endpoint::Dialer,
+            port_use: PortUse::New,
+        };
+        behaviour.on_swarm_event(FromSwarm::ConnectionEstablished(ConnectionEstablished {
+            peer_id: peer,
+            connection_id: ConnectionId::new_unchecked(number),
+            endpoint: &endpoint,
+            failed_addresses: &[],
+            other_established: 0,
+        }));
+    }
+
+    /// Over which connection a lane is opened, if over any.
+    fn opened(behaviour: &mut Behaviour, lanes: &Lanes, peer: PeerId) -> Option<ConnectionId> {
+        let opening = lanes.stream(peer);
+        let mut opening = Box::pin(opening);
+        assert!((&mut opening).now_or_never().is_none());
+        let mut cx = Context::from_waker(futures::task::noop_waker_ref());
+        match behaviour.poll(&mut cx) {
+            Poll::Ready(ToSwarm::NotifyHandler {
+                handler: NotifyHandler::One(id),
+                ..
+            }) => Some(id),
+            _ => {
+                let refused = opening.now_or_never().expect("an answer");
+                assert!(matches!(refused, Err(LaneError::NotConnected(_))));
+                None
+            }
+        }
+    }
+
+    #[test]
+    fn no_lane_goes_over_a_relay_and_tcp_is_preferred() {
+        let ((mut behaviour, lanes), peer) = (behaviour(), PeerId::random());
+        connect(&mut behaviour, peer, 1, &relayed());
+        assert_eq!(opened(&mut behaviour, &lanes, peer), None);
+        for (number, address, best) in [(2, QUIC, 2), (3, TCP, 3), (4, TCP, 3), (5, QUIC, 3)] {
+            connect(&mut behaviour, peer, number, address);
+            let over = opened(&mut behaviour, &lanes, peer);
+            assert_eq!(over, Some(ConnectionId::new_unchecked(best)), "{number}");
+        }
+    }
+
+    #[test]
+    fn no_lane_is_taken_over_a_relay() {
+        let (mut behaviour, _) = behaviour();
+        let peer = PeerId::random();
+        let remote = at(&format!("/p2p/{peer}"));
+        let mut offers = |local: &str| {
+            let id = ConnectionId::new_unchecked(1);
+            let handler = behaviour
+                .handle_established_inbound_connection(id, peer, &at(local), &remote)
+                .unwrap();
+            handler
+                .listen_protocol()
+                .upgrade()
+                .protocol_info()
+                .next()
+                .is_some()
+        };
+        assert!(offers(TCP));
+        assert!(!offers(&relayed()));
     }
 }

@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinError};
 use tokio::time::Instant;
 
-use super::behaviour::Lanes;
+use super::behaviour::{LaneError, Lanes};
 use super::lane::{Answers, Asker, Expected, PIPELINE_MAX, PullError, Pulled};
 use super::part::{Finished, Part, PartError};
 use super::source::{GATEWAY_PULLS_MAX, GatewayLane, Source};
@@ -349,7 +349,13 @@ async fn work_at_peer(shared: Shared, from: PeerId, mut ordered: mpsc::Unbounded
     let Some(first) = ordered.recv().await else {
         return;
     };
-    let lane = match shared.lanes.open(from, shared.options.stall_max).await {
+    let open = || shared.lanes.open(from, shared.options.stall_max);
+    let opened = match open().await {
+        // There may be another connection.
+        Err(LaneError::Broken(_)) => open().await,
+        opened => opened,
+    };
+    let lane = match opened {
         Ok(lane) => lane,
         Err(error) => {
             tracing::debug!(%from, %error, "no lane");

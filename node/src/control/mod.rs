@@ -43,7 +43,7 @@ pub use self::client::Client;
 pub use self::problem::{Problem, ProblemKind};
 pub use self::report::{
     Artifact, Cleaned, ConnectionReport, Counters, DownloadStatus, FetchReport, FindReport,
-    FindSpec, NetworkStatus, PeerReport, Reloaded, Stage, Status, StoreStatus,
+    FindSpec, NetworkStatus, PeerReport, ReachStatus, Reloaded, Stage, Status, StoreStatus,
 };
 pub use self::server::{Listener, exclude, running, serve};
 use crate::node::FetchEvent;

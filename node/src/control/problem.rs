@@ -126,7 +126,7 @@ impl From<FetchError> for Problem {
                 known: Some(nodes(known)),
                 ..plain(ProblemKind::Silent)
             },
-            FetchError::Download { root, error } => Self {
+            FetchError::Download { root, error, .. } => Self {
                 root: Some(root),
                 ..plain(of_download(&error))
             },

@@ -104,6 +104,20 @@ pub struct NetworkStatus {
     pub peers: usize,
     /// Nodes of the routing table.
     pub contacts: usize,
+    /// Where others reach it.
+    #[serde(flatten)]
+    pub reach: ReachStatus,
+}
+
+/// Where others reach a node.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReachStatus {
+    /// `public`, `private` or `unknown`.
+    pub reachability: String,
+    /// Addresses that are known to lead to it.
+    pub external: Vec<String>,
+    /// Addresses over relays that it has reservations at.
+    pub relayed: Vec<String>,
 }
 
 /// The store of a node.

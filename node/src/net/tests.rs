@@ -26,6 +26,7 @@ fn config(listen: &[&str]) -> NetConfig {
         external: Vec::new(),
         bootstrap: Vec::new(),
         server: true,
+        nat: NatConfig::default(),
         lan: None,
         pre_shared: None,
         quic: true,
@@ -589,7 +590,7 @@ async fn hostile(server: &Contact, bytes: Vec<u8>) -> Result<Vec<u8>, String> {
         allow_private: true,
         quic: false,
     };
-    let transport = transport::build(&keypair, None, Arc::new(Permits::new(rules))).unwrap();
+    let transport = transport::build(&keypair, None, None, Arc::new(Permits::new(rules))).unwrap();
     let index = Protocols::of(&NETWORK).index;
     let full = libp2p::request_response::ProtocolSupport::Full;
     let behaviour =

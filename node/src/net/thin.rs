@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use libp2p::PeerId;
-use libp2p::core::ConnectedPoint;
 use tokio::time::Instant;
 
 use super::address::Prefix;
@@ -55,9 +54,11 @@ impl Task {
     fn inbound(&self) -> BTreeMap<Option<Prefix>, Inbound> {
         let mut inbound: BTreeMap<Option<Prefix>, Inbound> = BTreeMap::new();
         for (id, peer) in &self.peers {
-            let only_in = peer.connections.values().all(ConnectedPoint::is_listener);
+            let only_in = peer.lines().all(|(_, endpoint)| endpoint.is_listener());
+            let only_in = only_in && peer.relayed().next().is_none();
             let in_use = self.asks.is_asked(id) || self.keeps.is_kept(id);
-            for endpoint in peer.connections.values().filter(|one| one.is_listener()) {
+            let dialled_us = peer.lines().filter(|(_, endpoint)| endpoint.is_listener());
+            for (_, endpoint) in dialled_us {
                 let of_prefix = inbound
                     .entry(Prefix::of(endpoint.get_remote_address()))
                     .or_default();

@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use qk_protocol::blocks::{BLOCK_BYTES, Blob, RangeError};
@@ -25,7 +25,8 @@ use crate::blocks::download::{self, DownloadError, DownloadOptions, Progress};
 use crate::blocks::part::{Finished, Part, PartError};
 use crate::blocks::source::Source;
 use crate::manners::Whose;
-use crate::net::Kept;
+use crate::net::limits::{PUNCH_SETTLE_TIME, PUNCH_TIME_MAX};
+use crate::net::{AskError, Kept, PeerId};
 use crate::store::{Keep, Store};
 
 /// Providers that wait to be asked.
@@ -33,6 +34,9 @@ const PROVIDERS_PENDING_MAX: usize = 64;
 
 /// How long a provider may take to accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Providers without a connection that an error names.
+const UNREACHED_MAX: usize = 3;
 
 /// How often a download looks whether another one of the same root has ended.
 const PART_POLL: Duration = Duration::from_millis(100);
@@ -152,12 +156,17 @@ pub enum FetchError {
         known: usize,
     },
     /// It is trusted, but nobody gives it.
-    #[error("{root} is trusted, but could not be had: {error}")]
+    #[error(
+        "{root} is trusted, but could not be had: {error}{}",
+        listed(unreached)
+    )]
     Download {
         /// The root.
         root: Root,
         /// Why.
         error: DownloadError,
+        /// Providers to whom there was no connection, and why.
+        unreached: Vec<String>,
     },
     /// It is trusted, but the month's bytes are used up.
     #[error(
@@ -394,12 +403,27 @@ impl Node {
         };
         let gateways = self.gateways();
         let (providers, receiver) = mpsc::channel(PROVIDERS_PENDING_MAX);
+        let unreached = Mutex::new(Vec::new());
         let naming = async {
             for gateway in &gateways {
                 // Nobody listens after the end.
                 let _ = providers.send(Source::Gateway(gateway.url().clone())).await;
             }
-            let _kept = looking.name_providers(named, &providers).await;
+            let on_unreached = |peer: PeerId, error: AskError| {
+                let (provider, why) = (peer.to_string(), error.to_string());
+                let mut unreached = unreached.lock().unwrap_or_else(PoisonError::into_inner);
+                if unreached.len() < UNREACHED_MAX {
+                    unreached.push(format!("{provider}: {why}"));
+                }
+                on_event(FetchEvent::ProviderFailed {
+                    provider,
+                    why,
+                    banned: false,
+                });
+            };
+            let _kept = looking
+                .name_providers(named, &providers, &on_unreached)
+                .await;
             drop(providers);
             std::future::pending::<Infallible>().await
         };
@@ -451,7 +475,14 @@ impl Node {
             finished = downloading => finished,
             never = naming => match never {},
         };
-        let finished = finished.map_err(|error| FetchError::Download { root, error })?;
+        let unreached = unreached
+            .into_inner()
+            .unwrap_or_else(PoisonError::into_inner);
+        let finished = finished.map_err(|error| FetchError::Download {
+            root,
+            error,
+            unreached,
+        })?;
         Ok(Some((finished, fetched)))
     }
 
@@ -522,6 +553,7 @@ impl Looking {
         &mut self,
         named: Vec<Contact>,
         providers: &mpsc::Sender<Source>,
+        on_unreached: &(dyn Fn(PeerId, AskError) + Send + Sync),
     ) -> Vec<Kept> {
         let mut connecting = JoinSet::new();
         for contact in named {
@@ -535,14 +567,21 @@ impl Looking {
                 }
             }
         }
-        connecting.join_all().await.into_iter().flatten().collect()
+        let mut kept = Vec::new();
+        for connected in connecting.join_all().await.into_iter().flatten() {
+            match connected {
+                Ok(one) => kept.push(one),
+                Err((peer, error)) => on_unreached(peer, error),
+            }
+        }
+        kept
     }
 
     fn connect(
         &self,
         contact: Contact,
         providers: &mpsc::Sender<Source>,
-        connecting: &mut JoinSet<Option<Kept>>,
+        connecting: &mut JoinSet<Option<Result<Kept, (PeerId, AskError)>>>,
     ) {
         let (member, providers) = (self.member.clone(), providers.clone());
         connecting.spawn(async move {
@@ -550,9 +589,24 @@ impl Looking {
             let peer = contact.peer;
             // Marked before it is dialled, so that nothing closes the connection in between.
             let kept = net.keep(peer);
-            net.connect(contact, CONNECT_TIMEOUT).await.ok()?;
-            providers.send(peer.into()).await.ok()?;
-            Some(kept)
+            let time = match contact.is_behind_relays() {
+                true => PUNCH_TIME_MAX,
+                false => CONNECT_TIMEOUT,
+            };
+            let mut connected = net.connect(contact.clone(), time).await;
+            if connected.is_ok() && contact.is_behind_relays() {
+                // Both sides dialled each other at several addresses, and each keeps what came about
+                // first of its own: a lane on one of the others would break.
+                tokio::time::sleep(PUNCH_SETTLE_TIME).await;
+                connected = net.connect(contact, time).await;
+            }
+            match connected {
+                Ok(()) => {
+                    providers.send(peer.into()).await.ok()?;
+                    Some(Ok(kept))
+                }
+                Err(error) => Some(Err((peer, error))),
+            }
         });
     }
 
@@ -604,6 +658,10 @@ impl Stages {
         self.stages.push((name, self.begin.elapsed()));
         self.begin = Instant::now();
     }
+}
+
+fn listed(unreached: &[String]) -> String {
+    unreached.iter().map(|one| format!("; {one}")).collect()
 }
 
 /// Whether the next network may be asked: this one knows nothing against the artifact.

@@ -54,6 +54,7 @@ impl Node {
                 _ = announce.tick() => self.announce().await,
                 _ = clean.tick() => self.clean().await,
                 _ = pauses.changed() => self.make_up().await,
+                () = self.moved.notified() => self.announce().await,
             };
             if let Err(error) = done {
                 tracing::warn!(%error, "maintenance failed and will be tried again");

@@ -31,6 +31,8 @@ use qk_protocol::manifest::{Manifest, ManifestError, NetworkFile};
 use qk_protocol::policy::Policy;
 use qk_protocol::statement::Statement;
 use serde::{Deserialize, Serialize};
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{Notify, broadcast};
 
 pub use self::door::Door;
 pub use self::fetch::{FetchError, FetchEvent, FetchSpec, Fetched, From};
@@ -45,8 +47,8 @@ use crate::gateway::client::{Client, GatewayUrl, GatewayUrlError, gateways};
 use crate::home::{Config, Home, HomeError, Joined};
 use crate::manners::{Manners, ShareFlags};
 use crate::net::{
-    self, Contact, ContactError, LanRole, Limits, Multiaddr, Net, NetConfig, PreSharedKey,
-    StartError,
+    self, Contact, ContactError, Event, LanRole, Limits, Multiaddr, NatConfig, Net, NetConfig,
+    PreSharedKey, StartError,
 };
 use crate::store::{Keep, Options, Store, StoreError};
 
@@ -76,6 +78,8 @@ pub struct Node {
     traffic: Arc<Traffic>,
     counters: Counters,
     gateways: Mutex<Vec<Client>>,
+    /// Told when others reach this node at other addresses than before.
+    moved: Arc<Notify>,
 }
 
 /// How a node takes part.
@@ -184,6 +188,7 @@ impl Node {
             traffic: Arc::default(),
             counters: Counters::default(),
             gateways: Mutex::new(gateways.into_iter().map(Client::new).collect()),
+            moved: Arc::default(),
         };
         for one in joined {
             let member = node.start_member(one).await?;
@@ -210,10 +215,9 @@ impl Node {
             address: String::new(),
             why: error.to_string(),
         })?;
-        let others: Vec<Contact> = contacts
+        let (itself, others): (Vec<Contact>, Vec<Contact>) = contacts
             .into_iter()
-            .filter(|contact| contact.peer != own)
-            .collect();
+            .partition(|contact| contact.peer == own);
         let member = Member::new(
             joined,
             self.door.clone(),
@@ -237,6 +241,15 @@ impl Node {
             true => Limits::laptop(),
             false => Limits::server(),
         };
+        // Whom the manifest names can be reached there; the owner says more.
+        let named_itself = itself.into_iter().flat_map(|contact| contact.addrs);
+        let external = named_itself.chain(addresses(&own_config.relay.external)?);
+        let external: Vec<Multiaddr> = match listen.is_empty() {
+            true => Vec::new(),
+            false => external.collect(),
+        };
+        // Where nobody is named, others are found on the LAN.
+        let on_lan = others.is_empty() && external.is_empty();
         let config = NetConfig {
             identity,
             network: member.id(),
@@ -244,8 +257,12 @@ impl Node {
                 .into_iter()
                 .filter(|address| Contact::named(address).is_ok_and(|one| one.peer != own))
                 .collect(),
-            external: Vec::new(),
+            external,
             server: !listen.is_empty(),
+            nat: NatConfig {
+                traverse: own_config.relay.traverse.unwrap_or(!private && !on_lan),
+                relay: own_config.relay.serve,
+            },
             limits: match self.manners.connections() {
                 Some(connections) => limits.connections(connections),
                 None => limits,
@@ -281,6 +298,9 @@ impl Node {
             serving(server)
         });
         let net = Net::start(config, answer, serve).await?;
+        if options.hold {
+            tokio::spawn(tell_moves(net.events(), self.moved.clone()));
+        }
         member.set_net(net);
         Ok(member)
     }
@@ -655,6 +675,17 @@ fn addresses<'a>(texts: impl IntoIterator<Item = &'a String>) -> Result<Vec<Mult
             })
     };
     texts.into_iter().map(parse).collect()
+}
+
+/// Tells when a node is reached at other addresses than before, until its network side ends.
+async fn tell_moves(mut events: broadcast::Receiver<Event>, moved: Arc<Notify>) {
+    loop {
+        match events.recv().await {
+            Ok(Event::Reach(_)) | Err(RecvError::Lagged(_)) => moved.notify_one(),
+            Ok(Event::Routed(_) | Event::OnLan(_) | Event::Forgotten(_)) => {}
+            Err(RecvError::Closed) => return,
+        }
+    }
 }
 
 /// The same address with a port that the system chooses.

@@ -16,11 +16,11 @@ use super::member::{Found, Member, unix_now};
 use super::{Node, NodeError};
 use crate::control::{
     Artifact, Cleaned, ConnectionReport, FetchReport, FindReport, FindSpec, NetworkStatus,
-    PeerReport, Status, StoreStatus,
+    PeerReport, ReachStatus, Status, StoreStatus,
 };
 use crate::home::HomeError;
 use crate::manners::{Manners, PauseReason};
-use crate::net::{self, PeerInfo};
+use crate::net::{self, Multiaddr, PeerInfo, Reach, Reachability};
 use crate::store::{BlobInfo, FsckReport};
 
 impl Node {
@@ -248,6 +248,7 @@ async fn network_status(member: &Arc<Member>) -> NetworkStatus {
         listening: Vec::new(),
         peers: 0,
         contacts: 0,
+        reach: ReachStatus::default(),
     };
     if let Some(net) = member.net()
         && let (Ok(listening), Ok(peers), Ok(contacts)) = (
@@ -260,8 +261,23 @@ async fn network_status(member: &Arc<Member>) -> NetworkStatus {
         status.listening = listening.iter().map(ToString::to_string).collect();
         status.peers = peers.len();
         status.contacts = contacts.len();
+        status.reach = reach_status(net.reach().await.unwrap_or_default());
     }
     status
+}
+
+fn reach_status(reach: Reach) -> ReachStatus {
+    let texts = |addrs: &[Multiaddr]| addrs.iter().map(ToString::to_string).collect();
+    ReachStatus {
+        reachability: match reach.reachability {
+            Reachability::Public => "public",
+            Reachability::Private => "private",
+            Reachability::Unknown => "unknown",
+        }
+        .to_owned(),
+        external: texts(&reach.external),
+        relayed: texts(&reach.relayed),
+    }
 }
 
 fn peer_report(network: String, peer: PeerInfo) -> PeerReport {

@@ -9,6 +9,7 @@ mod gateways;
 mod hostile;
 mod interrupted;
 mod manners;
+mod nat;
 mod node;
 mod node_kill;
 mod private;

@@ -219,6 +219,8 @@ fn describe(status: &Status, rates: Option<Rates>, now: UnixTime) -> String {
         lines.push(row("network", &describe_network(network, now)));
         let addresses = network.listening.iter();
         lines.extend(addresses.map(|address| row("", &format!("on {address}"))));
+        let relayed = network.reach.relayed.iter();
+        lines.extend(relayed.map(|address| row("", &format!("over {address}"))));
     }
     if status.networks.is_empty() {
         lines.push(row("network", "none joined: `qk join FILE|URL`"));
@@ -251,7 +253,10 @@ fn describe_network(network: &NetworkStatus, now: UnixTime) -> String {
         false => format!("its timestamp ended {}", ago(now.since(network.expires))),
     };
     let online = match network.online {
-        true => format!("{} peers, {} known", network.peers, network.contacts),
+        true => format!(
+            "{} peers, {} known, reachability {}",
+            network.peers, network.contacts, network.reach.reachability
+        ),
         false => "not connected".to_owned(),
     };
     format!(
@@ -382,7 +387,7 @@ fn percent(part: u64, whole: u64) -> u128 {
 #[cfg(test)]
 mod tests {
     use insta::assert_snapshot;
-    use qk_node::access::{Counters, DownloadStatus, StoreStatus};
+    use qk_node::access::{Counters, DownloadStatus, ReachStatus, StoreStatus};
     use qk_node::manners::{PauseReason, ShareStatus, Traffic};
     use qk_node::store::Counts;
     use qk_protocol::hash::{Blake3, NetworkId, PublicKey};
@@ -409,6 +414,11 @@ mod tests {
                 listening: vec!["/ip4/192.0.2.1/tcp/4433".to_owned()],
                 peers: 3,
                 contacts: 12,
+                reach: ReachStatus {
+                    reachability: "private".to_owned(),
+                    relayed: vec!["/ip4/198.51.100.1/tcp/4433/p2p/12D3KooWRelay".to_owned()],
+                    ..ReachStatus::default()
+                },
             }],
             store: StoreStatus {
                 dir: "/home/alice/.local/share/qk/store".into(),
@@ -460,7 +470,7 @@ mod tests {
         };
         assert_snapshot!(describe(&status(), Some(rates), UnixTime(1_000_000)), @r"
         running for 2 h 13 min, process 4711, qk 0.1.0
-        network   lab version 3, fresh for 6 days, 3 peers, 12 known
+        network   lab version 3, fresh for 6 days, 3 peers, 12 known, reachability private
                   on /ip4/192.0.2.1/tcp/4433
         peers     3
         received  12.00 MiB, 0 B/s
@@ -485,7 +495,7 @@ mod tests {
         assert_snapshot!(describe(&status, None, UnixTime(1_000_000)), @r"
         running for 2 h 13 min, process 4711, qk 0.1.0
         paused    on battery
-        network   lab version 3, its timestamp ended 2 h ago, 3 peers, 12 known
+        network   lab version 3, its timestamp ended 2 h ago, 3 peers, 12 known, reachability private
                   on /ip4/192.0.2.1/tcp/4433
         peers     3
         received  12.00 MiB
