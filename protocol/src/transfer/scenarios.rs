@@ -2,7 +2,6 @@
 
 use super::world::{Kind, Peer, World, blob};
 use super::*;
-use crate::blocks::BLOCK_BYTES;
 
 /// 64 MiB.
 const BLOCKS: u32 = 4096;

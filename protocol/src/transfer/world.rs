@@ -140,10 +140,9 @@ impl World {
     }
 
     fn step(&mut self) {
-        let unnamed: Vec<usize> = (0..self.peers.len())
-            .filter(|peer| !self.named.contains(peer) && self.peers[*peer].named <= self.now)
-            .collect();
-        for peer in unnamed {
+        let unnamed = (0..self.peers.len())
+            .find(|peer| !self.named.contains(peer) && self.peers[*peer].named <= self.now);
+        if let Some(peer) = unnamed {
             self.named.insert(peer);
             self.feed(In::Provider(peer));
             if self.named.len() == self.peers.len() {
