@@ -35,7 +35,7 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{Notify, broadcast};
 
 pub use self::door::Door;
-pub use self::fetch::{FetchError, FetchEvent, FetchSpec, Fetched, From};
+pub use self::fetch::{FetchError, FetchEvent, FetchSpec, Fetched, From, Share};
 use self::given::Given;
 pub use self::member::{Found, Member, unix_now};
 use self::shelf::{StoreShelf, record};
