@@ -89,6 +89,9 @@ enum Bench {
     /// A fetch from a network of three nodes, beside `cargo install` and `curl | tar`
     #[command(after_help = "Example: cargo xtask bench fetch --crate hexyl@0.17.0 --json")]
     Fetch(FetchArgs),
+    /// A large artifact from node to node, beside curl from nginx and iroh-blobs
+    #[command(after_help = "Example: cargo xtask bench transfer --mib 64 --only curl --json")]
+    Transfer(TransferArgs),
 }
 
 #[derive(Args)]
@@ -106,6 +109,22 @@ struct FetchArgs {
     /// Leave out `cargo install`, which compiles the crate twice
     #[arg(long)]
     no_cargo_install: bool,
+    /// A JSON array instead of a table
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
+struct TransferArgs {
+    /// Size of what is transferred
+    #[arg(long, default_value_t = 1024)]
+    mib: u64,
+    /// Runs of which the median is taken
+    #[arg(long, default_value_t = 5)]
+    runs: usize,
+    /// Only these parts; may be given several times
+    #[arg(long, value_name = "NAME")]
+    only: Vec<bench::transfer::Part>,
     /// A JSON array instead of a table
     #[arg(long)]
     json: bool,
@@ -129,6 +148,7 @@ fn run(task: Task) -> Result<()> {
         Task::Fuzz(args) => campaign::fuzz(args.seconds, seed(args.seed), args.target),
         Task::Kill(args) => campaign::kill(args.rounds, seed(args.seed)),
         Task::Bench(Bench::Fetch(args)) => bench_fetch(args),
+        Task::Bench(Bench::Transfer(args)) => bench_transfer(args),
         Task::Deny => deny::check(&["bans", "licenses", "sources"]),
         Task::Advisories => deny::check(&["advisories"]),
     }
@@ -165,6 +185,19 @@ fn bench_fetch(args: FetchArgs) -> Result<()> {
         cargo_install: !args.no_cargo_install,
     };
     let rows = bench::fetch::rows(&qk, &options)?;
+    bench::write(&rows, args.json, &mut std::io::stdout().lock())?;
+    Ok(())
+}
+
+fn bench_transfer(args: TransferArgs) -> Result<()> {
+    setup::rivals()?;
+    let options = bench::transfer::Options {
+        mib: args.mib,
+        runs: args.runs,
+        only: args.only,
+        svg: cargo::workspace().join("target/bench/transfer.svg"),
+    };
+    let rows = bench::transfer::rows(&options)?;
     bench::write(&rows, args.json, &mut std::io::stdout().lock())?;
     Ok(())
 }

@@ -4,6 +4,9 @@ pub mod fetch;
 pub mod lab;
 pub mod sample;
 pub mod server;
+pub mod service;
+pub mod svg;
+pub mod transfer;
 
 use std::io::{self, Write};
 

@@ -1,0 +1,88 @@
+//! One blob between real nodes of qk, each a process of its own: its network side over TCP, its
+//! block server, its store on disk.
+//!
+//! `serve` prints a JSON line when it can be asked; it ends with its standard input and says then
+//! what it sent. `get` prints one when the blob is in its store.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::{Args, Parser};
+use qk_node::net::Multiaddr;
+use qk_protocol::hash::Root;
+
+mod get;
+mod link;
+mod net;
+mod serve;
+mod throttle;
+
+/// Serves and downloads one blob, as nodes of qk do
+#[derive(Parser)]
+enum Task {
+    /// Serve a file until standard input ends
+    Serve(Serve),
+    /// Download a blob into a store
+    Get(Get),
+    /// Join two network namespaces by a wire that takes its time, until standard input ends
+    Link(Link),
+}
+
+#[derive(Args)]
+struct Serve {
+    /// The blob
+    file: PathBuf,
+    /// Where the store is to be
+    store: PathBuf,
+    /// Bytes a second that leave at most, over all lanes
+    #[arg(long)]
+    cap: Option<u64>,
+    /// Send so many bytes, and then no more, without a word
+    #[arg(long)]
+    stall_after: Option<u64>,
+}
+
+#[derive(Args)]
+struct Get {
+    /// BLAKE3 of the blob
+    root: Root,
+    /// Its bytes
+    size: u64,
+    /// Where the store is to be
+    store: PathBuf,
+    /// The nodes that have it
+    #[arg(long = "provider", required = true)]
+    providers: Vec<Multiaddr>,
+    /// Write what comes without comparing anything with the root: to see what verification costs
+    #[arg(long)]
+    no_verify: bool,
+    /// Lanes to each provider, where nothing is verified
+    #[arg(long, default_value_t = 1)]
+    lanes: usize,
+}
+
+#[derive(Args)]
+struct Link {
+    /// Name of the interface at one end, to be moved where it is needed
+    left: String,
+    /// Name of the interface at the other end
+    right: String,
+    /// Milliseconds from either end to the other
+    #[arg(long)]
+    delay_ms: u64,
+}
+
+fn main() -> Result<()> {
+    // As `qk node` runs.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        match Task::parse() {
+            Task::Serve(args) => serve::run(args).await,
+            Task::Get(args) => get::run(args).await,
+            Task::Link(args) => link::run(args).await,
+        }
+    })
+}
