@@ -3,6 +3,7 @@
 //! `serve` prints a JSON line when it can be asked, and ends with its standard input. `get` prints
 //! one when the blob is complete in its store.
 
+use std::io::Read;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Instant;
@@ -15,7 +16,6 @@ use iroh::{EndpointAddr, EndpointId};
 use iroh_blobs::store::fs::FsStore;
 use iroh_blobs::{ALPN, BlobsProtocol, Hash};
 use serde_json::json;
-use tokio::io::AsyncReadExt;
 
 /// Serves and downloads one blob with iroh-blobs
 #[derive(Parser)]
@@ -81,7 +81,8 @@ async fn serve(file: PathBuf, store: PathBuf) -> Result<()> {
         .accept(ALPN, BlobsProtocol::new(&store, None))
         .spawn();
     println!("{ready}");
-    tokio::io::stdin().read_to_end(&mut Vec::new()).await?;
+    let end = || std::io::stdin().read_to_end(&mut Vec::new());
+    tokio::task::spawn_blocking(end).await??;
     router.shutdown().await?;
     Ok(())
 }

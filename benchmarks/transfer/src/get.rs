@@ -106,7 +106,7 @@ async fn verified(
     let finished = download(net.lanes(), part, providers, options, progress).await?;
     let downloaded = start.elapsed();
     let adopted = tokio::task::spawn_blocking(move || -> Result<()> {
-        store.adopt(&finished.data, blob.root(), Keep::Cache, UnixTime(0))?;
+        store.adopt_finished(&finished, Keep::Cache, UnixTime(0))?;
         Ok(finished.remove()?)
     });
     adopted.await??;

@@ -10,20 +10,19 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use tokio::io::AsyncReadExt;
 
 use crate::Link;
 
 /// Longer than a packet of the interfaces' MTU.
 const PACKET_BYTES_MAX: usize = 4096;
 
-pub async fn run(args: Link) -> Result<()> {
+pub fn run(args: Link) -> Result<()> {
     let delay = Duration::from_millis(args.delay_ms);
     let (left, right) = (interface(&args.left)?, interface(&args.right)?);
     carry(left.try_clone()?, right.try_clone()?, delay);
     carry(right, left, delay);
     println!("{{}}");
-    tokio::io::stdin().read_to_end(&mut Vec::new()).await?;
+    std::io::stdin().read_to_end(&mut Vec::new())?;
     // The threads and the interfaces end with the process.
     std::process::exit(0);
 }

@@ -1,5 +1,5 @@
-//! One blob between real nodes of qk, each a process of its own: its network side over TCP, its
-//! block server, its store on disk.
+//! What benchmarks need beside `qk` itself, above all one blob between real nodes, each a process of
+//! its own: its network side over TCP, its block server, its store on disk.
 //!
 //! `serve` prints a JSON line when it can be asked; it ends with its standard input and says then
 //! what it sent. `get` prints one when the blob is in its store.
@@ -11,13 +11,15 @@ use clap::{Args, Parser};
 use qk_node::net::Multiaddr;
 use qk_protocol::hash::Root;
 
+mod fill;
 mod get;
 mod link;
 mod net;
+mod peers;
 mod serve;
 mod throttle;
 
-/// Serves and downloads one blob, as nodes of qk do
+/// Parts of qk that are measured, as processes of their own
 #[derive(Parser)]
 enum Task {
     /// Serve a file until standard input ends
@@ -26,6 +28,10 @@ enum Task {
     Get(Get),
     /// Join two network namespaces by a wire that takes its time, until standard input ends
     Link(Link),
+    /// Put statements into the store of a node that is not running
+    Fill(Fill),
+    /// Run several nodes until standard input ends
+    Peers(Peers),
 }
 
 #[derive(Args)]
@@ -72,17 +78,39 @@ struct Link {
     delay_ms: u64,
 }
 
+#[derive(Args)]
+struct Fill {
+    /// The node's home; it has joined a network
+    home: PathBuf,
+    /// How many
+    statements: usize,
+}
+
+#[derive(Args)]
+struct Peers {
+    /// Where each of them listens
+    listen: String,
+    /// A home for each of them, which has joined a network
+    #[arg(required = true)]
+    homes: Vec<PathBuf>,
+}
+
 fn main() -> Result<()> {
-    // As `qk node` runs.
+    let filter = tracing_subscriber::EnvFilter::from_default_env();
+    let log = tracing_subscriber::fmt().with_env_filter(filter);
+    log.with_writer(std::io::stderr).init();
+    let task = Task::parse();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()?;
     runtime.block_on(async {
-        match Task::parse() {
+        match task {
             Task::Serve(args) => serve::run(args).await,
             Task::Get(args) => get::run(args).await,
-            Task::Link(args) => link::run(args).await,
+            Task::Link(args) => link::run(args),
+            Task::Fill(args) => fill::run(args),
+            Task::Peers(args) => peers::run(args).await,
         }
     })
 }

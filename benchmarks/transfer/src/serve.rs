@@ -14,7 +14,6 @@ use qk_protocol::blocks::EncodeError;
 use qk_protocol::hash::Root;
 use qk_protocol::time::UnixTime;
 use serde_json::json;
-use tokio::io::AsyncReadExt;
 
 use crate::throttle::{Budget, Throttled};
 use crate::{Serve, net};
@@ -39,10 +38,14 @@ pub async fn run(args: Serve) -> Result<()> {
     });
     println!("{ready}");
     // Each line is a question.
-    let mut line = [0];
-    while tokio::io::stdin().read(&mut line).await? > 0 {
-        println!("{}", json!({ "sent_bytes": budget.sent() }));
-    }
+    let answering = tokio::task::spawn_blocking(move || {
+        for line in io::stdin().lines() {
+            line?;
+            println!("{}", json!({ "sent_bytes": budget.sent() }));
+        }
+        Ok::<_, io::Error>(())
+    });
+    answering.await??;
     net.shutdown().await;
     Ok(())
 }

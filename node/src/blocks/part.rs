@@ -9,11 +9,12 @@
 //! What is there after a kill is found by comparing it with the root: no record of it can be wrong,
 //! as there is none.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use qk_protocol::blocks::{self, Blob, BlockRange, EncodeError, UNIT_BLOCKS_MIN, Verified};
 use qk_protocol::hash::Root;
@@ -67,6 +68,9 @@ pub struct Part {
     dir: PathBuf,
     data: File,
     outboard: File,
+    /// The first blocks of units that were compared with the root since this was opened, when they
+    /// were read or before they were written.
+    seen: Mutex<BTreeSet<u32>>,
     lock: Arc<File>,
 }
 
@@ -86,6 +90,7 @@ impl Part {
                     dir,
                     data,
                     outboard,
+                    seen: Mutex::default(),
                     lock: Arc::new(lock),
                 });
             }
@@ -106,6 +111,8 @@ impl Part {
                 valid.push(unit);
             }
         }
+        // What was right earlier and is not now has to be written again.
+        *self.seen() = valid.iter().map(|unit| unit.start().0).collect();
         Ok(valid)
     }
 
@@ -124,13 +131,23 @@ impl Part {
             let written = self.outboard.write_all_at(bytes, offset);
             written.map_err(|source| error(&self.dir.join(OUTBOARD), source))?;
         }
+        let ranges = verified.ranges().as_slice().iter();
+        // A range begins where a unit does, and ends where one does or the blob.
+        let units = ranges
+            .flat_map(|range| (range.start().0..range.end().0).step_by(UNIT_BLOCKS_MIN as usize));
+        self.seen().extend(units);
         Ok(())
     }
 
-    /// Checks every block and node against the root. The files are complete then, but not yet
-    /// synced: a fetched blob is a cache. The lock stays until both this and the part are dropped.
+    /// Says that every block and node is here. What was compared with the root since the part was
+    /// opened is not read again, the rest is. The files are not yet synced: a fetched blob is a
+    /// cache. The lock stays until both this and the part are dropped.
     pub fn finish(&self) -> Result<Finished, PartError> {
-        blocks::check_whole(&self.blob, &self.data, &self.outboard)?;
+        let seen = self.seen().clone();
+        let units = self.blob.units(UNIT_BLOCKS_MIN);
+        units
+            .filter(|unit| !seen.contains(&unit.start().0))
+            .try_for_each(|unit| blocks::check(&self.blob, unit, &self.data, &self.outboard))?;
         Ok(Finished {
             blob: self.blob,
             data: self.dir.join(DATA),
@@ -138,6 +155,11 @@ impl Part {
             dir: self.dir.clone(),
             _lock: Arc::clone(&self.lock),
         })
+    }
+
+    fn seen(&self) -> MutexGuard<'_, BTreeSet<u32>> {
+        // Whole after every step under the lock.
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -299,6 +321,31 @@ mod tests {
         assert!(hole, "{error}");
         let part = fixture.open().expect("opens again");
         assert_eq!(part.valid().expect("reads"), [units[0], units[2]]);
+    }
+
+    /// Whoever opens a part again has compared nothing yet, so that all of it is read.
+    #[test]
+    fn what_another_process_left_is_compared_before_it_is_finished() {
+        let fixture = fixture(700_000);
+        let part = fixture.open().expect("opens");
+        for unit in fixture.blob.units(16) {
+            part.write_verified(&fixture.verified(unit))
+                .expect("writes");
+        }
+        part.finish().expect("was compared when it was written");
+        drop(part);
+
+        let part = fixture.open().expect("opens again");
+        part.finish().expect("is compared now");
+        let flipped = [fixture.bytes[300_000] ^ 1];
+        part.data.write_all_at(&flipped, 300_000).expect("writes");
+        let error = part.finish().expect_err("is damaged");
+        assert!(error.to_string().contains("corrupt at block 18"), "{error}");
+        assert_eq!(part.valid().expect("reads").len(), 2);
+        let units: Vec<_> = fixture.blob.units(16).collect();
+        part.write_verified(&fixture.verified(units[1]))
+            .expect("writes");
+        part.finish().expect("is mended");
     }
 
     #[test]

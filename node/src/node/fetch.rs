@@ -323,7 +323,7 @@ impl Node {
             let Some(finished) = finished else {
                 return archive(store, root);
             };
-            store.adopt(&finished.data, root, Keep::Cache, unix_now())?;
+            store.adopt_finished(&finished, Keep::Cache, unix_now())?;
             // The part's directory is of no use any more; one that stays is cleaned up with age.
             let _ = finished.remove();
             Ok(Some(store.blob_path(&root)))

@@ -5,8 +5,9 @@
 
 pub mod nginx;
 mod rig;
+mod tool;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
@@ -51,6 +52,10 @@ pub enum Part {
     Providers,
     /// From four providers, one of which stalls
     Stall,
+    /// A tool from a cache on the LAN, beside `curl | tar`
+    Tool,
+    /// The same at 50 Mbit/s and 40 ms
+    Slow,
 }
 
 /// What to measure.
@@ -62,6 +67,8 @@ pub struct Options {
     pub runs: usize,
     /// Which parts; all where this is empty.
     pub only: Vec<Part>,
+    /// `NAME@VERSION` of a crate: the tool.
+    pub tool: String,
     /// Where a drawing is put.
     pub svg: PathBuf,
 }
@@ -70,15 +77,20 @@ impl Options {
     fn wants(&self, part: Part) -> bool {
         self.only.is_empty() || self.only.contains(&part)
     }
+
+    /// Whether `qk` itself is needed.
+    pub fn wants_tool(&self) -> bool {
+        self.wants(Part::Tool) || self.wants(Part::Slow)
+    }
 }
 
 /// Builds what is needed, measures, and draws.
 ///
 /// # Errors
 /// When a program that is measured cannot be built, started, or fails.
-pub fn rows(options: &Options) -> Result<Vec<Row>> {
+pub fn rows(qk: &Path, options: &Options) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
-    let program = build("qk-bench-transfer")?;
+    let program = cargo::build_beside("qk-bench-transfer")?;
     if [Part::Curl, Part::Iroh, Part::Verify].map(|part| options.wants(part)) != [false; 3] {
         rows.extend(one_provider(&Rig::new(&program, options.mib)?, options)?);
     }
@@ -86,22 +98,10 @@ pub fn rows(options: &Options) -> Result<Vec<Row>> {
         let rig = Rig::new(&program, options.mib.min(CAPPED_MIB_MAX))?;
         rows.extend(several_providers(&rig, options)?);
     }
+    if options.wants_tool() {
+        rows.extend(tool::rows(qk, &program, options)?);
+    }
     Ok(rows)
-}
-
-/// A program of the workspace beside ours, as people would run it.
-fn build(name: &str) -> Result<PathBuf> {
-    let manifest = cargo::workspace().join("benchmarks/Cargo.toml");
-    let manifest = manifest.to_string_lossy();
-    let target = cargo::workspace().join("target");
-    let target = target.to_string_lossy();
-    let selection = ["--release", "--locked", "--manifest-path", &manifest];
-    let selection = [
-        &selection[..],
-        &["--target-dir", &target, "--package", name],
-    ]
-    .concat();
-    cargo::build(name, &selection)
 }
 
 /// The same transfer several times.
@@ -173,7 +173,7 @@ fn one_provider(rig: &Rig, options: &Options) -> Result<Vec<Row>> {
         false => None,
     };
     let iroh = match options.wants(Part::Iroh) {
-        true => Some(rig.iroh(&build("qk-bench-iroh")?)?),
+        true => Some(rig.iroh(&cargo::build_beside("qk-bench-iroh")?)?),
         false => None,
     };
     let mut ours = Series::new("transfer");
