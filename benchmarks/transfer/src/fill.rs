@@ -26,7 +26,7 @@ pub fn run(args: Fill) -> Result<()> {
     let mut batch = Vec::new();
     for number in 0..args.statements {
         let key = key(joined, number);
-        let point = key.location(&joined.key()).point();
+        let point = key.release().location(&joined.key()).point();
         let body = Body::Observation(observation(number));
         let statement = Statement::sign(joined.network.id(), key, body, &signer)?;
         batch.push(Record {
