@@ -17,7 +17,9 @@ pub use message::{
     Encoding, REQUEST_BYTES_MAX, REQUEST_HEAD_BYTES, REQUEST_RANGE_BYTES, Request, RequestError,
     Status,
 };
-pub use verify::{EncodeError, Verified, VerifyError, check, encode, is_valid, outboard, verify};
+pub use verify::{
+    EncodeError, Verified, VerifyError, check_whole, encode, is_valid, outboard, verify,
+};
 
 /// What BLAKE3 hashes at once.
 pub const CHUNK_BYTES: u64 = 1024;

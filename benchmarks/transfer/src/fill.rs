@@ -21,7 +21,9 @@ pub fn run(args: Fill) -> Result<()> {
     let home = Home::at(&args.home);
     let joined = home.networks()?;
     let joined = joined.first().context("no network is joined")?;
-    let signer = home.key("observer")?;
+    // What a node holds is mostly what others state; what it states itself it tells the others again
+    // whenever it starts.
+    let signer = Home::at(&args.signer).key("observer")?;
     let store = Store::open(home.store(), Options::default())?;
     let mut batch = Vec::new();
     for number in 0..args.statements {

@@ -11,8 +11,8 @@ use bao_tree::iter::BaoChunk;
 use bao_tree::{BaoTree, ChunkNum, ChunkRanges};
 use qk_node::blocks::behaviour::Lanes;
 use qk_node::blocks::download::{DownloadOptions, Progress, STALL_MAX, download};
-use qk_node::blocks::lane::PIPELINE_MAX;
 use qk_node::blocks::part::Part;
+use qk_node::blocks::source::Source;
 use qk_node::net::{Contact, Net, PeerId};
 use qk_node::store::{Keep, Options, Store};
 use qk_protocol::blocks::{
@@ -20,6 +20,7 @@ use qk_protocol::blocks::{
     UNIT_BLOCKS_MAX, wire_len,
 };
 use qk_protocol::time::UnixTime;
+use qk_protocol::transfer::PIPELINE_MAX;
 use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -89,7 +90,7 @@ async fn verified(
 ) -> Result<(Taken, Duration)> {
     let (sender, providers) = mpsc::channel(peers.len());
     for peer in peers {
-        sender.send(*peer).await?;
+        sender.send(Source::Peer(*peer)).await?;
     }
     drop(sender);
     let part = Part::open(&Store::parts_in(store.dir())?, blob)?;

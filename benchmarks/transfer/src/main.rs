@@ -82,6 +82,8 @@ struct Link {
 struct Fill {
     /// The node's home; it has joined a network
     home: PathBuf,
+    /// The home of who states them
+    signer: PathBuf,
     /// How many
     statements: usize,
 }

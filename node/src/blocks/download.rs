@@ -1,4 +1,4 @@
-//! Drives a [`Transfer`]: one lane for each provider that it asks, blocks into a [`Part`].
+//! Drives a [`Transfer`]: the lanes that it names, blocks into a [`Part`].
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,17 +7,22 @@ use std::time::{Duration, SystemTime};
 use libp2p::PeerId;
 use qk_protocol::blocks::{Blob, BlockRange, Encoding, Ranges, Request, VerifyError, verify};
 use qk_protocol::time::{Machine, Now, UnixTime};
-use qk_protocol::transfer::{In, Out, RangeEnd, Slot, Transfer, TransferError, WINDOW_MAX, Why};
+use qk_protocol::transfer::{
+    In, Lane, Out, PIPELINE_MAX, RangeEnd, Slot, Transfer, TransferError, Why,
+};
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinError};
 use tokio::time::Instant;
 
-use super::behaviour::Lanes;
-use super::lane::{Answers, Asker, PIPELINE_MAX, PullError};
+use super::behaviour::{LaneError, Lanes};
+use super::lane::{Answers, Asker, PullError};
 use super::part::{Finished, Part, PartError};
+use super::source::{GatewayUrl, Gateways, Source};
 
-/// No byte for so long, and the next provider is asked.
+/// No byte for so long, and the lane is given up. What is asked on it is asked of others long before.
 pub const STALL_MAX: Duration = Duration::from_secs(10);
+/// Ends of ranges that wait for the machine; whoever has one more waits.
+const ENDS_PENDING_MAX: usize = 64;
 
 /// Why a blob was not obtained. What was verified is on disk.
 #[derive(Debug, thiserror::Error)]
@@ -34,7 +39,7 @@ pub enum DownloadError {
 }
 
 /// What a download tells while it goes on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Progress {
     /// That much was on disk already.
     Resumed {
@@ -44,7 +49,7 @@ pub enum Progress {
     /// A range was verified and written.
     Verified {
         /// Who sent it.
-        from: PeerId,
+        from: Source,
         /// Which.
         range: BlockRange,
         /// Bytes of the blob.
@@ -53,14 +58,14 @@ pub enum Progress {
     /// A range was not obtained.
     Failed {
         /// Who was asked.
-        from: PeerId,
+        from: Source,
         /// Why.
         why: Why,
     },
     /// A provider that the swarm is to refuse from now on.
     Banned {
         /// Who.
-        provider: PeerId,
+        provider: Source,
         /// Why.
         why: Why,
     },
@@ -71,22 +76,26 @@ pub enum Progress {
 pub struct DownloadOptions {
     /// See [`STALL_MAX`].
     pub stall_max: Duration,
+    /// Asks gateways, if there are any.
+    pub gateways: Option<Arc<dyn Gateways>>,
 }
 
 impl Default for DownloadOptions {
     fn default() -> Self {
         Self {
             stall_max: STALL_MAX,
+            gateways: None,
         }
     }
 }
 
-/// Fetches what is missing of `part` from connected `providers`, until the channel of which is
+/// Fetches what is missing of `part` from `providers`, all at once; nodes among them are connected
+/// already. Until the channel of which is
 /// closed more may come. Dropping the future cancels everything and keeps what is on disk.
 pub async fn download(
     lanes: Lanes,
     part: Part,
-    providers: mpsc::Receiver<PeerId>,
+    providers: mpsc::Receiver<Source>,
     options: DownloadOptions,
     mut progress: impl FnMut(Progress) + Send,
 ) -> Result<Finished, DownloadError> {
@@ -95,7 +104,7 @@ pub async fn download(
     let blob = *part.blob();
     let bytes = valid.iter().map(|range| bytes_of(&blob, *range)).sum();
     progress(Progress::Resumed { bytes });
-    let (ends, ended) = mpsc::channel(2 * WINDOW_MAX);
+    let (ends, ended) = mpsc::channel(ENDS_PENDING_MAX);
     let driver = Driver {
         transfer: Transfer::new(blob, &valid),
         start: Instant::now(),
@@ -135,7 +144,8 @@ struct End {
 
 struct Order {
     slot: Slot,
-    range: BlockRange,
+    request: Request,
+    wire_len: u32,
 }
 
 /// What every worker has.
@@ -147,7 +157,7 @@ struct Shared {
     options: DownloadOptions,
 }
 
-/// The task that asks one provider; dropping it drops its lane.
+/// The task of one lane; dropping it drops the lane.
 struct Worker {
     orders: mpsc::UnboundedSender<Order>,
     task: AbortHandle,
@@ -160,18 +170,24 @@ impl Drop for Worker {
 }
 
 struct Driver {
-    transfer: Transfer<PeerId>,
+    transfer: Transfer<Source>,
     start: Instant,
     shared: Shared,
-    workers: BTreeMap<PeerId, Worker>,
-    asked: BTreeMap<Slot, (PeerId, BlockRange)>,
+    workers: BTreeMap<Lane, Worker>,
+    asked: BTreeMap<Slot, Asked>,
     failure: Option<PartError>,
+}
+
+struct Asked {
+    from: Source,
+    lane: Lane,
+    range: BlockRange,
 }
 
 impl Driver {
     async fn run(
         mut self,
-        mut providers: mpsc::Receiver<PeerId>,
+        mut providers: mpsc::Receiver<Source>,
         mut ended: mpsc::Receiver<End>,
         progress: &mut (impl FnMut(Progress) + Send),
     ) -> Result<(), DownloadError> {
@@ -183,8 +199,13 @@ impl Driver {
             for out in out.drain(..) {
                 match out {
                     Out::Pull {
-                        slot, from, range, ..
-                    } => self.pull(slot, from, range),
+                        slot,
+                        from,
+                        lane,
+                        range,
+                        encoding,
+                        wire_len,
+                    } => self.pull(slot, Asked { from, lane, range }, encoding, wire_len),
                     Out::Reset(slot) => self.drop_lane(slot),
                     Out::Ban(provider, why) => progress(Progress::Banned { provider, why }),
                     Out::Done => return Ok(()),
@@ -219,35 +240,44 @@ impl Driver {
         }
     }
 
-    fn pull(&mut self, slot: Slot, from: PeerId, range: BlockRange) {
-        self.asked.insert(slot, (from, range));
+    fn pull(&mut self, slot: Slot, asked: Asked, encoding: Encoding, wire_len: u32) {
+        let order = Order {
+            slot,
+            request: Request {
+                blob: *self.shared.part.blob(),
+                encoding,
+                ranges: Ranges::from(asked.range),
+            },
+            wire_len,
+        };
         let worker = self
             .workers
-            .entry(from)
-            .or_insert_with(|| spawn(self.shared.clone(), from));
+            .entry(asked.lane)
+            .or_insert_with(|| spawn(self.shared.clone(), asked.from.clone()));
         // A worker that is over has reported why: the slot is reset with that.
-        let _ = worker.orders.send(Order { slot, range });
+        let _ = worker.orders.send(order);
+        self.asked.insert(slot, asked);
     }
 
     fn drop_lane(&mut self, slot: Slot) {
-        if let Some((from, _)) = self.asked.remove(&slot) {
-            self.workers.remove(&from);
+        if let Some(asked) = self.asked.remove(&slot) {
+            self.workers.remove(&asked.lane);
         }
     }
 
-    fn ended(&mut self, end: End, progress: &mut impl FnMut(Progress)) -> In<PeerId> {
-        let Some((from, range)) = self.asked.remove(&end.slot) else {
+    fn ended(&mut self, end: End, progress: &mut impl FnMut(Progress)) -> In<Source> {
+        let Some(Asked { from, lane, range }) = self.asked.remove(&end.slot) else {
             return In::Tick;
         };
         match end.end {
-            RangeEnd::Verified => {
+            RangeEnd::Verified { .. } => {
                 let bytes = bytes_of(self.shared.part.blob(), range);
                 progress(Progress::Verified { from, range, bytes });
             }
             RangeEnd::Failed(why) => {
                 progress(Progress::Failed { from, why });
                 if ends_lane(why) {
-                    self.workers.remove(&from);
+                    self.workers.remove(&lane);
                 }
             }
         }
@@ -259,7 +289,7 @@ impl Driver {
 /// Whether the lane is of no more use afterwards.
 fn ends_lane(why: Why) -> bool {
     match why {
-        Why::Lacks | Why::Busy => false,
+        Why::Lacks | Why::Busy | Why::NotSpoken => false,
         Why::Wrong(_) | Why::Malformed | Why::Ended | Why::Late => true,
         Why::Unreachable | Why::NotWritten => true,
     }
@@ -272,23 +302,39 @@ async fn sleep_until(deadline: Option<Instant>) {
     }
 }
 
-fn spawn(shared: Shared, from: PeerId) -> Worker {
-    // Not more orders than the transfer's window.
+fn spawn(shared: Shared, from: Source) -> Worker {
+    // Not more orders than the transfer pipelines.
     let (orders, ordered) = mpsc::unbounded_channel();
-    let task = tokio::spawn(work(shared, from, ordered)).abort_handle();
-    Worker { orders, task }
+    let task = tokio::spawn(async move {
+        match from {
+            Source::Peer(peer) => ask_peer(shared, peer, ordered).await,
+            Source::Gateway(gateway) => ask_gateway(shared, gateway, ordered).await,
+        }
+    });
+    Worker {
+        orders,
+        task: task.abort_handle(),
+    }
 }
 
 /// Carries out orders on one lane until that ends, or the orders do.
-async fn work(shared: Shared, from: PeerId, mut ordered: mpsc::UnboundedReceiver<Order>) {
+async fn ask_peer(shared: Shared, peer: PeerId, mut ordered: mpsc::UnboundedReceiver<Order>) {
     let Some(first) = ordered.recv().await else {
         return;
     };
-    let lane = match shared.lanes.open(from, shared.options.stall_max).await {
+    let lane = match shared.lanes.open(peer, shared.options.stall_max).await {
         Ok(lane) => lane,
         Err(error) => {
-            tracing::debug!(%from, %error, "no lane");
-            return shared.fail(first.slot, Why::Unreachable).await;
+            tracing::debug!(%peer, %error, "no lane");
+            let why = match error {
+                // The connection is well: a later lane may be had.
+                LaneError::TooMany(_) => Why::Late,
+                LaneError::NotConnected(_)
+                | LaneError::NotSpoken(_)
+                | LaneError::Broken(_)
+                | LaneError::Shutdown => Why::Unreachable,
+            };
+            return shared.fail(first.slot, why).await;
         }
     };
     let (asker, answers) = lane.split();
@@ -305,20 +351,15 @@ async fn ask(
     mut asker: Asker,
     first: Order,
     mut ordered: mpsc::UnboundedReceiver<Order>,
-    asked: mpsc::Sender<(Order, u32)>,
+    asked: mpsc::Sender<Order>,
 ) {
     let mut next = Some(first);
     while let Some(order) = next {
         let Ok(place) = asked.reserve().await else {
             return;
         };
-        let request = Request {
-            blob: *shared.part.blob(),
-            encoding: Encoding::Raw,
-            ranges: Ranges::from(order.range),
-        };
-        match asker.ask(&request).await {
-            Ok(bytes) => place.send((order, bytes)),
+        match asker.ask(&order.request).await {
+            Ok(_) => place.send(order),
             Err(error) => return shared.fail(order.slot, error.why()).await,
         }
         next = ordered.recv().await;
@@ -326,15 +367,34 @@ async fn ask(
     // The driver is gone.
 }
 
-async fn answer(
-    shared: &Shared,
-    mut answers: Answers,
-    mut answering: mpsc::Receiver<(Order, u32)>,
-) {
-    while let Some((order, bytes)) = answering.recv().await {
-        match answers.next(bytes).await {
+async fn answer(shared: &Shared, mut answers: Answers, mut answering: mpsc::Receiver<Order>) {
+    while let Some(order) = answering.recv().await {
+        match answers.next(order.wire_len).await {
             Ok(wire) => shared.take(order, wire),
             // The lane goes on.
+            Err(error @ PullError::Answered(_)) => shared.fail(order.slot, error.why()).await,
+            Err(error) => return shared.fail(order.slot, error.why()).await,
+        }
+    }
+}
+
+/// Carries out orders one after the other. A gateway packs nothing.
+async fn ask_gateway(
+    shared: Shared,
+    gateway: GatewayUrl,
+    mut ordered: mpsc::UnboundedReceiver<Order>,
+) {
+    while let Some(order) = ordered.recv().await {
+        let Some(gateways) = &shared.options.gateways else {
+            return shared.fail(order.slot, Why::Unreachable).await;
+        };
+        if order.request.encoding == Encoding::Zstd {
+            shared.fail(order.slot, Why::NotSpoken).await;
+            continue;
+        }
+        let pull = gateways.pull(&gateway, &order.request, order.wire_len);
+        match pull.await {
+            Ok(wire) => shared.take(order, wire),
             Err(error @ PullError::Answered(_)) => shared.fail(order.slot, error.why()).await,
             Err(error) => return shared.fail(order.slot, error.why()).await,
         }
@@ -356,17 +416,18 @@ impl Shared {
     }
 
     /// Verifies and writes off the reactor, while the next answer is read.
-    fn take(&self, Order { slot, range }: Order, wire: Vec<u8>) {
+    fn take(&self, order: Order, wire: Vec<u8>) {
         let (part, ends) = (Arc::clone(&self.part), self.ends.clone());
         tokio::task::spawn_blocking(move || {
-            let (end, failure) = verify_and_write(&part, range, &wire);
+            let (end, failure) = verify_and_write(&part, &order.request.ranges, &wire);
+            let slot = order.slot;
             let _ = ends.blocking_send(End { slot, end, failure });
         });
     }
 }
 
-fn verify_and_write(part: &Part, range: BlockRange, wire: &[u8]) -> (RangeEnd, Option<PartError>) {
-    let verified = match verify(part.blob(), &Ranges::from(range), wire) {
+fn verify_and_write(part: &Part, ranges: &Ranges, wire: &[u8]) -> (RangeEnd, Option<PartError>) {
+    let verified = match verify(part.blob(), ranges, wire) {
         Ok(verified) => verified,
         Err(VerifyError::Wrong { block, .. }) => {
             return (RangeEnd::Failed(Why::Wrong(block)), None);
@@ -376,8 +437,10 @@ fn verify_and_write(part: &Part, range: BlockRange, wire: &[u8]) -> (RangeEnd, O
             return (RangeEnd::Failed(Why::Malformed), None);
         }
     };
+    // An answer has less than 2 MiB.
+    let received = wire.len() as u32;
     match part.write_verified(&verified) {
-        Ok(()) => (RangeEnd::Verified, None),
+        Ok(()) => (RangeEnd::Verified { received }, None),
         Err(error) => (RangeEnd::Failed(Why::NotWritten), Some(error)),
     }
 }

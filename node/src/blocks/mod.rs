@@ -10,6 +10,7 @@ pub mod download;
 pub mod lane;
 pub mod part;
 pub mod serve;
+pub mod source;
 
 #[cfg(test)]
 mod tests;

@@ -68,10 +68,9 @@ pub struct Part {
     dir: PathBuf,
     data: File,
     outboard: File,
-    /// The first blocks of units that were compared with the root since this was opened, when they
-    /// were read or before they were written.
-    seen: Mutex<BTreeSet<u32>>,
     lock: Arc<File>,
+    /// First blocks of the units that this process verified, on disk or before it wrote them.
+    verified: Mutex<BTreeSet<u32>>,
 }
 
 impl Part {
@@ -90,8 +89,8 @@ impl Part {
                     dir,
                     data,
                     outboard,
-                    seen: Mutex::default(),
                     lock: Arc::new(lock),
+                    verified: Mutex::default(),
                 });
             }
         }
@@ -111,8 +110,8 @@ impl Part {
                 valid.push(unit);
             }
         }
-        // What was right earlier and is not now has to be written again.
-        *self.seen() = valid.iter().map(|unit| unit.start().0).collect();
+        // In place of what was believed before: the files may have changed since.
+        *self.verified() = valid.iter().map(|unit| unit.start().0).collect();
         Ok(valid)
     }
 
@@ -131,23 +130,30 @@ impl Part {
             let written = self.outboard.write_all_at(bytes, offset);
             written.map_err(|source| error(&self.dir.join(OUTBOARD), source))?;
         }
-        let ranges = verified.ranges().as_slice().iter();
-        // A range begins where a unit does, and ends where one does or the blob.
-        let units = ranges
-            .flat_map(|range| (range.start().0..range.end().0).step_by(UNIT_BLOCKS_MIN as usize));
-        self.seen().extend(units);
+        let units =
+            |range: &BlockRange| (range.start().0..range.end().0).step_by(UNIT_BLOCKS_MIN as usize);
+        let ranges = verified.ranges().as_slice();
+        self.verified().extend(ranges.iter().flat_map(units));
         Ok(())
     }
 
-    /// Says that every block and node is here. What was compared with the root since the part was
-    /// opened is not read again, the rest is. The files are not yet synced: a fetched blob is a
-    /// cache. The lock stays until both this and the part are dropped.
+    fn verified(&self) -> MutexGuard<'_, BTreeSet<u32>> {
+        // Whole after every step under the lock.
+        self.verified.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The files are complete then, but not yet synced: a fetched blob is a cache. Nothing is
+    /// hashed again that this process verified; where something was not, all is compared with the
+    /// root. The lock stays until both this and the part are dropped.
     pub fn finish(&self) -> Result<Finished, PartError> {
-        let seen = self.seen().clone();
-        let units = self.blob.units(UNIT_BLOCKS_MIN);
-        units
-            .filter(|unit| !seen.contains(&unit.start().0))
-            .try_for_each(|unit| blocks::check(&self.blob, unit, &self.data, &self.outboard))?;
+        let mut units = self.blob.units(UNIT_BLOCKS_MIN);
+        let is_verified = {
+            let verified = self.verified();
+            units.all(|unit| verified.contains(&unit.start().0))
+        };
+        if !is_verified {
+            blocks::check_whole(&self.blob, &self.data, &self.outboard)?;
+        }
         Ok(Finished {
             blob: self.blob,
             data: self.dir.join(DATA),
@@ -155,11 +161,6 @@ impl Part {
             dir: self.dir.clone(),
             _lock: Arc::clone(&self.lock),
         })
-    }
-
-    fn seen(&self) -> MutexGuard<'_, BTreeSet<u32>> {
-        // Whole after every step under the lock.
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -366,6 +367,24 @@ mod tests {
             part.valid().expect("reads").is_empty(),
             "nothing hangs from a wrong root node"
         );
+    }
+
+    #[test]
+    fn what_another_process_wrote_is_compared_with_the_root_at_the_end() {
+        let fixture = fixture(700_000);
+        let part = fixture.open().expect("opens");
+        for unit in fixture.blob.units(16) {
+            part.write_verified(&fixture.verified(unit))
+                .expect("writes");
+        }
+        part.finish().expect("was verified before it was written");
+        let flipped = [fixture.bytes[300_000] ^ 1];
+        part.data.write_all_at(&flipped, 300_000).expect("writes");
+        drop(part);
+        let part = fixture.open().expect("opens again");
+        assert!(matches!(part.finish(), Err(PartError::Unfinished(_))));
+        assert_eq!(part.valid().expect("reads").len(), 2);
+        assert!(matches!(part.finish(), Err(PartError::Unfinished(_))));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Carries out a fetch: from the store if it is there and proven, otherwise from the network.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -23,6 +24,7 @@ use super::member::{Member, next, now, unix_now};
 use super::{Node, NodeError};
 use crate::blocks::download::{self, DownloadError, DownloadOptions, Progress};
 use crate::blocks::part::{Finished, Part, PartError};
+use crate::blocks::source::Source;
 use crate::net::Kept;
 use crate::store::{Keep, Store};
 
@@ -65,10 +67,21 @@ pub struct Fetched {
     pub from: From,
     /// Bytes that were fetched, without those that were here from an earlier attempt.
     pub fetched_bytes: u64,
+    /// Who gave how much of them, whoever gave most first.
+    pub providers: Vec<Share>,
     /// Blocks of 16 KiB that were verified, those from an earlier attempt included.
     pub blocks_verified: u64,
     /// How long each stage took.
     pub stages: Vec<(&'static str, Duration)>,
+}
+
+/// What one provider gave of an artifact.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Share {
+    /// Its peer id, or the address of a gateway.
+    pub node: String,
+    /// Bytes of the artifact that it sent and that were verified.
+    pub bytes: u64,
 }
 
 /// Where an artifact came from.
@@ -236,6 +249,7 @@ impl Node {
                 decided: archive.decided,
                 from: From::Store,
                 fetched_bytes: 0,
+                providers: Vec::new(),
                 stages: clock.stages,
             });
         }
@@ -293,9 +307,9 @@ impl Node {
         };
         let downloaded = self.download(looking, named, &trusted, on_event).await;
         clock.end("download");
-        let (finished, fetched_bytes) = match downloaded? {
-            Some((finished, bytes)) => (Some(finished), bytes),
-            None => (None, 0),
+        let (finished, providers) = match downloaded? {
+            Some((finished, providers)) => (Some(finished), providers),
+            None => (None, Vec::new()),
         };
         let archive = self.adopt(finished, trusted.subject.root).await?;
         let archive = archive.ok_or(NodeError::Stopping)?;
@@ -307,7 +321,8 @@ impl Node {
             archive,
             decided: *decided,
             from: From::Network,
-            fetched_bytes,
+            fetched_bytes: providers.iter().map(|share| share.bytes).sum(),
+            providers,
             stages: clock.stages,
         })
     }
@@ -346,7 +361,7 @@ impl Node {
         named: Vec<Contact>,
         trusted: &Trusted,
         on_event: OnEvent<'_>,
-    ) -> Result<Option<(Finished, u64)>, FetchError> {
+    ) -> Result<Option<(Finished, Vec<Share>)>, FetchError> {
         let root = trusted.subject.root;
         let blob = Blob::new(root, trusted.subject.size)?;
         let member = looking.member.clone();
@@ -362,15 +377,15 @@ impl Node {
             drop(providers);
             std::future::pending::<Infallible>().await
         };
-        let mut fetched = 0;
+        let mut given: BTreeMap<Source, u64> = BTreeMap::new();
         let bans = member.clone();
         let progress = |progress: Progress| match progress {
             Progress::Resumed { bytes } => on_event(FetchEvent::Begin {
                 here: bytes,
                 size: blob.size(),
             }),
-            Progress::Verified { bytes, .. } => {
-                fetched += bytes;
+            Progress::Verified { from, bytes, .. } => {
+                *given.entry(from).or_default() += bytes;
                 on_event(FetchEvent::Verified { bytes });
             }
             Progress::Failed { from, why } => on_event(FetchEvent::ProviderFailed {
@@ -384,8 +399,8 @@ impl Node {
                     why: why.to_string(),
                     banned: true,
                 });
-                if let Some(net) = bans.net().cloned() {
-                    tokio::spawn(async move { net.ban(provider, why.to_string()).await });
+                if let (Some(net), Source::Peer(peer)) = (bans.net().cloned(), provider) {
+                    tokio::spawn(async move { net.ban(peer, why.to_string()).await });
                 }
             }
         };
@@ -401,7 +416,7 @@ impl Node {
             never = naming => match never {},
         };
         let finished = finished.map_err(|error| FetchError::Download { root, error })?;
-        Ok(Some((finished, fetched)))
+        Ok(Some((finished, shares(given))))
     }
 
     /// Where a blob is written. Waits while another fetch writes it; `None` when that one is done and
@@ -470,7 +485,7 @@ impl Looking {
     async fn name_providers(
         &mut self,
         named: Vec<Contact>,
-        providers: &mpsc::Sender<libp2p::PeerId>,
+        providers: &mpsc::Sender<Source>,
     ) -> Vec<Kept> {
         let mut connecting = JoinSet::new();
         for contact in named {
@@ -490,7 +505,7 @@ impl Looking {
     fn connect(
         &self,
         contact: Contact,
-        providers: &mpsc::Sender<libp2p::PeerId>,
+        providers: &mpsc::Sender<Source>,
         connecting: &mut JoinSet<Option<Kept>>,
     ) {
         let (member, providers) = (self.member.clone(), providers.clone());
@@ -500,7 +515,7 @@ impl Looking {
             // Marked before it is dialled, so that nothing closes the connection in between.
             let kept = net.keep(peer);
             net.connect(contact, CONNECT_TIMEOUT).await.ok()?;
-            providers.send(peer).await.ok()?;
+            providers.send(peer.into()).await.ok()?;
             Some(kept)
         });
     }
@@ -533,6 +548,17 @@ impl Looking {
             .await
             .unwrap_or(FetchIn::Tick)
     }
+}
+
+/// Whoever gave most first.
+fn shares(given: BTreeMap<Source, u64>) -> Vec<Share> {
+    let share = |(node, bytes): (Source, u64)| Share {
+        node: node.to_string(),
+        bytes,
+    };
+    let mut shares: Vec<Share> = given.into_iter().map(share).collect();
+    shares.sort_by_key(|share| std::cmp::Reverse(share.bytes));
+    shares
 }
 
 /// Measures stages one after another.

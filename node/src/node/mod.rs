@@ -29,7 +29,7 @@ use qk_protocol::statement::Statement;
 use serde::{Deserialize, Serialize};
 
 pub use self::door::Door;
-pub use self::fetch::{FetchError, FetchEvent, FetchSpec, Fetched, From};
+pub use self::fetch::{FetchError, FetchEvent, FetchSpec, Fetched, From, Share};
 pub use self::member::{Found, Member, unix_now};
 use self::shelf::{StoreShelf, record};
 use crate::blocks::behaviour::serving;

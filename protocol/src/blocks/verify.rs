@@ -210,23 +210,22 @@ pub fn is_valid<D: ReadAt, O: ReadAt>(
     data: D,
     outboard: O,
 ) -> Result<bool, EncodeError> {
-    match check(blob, range, data, outboard) {
+    let ranges = Ranges::from(range);
+    blob.check(&ranges)?;
+    match encode_chunks(blob, &ranges.chunks(), data, outboard, &mut io::sink()) {
         Ok(()) => Ok(true),
         Err(EncodeError::Corrupt { .. } | EncodeError::Short { .. }) => Ok(false),
         Err(error @ (EncodeError::Range(_) | EncodeError::Read { .. })) => Err(error),
     }
 }
 
-/// Checks `range` of `data` and the nodes of `outboard` above it against the root.
-pub fn check<D: ReadAt, O: ReadAt>(
+/// Checks every block of `data` and every node of `outboard` against the root.
+pub fn check_whole<D: ReadAt, O: ReadAt>(
     blob: &Blob,
-    range: BlockRange,
     data: D,
     outboard: O,
 ) -> Result<(), EncodeError> {
-    let ranges = Ranges::from(range);
-    blob.check(&ranges)?;
-    encode_chunks(blob, &ranges.chunks(), data, outboard, &mut io::sink())
+    encode_chunks(blob, &ChunkRanges::all(), data, outboard, &mut io::sink())
 }
 
 fn encode_chunks<D: ReadAt, O: ReadAt>(

@@ -107,7 +107,9 @@ impl<'a> Site<'a> {
         }
         eprintln!("Signing {STATEMENTS} statements");
         let mut fill = Command::new(&options.program);
-        fill.arg("fill").arg(site.home("node"));
+        fill.arg("fill")
+            .arg(site.home("node"))
+            .arg(site.home("peer-0"));
         cargo::run_aside(fill.arg(STATEMENTS.to_string()))?;
         Ok(site)
     }

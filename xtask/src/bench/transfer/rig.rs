@@ -212,11 +212,16 @@ impl Iroh {
 fn sums(providers: &mut [&mut Service]) -> Result<(f64, u64)> {
     let (mut cpu, mut sent) = (0.0, 0);
     for provider in providers {
-        let said = provider.ask()?;
-        sent += said["sent_bytes"].as_u64().context("no sent_bytes")?;
+        sent += self::sent(provider)?;
         cpu += provider.cpu()?;
     }
     Ok((cpu, sent))
+}
+
+/// Bytes that a provider sent so far.
+pub(super) fn sent(provider: &mut Service) -> Result<u64> {
+    let said = provider.ask()?;
+    said["sent_bytes"].as_u64().context("no sent_bytes")
 }
 
 /// Runs a program to its end: what it printed, and its processor seconds.
