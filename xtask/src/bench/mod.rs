@@ -1,9 +1,14 @@
 //! Benchmarks: rows of `{name, value, unit, goal, met}`, and what they are measured against.
 
 pub mod fetch;
+pub mod idle;
 pub mod lab;
 pub mod sample;
 pub mod server;
+pub mod service;
+pub mod svg;
+pub mod transfer;
+pub mod wire;
 
 use std::io::{self, Write};
 
