@@ -170,7 +170,11 @@ pub(crate) struct ProofsArgs {
 
 /// Run a node in the foreground until Ctrl-C
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  qk node\n  qk node --listen /ip4/0.0.0.0/tcp/4433")]
+#[command(
+    after_help = "Examples:\n  qk node\n  qk node --listen /ip4/0.0.0.0/tcp/4433\n  qk node --cache --listen /ip4/0.0.0.0/tcp/4433\n\n\
+QK_PARENT names nodes to ask first, as --parent does, here and for `qk fetch`: multiaddresses,\n\
+separated by commas; /p2p/PEER alone is looked for on the local network"
+)]
 pub(crate) struct NodeArgs {
     /// Addresses to listen on, as multiaddresses [default: the configuration's]
     #[arg(long, value_name = "ADDR")]
@@ -178,6 +182,10 @@ pub(crate) struct NodeArgs {
     /// Nodes to ask first, as multiaddresses that end in a peer id
     #[arg(long, value_name = "ADDR")]
     pub parent: Vec<String>,
+    /// Be the cache of a local network: keep the whole index, and fetch for the neighbours what they
+    /// ask for, once
+    #[arg(long)]
+    pub cache: bool,
 }
 
 /// Define a network, or look at one
@@ -198,8 +206,28 @@ pub(crate) enum NetworkCommand {
     #[command(after_help = "Example:\n  qk network show --output lab.qknet")]
     Show(NetworkShowArgs),
     /// Print this machine's own key, for whoever runs the network
-    #[command(after_help = "Example:\n  qk network key")]
-    Key,
+    #[command(after_help = "Examples:\n  qk network key\n  qk network key --node")]
+    Key(NetworkKeyArgs),
+    /// Show in which order networks are asked, or change it
+    #[command(
+        after_help = "Examples:\n  qk network order\n  qk network order work public\n\n\
+Without a given order private networks are asked before public ones, and those that were joined first\n\
+before others. The next one is asked only if the one before knows too little."
+    )]
+    Order(NetworkOrderArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct NetworkKeyArgs {
+    /// The key of the node, which stands for a mirror; not the one that signs what was observed
+    #[arg(long)]
+    pub node: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct NetworkOrderArgs {
+    /// Networks by name or fingerprint, the first to be asked first; all others come after them
+    pub networks: Vec<String>,
 }
 
 #[derive(Debug, Args)]
@@ -215,6 +243,12 @@ pub(crate) struct NetworkNewArgs {
     /// Distinct principals that have to agree
     #[arg(long, default_value_t = 2)]
     pub threshold: u32,
+    /// Let only those take part who have the network's secret, which is written to a file of its own
+    #[arg(long)]
+    pub private: bool,
+    /// Where to write the secret [default: NAME.secret beside --output]
+    #[arg(long, value_name = "FILE", requires = "private")]
+    pub secret_output: Option<PathBuf>,
     /// Write the network file here, for others to join
     #[arg(long, short, value_name = "FILE")]
     pub output: Option<PathBuf>,
@@ -256,7 +290,7 @@ pub(crate) struct NetworkShowArgs {
 /// Join a network, or take a newer version of one
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  qk join lab.qknet\n  qk join https://example.org/lab.qknet --fingerprint 5f21…"
+    after_help = "Examples:\n  qk join lab.qknet\n  qk join https://example.org/lab.qknet --fingerprint 5f21…\n  qk join lab.qknet --secret lab.secret"
 )]
 pub(crate) struct JoinArgs {
     /// The network file, or where it is
@@ -265,6 +299,12 @@ pub(crate) struct JoinArgs {
     /// Refuse any other network than this one
     #[arg(long, value_name = "HEX")]
     pub fingerprint: Option<String>,
+    /// The file with the secret of a private network
+    #[arg(long, value_name = "FILE", env = "QK_SECRET_FILE")]
+    pub secret: Option<PathBuf>,
+    /// Ask this network before all that are joined already
+    #[arg(long)]
+    pub first: bool,
 }
 
 /// Look at and look after the store

@@ -9,5 +9,6 @@ pub mod install;
 pub mod net;
 pub mod node;
 pub mod registry;
+pub mod secret;
 pub mod store;
 pub mod unpack;

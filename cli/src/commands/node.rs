@@ -11,7 +11,7 @@ use super::of_problem;
 use crate::args::NodeArgs;
 use crate::failure::{Failure, Kind, Outcome};
 use crate::output::bytes;
-use crate::session::{Session, stopped};
+use crate::session::{Session, parents, stopped};
 
 /// Where a node listens unless it is told: a free port, on all interfaces.
 const LISTEN: [&str; 2] = ["/ip4/0.0.0.0/tcp/0", "/ip4/0.0.0.0/udp/0/quic-v1"];
@@ -28,9 +28,10 @@ pub(crate) async fn run(session: &Session, args: &NodeArgs) -> Outcome {
         listen: listen
             .cloned()
             .unwrap_or_else(|| LISTEN.map(str::to_owned).to_vec()),
-        parent: args.parent.clone(),
+        parent: args.parent.iter().cloned().chain(parents()).collect(),
         hold: true,
         offline: false,
+        cache: args.cache,
     };
     let listener = control::Listener::bind(&session.home);
     let listener = listener.map_err(|problem| of_problem(&problem))?;
@@ -64,9 +65,18 @@ async fn announce_listening(session: &Session, node: &Arc<Node>) {
     let mut addresses = Vec::new();
     let mut peer = String::new();
     for member in node.members() {
-        if let Some(net) = member.net() {
-            peer = net.local_peer().to_string();
-            addresses.extend(net.listen_addrs().await.unwrap_or_default());
+        match member.net() {
+            Some(net) => {
+                peer = net.local_peer().to_string();
+                addresses.extend(net.listen_addrs().await.unwrap_or_default());
+            }
+            None => {
+                let joined = member.joined();
+                let name = &joined.network.manifest().name;
+                session.output.note(format!(
+                    "note: network {name} could not be started, and will be tried again: see the log"
+                ));
+            }
         }
     }
     let addresses: Vec<String> = addresses
@@ -115,8 +125,13 @@ fn describe(status: &Status) -> String {
         } else {
             ", its timestamp has ended"
         };
+        let private = if network.private { ", private" } else { "" };
+        let offline = match status.running && !network.online {
+            true => ", could not be started and is tried again",
+            false => "",
+        };
         lines.push(format!(
-            "network   {} version {}, {} peers{fresh}",
+            "network   {} version {}, {} peers{private}{fresh}{offline}",
             network.name, network.version, network.peers
         ));
         lines.extend(

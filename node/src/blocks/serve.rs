@@ -7,10 +7,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use libp2p::PeerId;
 use qk_protocol::blocks::{
-    self, EncodeError, Encoding, REQUEST_HEAD_BYTES, Request, RequestError, Status, wire_len,
+    self, Blob, EncodeError, Encoding, REQUEST_HEAD_BYTES, Ranges, Request, RequestError, Status,
+    wire_len,
 };
 use qk_protocol::hash::Root;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -37,6 +39,30 @@ pub trait Blobs: Send + Sync + 'static {
 
     /// Told when the copy of `root` turned out not to be what its root says. It was not sent.
     fn is_corrupt(&self, root: Root, error: &EncodeError);
+}
+
+/// What brings blobs that are not here: a cache.
+pub trait Obtain: Send + Sync + 'static {
+    /// Waits until these ranges of a blob are here, or will not be for now; less long than a reader
+    /// waits for the first byte of an answer.
+    fn obtain(&self, peer: PeerId, blob: Blob, ranges: Ranges) -> BoxFuture<'_, Obtained>;
+
+    /// Opens what is here of a blob whose download is under way; none when there is nothing. Called
+    /// off the reactor.
+    fn part(&self, blob: Blob) -> io::Result<Option<Held>>;
+}
+
+/// What came of obtaining a blob.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Obtained {
+    /// The whole of it is here.
+    Here,
+    /// The ranges asked for are in the part that is being written.
+    Part,
+    /// Not yet: come again.
+    Busy,
+    /// Not here, and not to be had here.
+    Lacks,
 }
 
 /// How much serving may cost.
@@ -70,6 +96,18 @@ impl Default for ServeLimits {
     }
 }
 
+impl ServeLimits {
+    /// For the cache of a laboratory, whose readers come all at once: 64 MiB, 1024 lanes.
+    pub fn cache() -> Self {
+        Self {
+            encoded_bytes_max: 64 << 20,
+            lanes_max: 1024,
+            busy_after: Duration::from_secs(8),
+            ..Self::default()
+        }
+    }
+}
+
 /// Why a lane ended that its reader did not close.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
@@ -93,6 +131,7 @@ pub enum ServeError {
 /// Serves the blobs of one store to all peers.
 pub struct Server {
     blobs: Arc<dyn Blobs>,
+    obtain: Option<Arc<dyn Obtain>>,
     limits: ServeLimits,
     memory: Arc<Semaphore>,
     lanes: Mutex<BTreeMap<PeerId, usize>>,
@@ -102,8 +141,18 @@ pub struct Server {
 impl Server {
     /// A server of `blobs` within `limits`.
     pub fn new(blobs: Arc<dyn Blobs>, limits: ServeLimits) -> Arc<Self> {
+        Self::obtaining(blobs, limits, None)
+    }
+
+    /// As [`new`](Self::new); what is not here may be obtained.
+    pub fn obtaining(
+        blobs: Arc<dyn Blobs>,
+        limits: ServeLimits,
+        obtain: Option<Arc<dyn Obtain>>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             blobs,
+            obtain,
             memory: Arc::new(Semaphore::new(limits.encoded_bytes_max as usize)),
             limits,
             lanes: Mutex::default(),
@@ -128,7 +177,7 @@ impl Server {
     {
         let _counted = self.count(peer).ok_or(ServeError::TooManyLanes)?;
         while let Some(request) = self.read(&mut stream).await? {
-            let answer = self.answer(request).await;
+            let answer = self.answer(peer, request).await;
             self.write(&mut stream, &answer).await?;
         }
         Ok(())
@@ -142,10 +191,28 @@ impl Server {
         read.map_err(|_| ServeError::Idle)?
     }
 
-    async fn answer(&self, request: Request) -> Answer {
+    async fn answer(&self, peer: PeerId, request: Request) -> Answer {
         if request.encoding != Encoding::Raw {
             return Status::NotSpoken.into();
         }
+        let answer = self.answer_with(&request, Self::open_whole).await;
+        let Some(obtain) = &self.obtain else {
+            return answer;
+        };
+        if answer.status != Status::Lacks {
+            return answer;
+        }
+        // No memory is held meanwhile.
+        let ranges = request.ranges.clone();
+        match obtain.obtain(peer, request.blob, ranges).await {
+            Obtained::Here => self.answer_with(&request, Self::open_whole).await,
+            Obtained::Part => self.answer_with(&request, Self::open_part).await,
+            Obtained::Busy => Status::Busy.into(),
+            Obtained::Lacks => Status::Lacks.into(),
+        }
+    }
+
+    async fn answer_with(&self, request: &Request, open: Opener) -> Answer {
         let Ok(bytes) = wire_len(&request.blob, &request.ranges) else {
             return Status::BadRange.into();
         };
@@ -153,9 +220,13 @@ impl Server {
         let Ok(Ok(memory)) = timeout(self.limits.busy_after, wait).await else {
             return Status::Busy.into();
         };
-        let blobs = Arc::clone(&self.blobs);
-        let encoded = tokio::task::spawn_blocking(move || encode(&*blobs, &request)).await;
-        match encoded {
+        let (blobs, obtain) = (Arc::clone(&self.blobs), self.obtain.clone());
+        let request = request.clone();
+        let encoding = tokio::task::spawn_blocking(move || {
+            let source = open(&*blobs, obtain.as_deref(), request.blob)?;
+            encode(&source, &*blobs, &request)
+        });
+        match encoding.await {
             Ok(Ok(wire)) => Answer {
                 status: Status::Ok,
                 wire,
@@ -165,6 +236,24 @@ impl Server {
             // The task panicked or the runtime ends.
             Err(_) => Status::Lacks.into(),
         }
+    }
+
+    fn open_whole(blobs: &dyn Blobs, _: Option<&dyn Obtain>, blob: Blob) -> Result<Source, Status> {
+        let held = blobs.open(blob.root()).ok().flatten();
+        held.map(Source::Whole).ok_or(Status::Lacks)
+    }
+
+    /// What is being written, or what came of it meanwhile.
+    fn open_part(
+        blobs: &dyn Blobs,
+        obtain: Option<&dyn Obtain>,
+        blob: Blob,
+    ) -> Result<Source, Status> {
+        if let Ok(whole) = Self::open_whole(blobs, obtain, blob) {
+            return Ok(whole);
+        }
+        let part = obtain.and_then(|obtain| obtain.part(blob).ok().flatten());
+        part.map(Source::Part).ok_or(Status::Busy)
     }
 
     async fn write(
@@ -268,21 +357,32 @@ pub(crate) async fn read_request(
     Ok(Some(Request::decode(&bytes)?))
 }
 
+/// Where an answer is read from.
+enum Source {
+    /// A blob of the store: what is wrong with it is damage.
+    Whole(Held),
+    /// One that is being written: what is wrong with it is only not there yet.
+    Part(Held),
+}
+
+type Opener = fn(&dyn Blobs, Option<&dyn Obtain>, Blob) -> Result<Source, Status>;
+
 /// Reads and checks the files: off the reactor.
-fn encode(blobs: &dyn Blobs, request: &Request) -> Result<Vec<u8>, Status> {
+fn encode(source: &Source, blobs: &dyn Blobs, request: &Request) -> Result<Vec<u8>, Status> {
     let root = request.blob.root();
-    let held = blobs.open(root).ok().flatten().ok_or(Status::Lacks)?;
+    let (Source::Whole(held) | Source::Part(held)) = source;
     if held.size != request.blob.size() {
         return Err(Status::BadRange);
     }
     let encoded = blocks::encode(&request.blob, &request.ranges, &held.data, &held.outboard);
     encoded.map_err(|error| {
-        match &error {
-            EncodeError::Corrupt { .. } | EncodeError::Short { .. } => {
+        match (source, &error) {
+            (_, EncodeError::Range(_)) => return Status::BadRange,
+            (Source::Part(_), _) => return Status::Busy,
+            (Source::Whole(_), EncodeError::Corrupt { .. } | EncodeError::Short { .. }) => {
                 blobs.is_corrupt(root, &error);
             }
-            EncodeError::Read { .. } => tracing::warn!(%error, "cannot serve"),
-            EncodeError::Range(_) => return Status::BadRange,
+            (Source::Whole(_), EncodeError::Read { .. }) => tracing::warn!(%error, "cannot serve"),
         }
         Status::Lacks
     })

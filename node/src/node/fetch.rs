@@ -1,5 +1,6 @@
 //! Carries out a fetch: from the store if it is there and proven, otherwise from the network.
 
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -11,12 +12,14 @@ use qk_protocol::decide::{Decision, Held, Trusted};
 use qk_protocol::fetch::{Decided, Fetch, FetchIn, FetchOut, Want};
 use qk_protocol::hash::{NetworkId, Root};
 use qk_protocol::lookup::ASK_TIMEOUT;
-use qk_protocol::message::{Contact, Reply, Request};
+use qk_protocol::message::{Contact, NodeId, Reply, Request};
 use qk_protocol::policy::Policy;
 use qk_protocol::time::Machine;
+use qk_protocol::transfer::Why;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
 use super::here::archive;
 use super::member::{Member, next, now, unix_now};
@@ -34,6 +37,10 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How often a download looks whether another one of the same root has ended.
 const PART_POLL: Duration = Duration::from_millis(100);
+
+/// How often a parent may ask to come again, without having given anything meanwhile, until others
+/// are asked for blocks.
+const PARENT_BUSY_MAX: u32 = 3;
 
 /// What is to be fetched, and how.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -214,7 +221,7 @@ impl Node {
         Err(last)
     }
 
-    async fn fetch_from(
+    pub(super) async fn fetch_from(
         &self,
         member: &Arc<Member>,
         candidates: Vec<Candidate>,
@@ -223,6 +230,7 @@ impl Node {
     ) -> Result<Fetched, FetchError> {
         let mut clock = Stages::new();
         if !spec.offline && !member.joined().network.fresh(unix_now()) {
+            self.up(member).await?;
             self.catch_up(member).await?;
         }
         let here = self.here(member, candidates.clone(), spec).await?;
@@ -245,6 +253,7 @@ impl Node {
                 _ => not_trusted(member, here.decided),
             });
         }
+        self.up(member).await?;
         on_event(FetchEvent::Asking {
             network: member.joined().network.manifest().name.clone(),
         });
@@ -264,10 +273,12 @@ impl Node {
         let point = candidates
             .first()
             .map(|candidate| candidate.release.location(member.key()).point());
+        member.await_lan().await;
         let seeds = match point {
             Some(point) => member.seeds(point).await,
             None => Vec::new(),
         };
+        let parents = member.parents().await;
         let want = Want {
             network: Arc::new(member.joined().network.clone()),
             network_key: *member.key(),
@@ -280,7 +291,8 @@ impl Node {
         };
         let mut looking = Looking {
             member: member.clone(),
-            machine,
+            parents: parents.iter().map(|one| one.node.clone()).collect(),
+            machine: machine.with_parents(parents),
             asking: JoinSet::new(),
         };
         let (decided, named) = looking.until_decided(held).await;
@@ -357,8 +369,10 @@ impl Node {
             return Ok(None);
         };
         let (providers, receiver) = mpsc::channel(PROVIDERS_PENDING_MAX);
+        let given_up = CancellationToken::new();
+        let mut parents = Parents::new(&looking.parents, given_up.clone());
         let naming = async {
-            let _kept = looking.name_providers(named, &providers).await;
+            let _kept = looking.name_providers(named, &providers, given_up).await;
             drop(providers);
             std::future::pending::<Infallible>().await
         };
@@ -369,16 +383,25 @@ impl Node {
                 here: bytes,
                 size: blob.size(),
             }),
-            Progress::Verified { bytes, .. } => {
+            Progress::Verified { from, range, bytes } => {
                 fetched += bytes;
+                parents.gave(from);
+                bans.verified(root, range);
                 on_event(FetchEvent::Verified { bytes });
             }
-            Progress::Failed { from, why } => on_event(FetchEvent::ProviderFailed {
-                provider: from.to_string(),
-                why: why.to_string(),
-                banned: false,
-            }),
+            Progress::Failed { from, why } => {
+                let is_waiting = parents.failed(from, why);
+                // That a cache is still fetching is not worth a line.
+                if !is_waiting {
+                    on_event(FetchEvent::ProviderFailed {
+                        provider: from.to_string(),
+                        why: why.to_string(),
+                        banned: false,
+                    });
+                }
+            }
             Progress::Banned { provider, why } => {
+                parents.failed(provider, why);
                 on_event(FetchEvent::ProviderFailed {
                     provider: provider.to_string(),
                     why: why.to_string(),
@@ -439,6 +462,7 @@ impl Node {
 /// A look-up under way.
 struct Looking {
     member: Arc<Member>,
+    parents: BTreeSet<NodeId>,
     machine: Fetch,
     asking: JoinSet<FetchIn>,
 }
@@ -465,22 +489,41 @@ impl Looking {
         }
     }
 
-    /// Connects with providers and names them, until nobody is left to ask for more. Their connections
-    /// are kept as long as the answer lives.
+    /// Connects with providers and names them, until nobody is left to ask for more. Where a parent
+    /// may give it, the others are named only when the parents are given up: what a cache fetches for
+    /// all is fetched once. Connections are kept as long as the answer lives.
     async fn name_providers(
         &mut self,
         named: Vec<Contact>,
         providers: &mpsc::Sender<libp2p::PeerId>,
+        given_up: CancellationToken,
     ) -> Vec<Kept> {
         let mut connecting = JoinSet::new();
-        for contact in named {
-            self.connect(contact, providers, &mut connecting);
+        let (parents, mut others): (Vec<_>, Vec<_>) = named
+            .into_iter()
+            .partition(|contact| self.parents.contains(&contact.node));
+        if parents.is_empty() {
+            given_up.cancel();
         }
-        while !self.asking.is_empty() {
-            let input = self.next().await;
-            for one in self.step(input) {
-                if let FetchOut::Provider(contact) = one {
-                    self.connect(contact, providers, &mut connecting);
+        for contact in parents {
+            self.connect(contact, providers, &given_up, &mut connecting);
+        }
+        while !self.asking.is_empty() || !given_up.is_cancelled() || !others.is_empty() {
+            if given_up.is_cancelled() {
+                for contact in others.drain(..) {
+                    self.connect(contact, providers, &given_up, &mut connecting);
+                }
+            }
+            tokio::select! {
+                () = given_up.cancelled(), if !others.is_empty() || self.asking.is_empty() => {}
+                input = next(&mut self.asking, self.machine.deadline()),
+                    if !self.asking.is_empty() =>
+                {
+                    for one in self.step(input.unwrap_or(FetchIn::Tick)) {
+                        if let FetchOut::Provider(contact) = one {
+                            others.push(contact);
+                        }
+                    }
                 }
             }
         }
@@ -491,17 +534,18 @@ impl Looking {
         &self,
         contact: Contact,
         providers: &mpsc::Sender<libp2p::PeerId>,
+        given_up: &CancellationToken,
         connecting: &mut JoinSet<Option<Kept>>,
     ) {
         let (member, providers) = (self.member.clone(), providers.clone());
+        let is_parent = self.parents.contains(&contact.node);
+        let given_up = given_up.clone();
         connecting.spawn(async move {
-            let (net, contact) = (member.net()?, member.to_dial(&contact)?);
-            let peer = contact.peer;
-            // Marked before it is dialled, so that nothing closes the connection in between.
-            let kept = net.keep(peer);
-            net.connect(contact, CONNECT_TIMEOUT).await.ok()?;
-            providers.send(peer).await.ok()?;
-            Some(kept)
+            let named = name(&member, &contact, &providers).await;
+            if named.is_none() && is_parent {
+                given_up.cancel();
+            }
+            named
         });
     }
 
@@ -535,6 +579,62 @@ impl Looking {
     }
 }
 
+/// Connects with a provider and names it; none if that fails.
+async fn name(
+    member: &Member,
+    contact: &Contact,
+    providers: &mpsc::Sender<libp2p::PeerId>,
+) -> Option<Kept> {
+    let (net, contact) = (member.net()?, member.to_dial(contact)?);
+    let peer = contact.peer;
+    // Marked before it is dialled, so that nothing closes the connection in between.
+    let kept = net.keep(peer);
+    net.connect(contact, CONNECT_TIMEOUT).await.ok()?;
+    providers.send(peer).await.ok()?;
+    Some(kept)
+}
+
+/// When to give up the parents as providers, so that others are asked, too.
+struct Parents {
+    parents: Vec<libp2p::PeerId>,
+    /// How often they asked to come again since they last gave something.
+    busy: u32,
+    given_up: CancellationToken,
+}
+
+impl Parents {
+    fn new(parents: &BTreeSet<NodeId>, given_up: CancellationToken) -> Self {
+        let peers = parents
+            .iter()
+            .filter_map(|node| libp2p::PeerId::from_bytes(&node.0).ok());
+        Self {
+            parents: peers.collect(),
+            busy: 0,
+            given_up,
+        }
+    }
+
+    fn gave(&mut self, from: libp2p::PeerId) {
+        if self.parents.contains(&from) {
+            self.busy = 0;
+        }
+    }
+
+    /// Says whether this one is only to be asked again.
+    fn failed(&mut self, from: libp2p::PeerId, why: Why) -> bool {
+        if !self.parents.contains(&from) {
+            return false;
+        }
+        let is_busy = why == Why::Busy;
+        self.busy += u32::from(is_busy);
+        let waits = is_busy && self.busy < PARENT_BUSY_MAX;
+        if !waits {
+            self.given_up.cancel();
+        }
+        waits
+    }
+}
+
 /// Measures stages one after another.
 struct Stages {
     begin: Instant,
@@ -562,6 +662,8 @@ fn is_miss(error: &FetchError) -> bool {
             matches!(decided.verdict.decision, Decision::Unproven(_))
         }
         FetchError::Silent { .. } | FetchError::Target { .. } => true,
+        // It cannot be asked now.
+        FetchError::Node(NodeError::Start(_) | NodeError::Secret(_)) => true,
         _ => false,
     }
 }

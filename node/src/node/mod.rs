@@ -3,9 +3,12 @@
 //! A running node (`qk node`) holds the store and listens; a command without one embeds a node that
 //! only asks. Both are a [`Node`].
 
+mod cache;
 mod door;
 mod fetch;
 mod here;
+mod kin;
+mod listen;
 mod maintain;
 mod member;
 mod report;
@@ -28,17 +31,21 @@ use qk_protocol::policy::Policy;
 use qk_protocol::statement::Statement;
 use serde::{Deserialize, Serialize};
 
+pub use self::cache::CacheConfig;
+use self::cache::{Cache, Neighbours};
 pub use self::door::Door;
 pub use self::fetch::{FetchError, FetchEvent, FetchSpec, Fetched, From};
+use self::kin::Named;
+pub use self::listen::NetworkConfig;
 pub use self::member::{Found, Member, unix_now};
 use self::shelf::{StoreShelf, record};
 use crate::blocks::behaviour::serving;
-use crate::blocks::serve::{ServeLimits, Server};
+use crate::blocks::serve::{Obtain, ServeLimits, Server};
 use crate::home::{Config, Home, HomeError, Joined};
 use crate::net::{
-    self, Contact, ContactError, LanRole, Limits, Multiaddr, Net, NetConfig, PreSharedKey,
-    StartError,
+    self, Contact, LanRole, Limits, Multiaddr, Net, NetConfig, PreSharedKey, StartError,
 };
+use crate::secret::{Secret, SecretError};
 use crate::store::{Keep, Options, Store, StoreError};
 
 /// How often another point is drawn when there is nothing to do at one.
@@ -55,6 +62,9 @@ pub struct Node {
     members: RwLock<Vec<Arc<Member>>>,
     /// Held while networks on disk and `members` are brought together.
     reloading: tokio::sync::Mutex<()>,
+    /// Held while a network side starts.
+    starting: tokio::sync::Mutex<()>,
+    cache: Option<Arc<Cache>>,
     observer: SigningKey,
     started: Instant,
 }
@@ -70,6 +80,8 @@ pub struct NodeOptions {
     pub hold: bool,
     /// Whether to stay off the network.
     pub offline: bool,
+    /// Whether to be a cache for the neighbours, whatever the configuration says.
+    pub cache: bool,
 }
 
 /// What was published, and to how many.
@@ -115,16 +127,21 @@ pub enum NodeError {
     /// A network file that is not taken.
     #[error(transparent)]
     Manifest(#[from] ManifestError),
+    /// The secret of a private network.
+    #[error("{0}: run `qk join FILE --secret FILE`")]
+    Secret(SecretError),
     /// A task of this node ended early.
     #[error("this node is stopping")]
     Stopping,
 }
 
 impl Node {
-    /// Opens the store and starts the network side of every joined network.
+    /// Opens the store and, of a running node, starts the network side of every joined network; a
+    /// command's starts when it is first needed. A network that cannot be started is logged and tried
+    /// again with [`reload`](Self::reload).
     ///
     /// # Errors
-    /// See [`NodeError`].
+    /// See [`NodeError`]; when none of the networks could be started, why the first one was not.
     pub async fn start(home: Home, options: NodeOptions) -> Result<Self, NodeError> {
         let config = home.config()?;
         let observer = home.key("observer")?;
@@ -134,88 +151,157 @@ impl Node {
             true => Door::hold(home.store(), store)?,
             false => Door::brief(home.store(), store),
         });
+        // What the user typed is checked once, not network by network.
+        addresses(&options.listen)?;
+        parents_of(&options, &config)?;
+        let is_cache = options.hold && (options.cache || config.cache.enabled);
         let node = Self {
             home,
+            cache: is_cache.then(|| Cache::new(config.cache.clone())),
             config,
             door,
             options,
             members: RwLock::default(),
             reloading: tokio::sync::Mutex::default(),
+            starting: tokio::sync::Mutex::default(),
             observer,
             started: Instant::now(),
         };
+        let mut failure = None;
         for one in joined {
-            let member = node.start_member(one).await?;
-            node.set_members(|members| members.push(member));
+            let member = node.new_member(one)?;
+            node.set_members(|members| members.push(member.clone()));
+            if node.options.hold
+                && let Err(error) = node.up(&member).await
+            {
+                log_failure(&member, &error);
+                failure = failure.or(Some(error));
+            }
         }
-        Ok(node)
+        let members = node.members();
+        match failure {
+            Some(error) if members.iter().all(|member| member.net().is_none()) => Err(error),
+            _ => Ok(node),
+        }
     }
 
-    async fn start_member(&self, joined: Joined) -> Result<Arc<Member>, NodeError> {
-        let options = &self.options;
-        let bootstrap = &joined.network.manifest().bootstrap;
-        let parents = options.parent.iter().chain(&self.config.parent);
-        let named = addresses(parents.chain(bootstrap))?;
-        let pre_shared = joined.secret.as_deref().map(pre_shared_key);
-        let private = pre_shared.is_some() || named.iter().any(is_local);
+    /// A network whose network side is not started.
+    fn new_member(&self, joined: Joined) -> Result<Arc<Member>, NodeError> {
         let identity = net::identity_of(self.home.key("node")?.to_bytes())?;
         let own = identity.public().to_peer_id();
-        let contacts = named
-            .iter()
-            .map(Contact::named)
-            .collect::<Result<Vec<_>, ContactError>>();
-        let contacts = contacts.map_err(|error| NodeError::Address {
-            address: String::new(),
-            why: error.to_string(),
-        })?;
-        let others: Vec<Contact> = contacts
-            .into_iter()
-            .filter(|contact| contact.peer != own)
-            .collect();
-        let member = Member::new(joined, self.door.clone(), others.clone());
-        if options.offline {
-            return Ok(member);
-        }
-        let mut listen = addresses(&options.listen)?;
-        // Each network has a swarm of its own, and a fixed port is for the first one.
-        if self.members().iter().any(|other| other.net().is_some()) {
-            let free: Vec<Multiaddr> = listen.iter().map(on_free_port).collect();
-            if free != listen {
-                let network = member.joined().network.manifest().name.clone();
-                tracing::warn!(%network, "listens on free ports: the given ones are another network's");
-            }
-            listen = free;
-        }
-        let config = NetConfig {
-            identity,
-            network: member.id(),
-            bootstrap: named
-                .into_iter()
-                .filter(|address| Contact::named(address).is_ok_and(|one| one.peer != own))
-                .collect(),
-            external: Vec::new(),
-            server: !listen.is_empty(),
-            limits: if listen.is_empty() {
-                Limits::laptop()
-            } else {
-                Limits::server()
-            },
-            listen,
-            // A command that only asks does not look around: it would tell the LAN what it fetches.
-            lan: (options.hold && self.config.mdns.unwrap_or(true)).then_some(LanRole::Node),
-            pre_shared,
-            quic: self.config.quic.unwrap_or(true),
-            allow_private: private,
+        let is_other = |contact: &Contact| contact.peer != own;
+        let mut named = Named {
+            parents: parents_of(&self.options, &self.config)?,
+            bootstrap: Vec::new(),
         };
+        for text in &joined.network.manifest().bootstrap {
+            let parsed = text.parse::<Multiaddr>().map_err(|error| error.to_string());
+            let contact = parsed
+                .and_then(|address| Contact::named(&address).map_err(|error| error.to_string()));
+            match contact {
+                Ok(contact) => named.bootstrap.push(contact),
+                Err(error) => {
+                    tracing::warn!(address = text, %error, "a bootstrap address is left out");
+                }
+            }
+        }
+        named.parents.retain(is_other);
+        named.bootstrap.retain(is_other);
+        Ok(Member::new(
+            joined,
+            self.door.clone(),
+            named,
+            self.cache.clone(),
+        ))
+    }
+
+    /// Starts the network side of a network, unless it has started or the node is offline.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub(crate) async fn up(&self, member: &Arc<Member>) -> Result<(), NodeError> {
+        if self.options.offline || member.net().is_some() {
+            return Ok(());
+        }
+        let _one_at_a_time = self.starting.lock().await;
+        if member.net().is_some() {
+            return Ok(());
+        }
+        let joined = member.joined();
+        let general = addresses(&self.options.listen)?;
+        let is_first = self.members().iter().all(|other| other.net().is_none());
+        let listening = listen::listening(&self.config, &general, &joined, is_first)?;
+        if listening.moved {
+            let network = &joined.network.manifest().name;
+            tracing::warn!(
+                network,
+                "listens on free ports: the given ones are another network's; `[networks.NAME] listen` in the configuration gives it its own"
+            );
+        }
+        let server = member.server(|| self.server(member));
+        let config = self.net_config(member, &joined, listening.addresses)?;
         let answering = member.clone();
         let answer = move |peer, observed, bytes| answering.clone().answer(peer, observed, bytes);
         // Only a node that holds the store open serves from it.
-        let serve = options
-            .hold
-            .then(|| serving(Server::new(self.door.clone(), ServeLimits::default())));
+        let serve = self.options.hold.then(|| serving(server));
         let net = Net::start(config, answer, serve).await?;
         member.set_net(net);
-        Ok(member)
+        Ok(())
+    }
+
+    fn net_config(
+        &self,
+        member: &Member,
+        joined: &Joined,
+        listen: Vec<Multiaddr>,
+    ) -> Result<NetConfig, NodeError> {
+        let pre_shared = joined.secret.as_ref().map(pre_shared_key);
+        if pre_shared.is_none() && joined.network.manifest().secret_id.is_some() {
+            let network = joined.network.manifest().name.clone();
+            return Err(NodeError::Secret(SecretError::Missing { network }));
+        }
+        let named = member.named().all();
+        let bootstrap: Vec<Multiaddr> = named.flat_map(full_addresses).collect();
+        let private = pre_shared.is_some() || bootstrap.iter().any(is_local);
+        let hold = self.options.hold;
+        // A command looks around only where there may be a cache, and announces nothing.
+        let looks = self.config.mdns.unwrap_or(true) && (hold || member.expects_lan());
+        let role = match self.cache {
+            Some(_) => LanRole::Cache,
+            None => LanRole::Node,
+        };
+        Ok(NetConfig {
+            identity: net::identity_of(self.home.key("node")?.to_bytes())?,
+            network: member.id(),
+            bootstrap,
+            external: Vec::new(),
+            server: !listen.is_empty(),
+            limits: match (&self.cache, listen.is_empty()) {
+                (Some(_), _) => Limits::cache(),
+                (None, true) => Limits::laptop(),
+                (None, false) => Limits::server(),
+            },
+            listen,
+            lan: looks.then_some(role),
+            pre_shared,
+            quic: self.config.quic.unwrap_or(true),
+            allow_private: private,
+        })
+    }
+
+    /// What serves artifacts in a network: on a cache, also those that are not here yet.
+    fn server(&self, member: &Arc<Member>) -> Arc<Server> {
+        let Some(cache) = self.cache.clone() else {
+            return Server::new(self.door.clone(), ServeLimits::default());
+        };
+        let member = Arc::downgrade(member);
+        let neighbours: Arc<dyn Obtain> = Arc::new(Neighbours { cache, member });
+        Server::obtaining(self.door.clone(), ServeLimits::cache(), Some(neighbours))
+    }
+
+    /// Whether this is a running node, not a command's.
+    pub(crate) fn runs(&self) -> bool {
+        self.options.hold
     }
 
     /// Where this node keeps things.
@@ -342,6 +428,10 @@ impl Node {
                 Ok(root.filter(|root| store.has_blob(root)))
             })
             .await?;
+        // What is here stays here, whether others can be told or not.
+        if let Err(error) = self.up(&member).await {
+            log_failure(&member, &error);
+        }
         if member.net().is_none() {
             return Ok(Published {
                 holders: 1,
@@ -379,6 +469,7 @@ impl Node {
     /// When the network is not joined.
     pub async fn draw(&self, network: NetworkId) -> Result<Option<ArtifactKey>, NodeError> {
         let member = self.member(network)?.clone();
+        self.up(&member).await?;
         for _ in 0..DRAWS_MAX {
             let Some(point) = member.nearest_entry(Point(rand::random())).await else {
                 return Ok(None);
@@ -474,8 +565,8 @@ pub fn store_options(config: &Config) -> Options {
 }
 
 /// What the nodes of a private network encrypt their connections with, beside their own keys.
-fn pre_shared_key(secret: &[u8]) -> PreSharedKey {
-    PreSharedKey::new(blake3::derive_key("qk pre-shared key v1", secret))
+fn pre_shared_key(secret: &Secret) -> PreSharedKey {
+    PreSharedKey::new(blake3::derive_key("qk pre-shared key v1", secret.bytes()))
 }
 
 fn addresses<'a>(texts: impl IntoIterator<Item = &'a String>) -> Result<Vec<Multiaddr>, NodeError> {
@@ -489,15 +580,29 @@ fn addresses<'a>(texts: impl IntoIterator<Item = &'a String>) -> Result<Vec<Mult
     texts.into_iter().map(parse).collect()
 }
 
-/// The same address with a port that the system chooses.
-fn on_free_port(address: &Multiaddr) -> Multiaddr {
-    use libp2p::multiaddr::Protocol;
-    let free = |part| match part {
-        Protocol::Tcp(_) => Protocol::Tcp(0),
-        Protocol::Udp(_) => Protocol::Udp(0),
-        other => other,
+/// Nodes that the user named as parents.
+fn parents_of(options: &NodeOptions, config: &Config) -> Result<Vec<Contact>, NodeError> {
+    let texts = options.parent.iter().chain(&config.parent);
+    let parse = |text: &String| {
+        let address = addresses([text])?.remove(0);
+        kin::parent(&address).map_err(|error| NodeError::Address {
+            address: text.clone(),
+            why: error.to_string(),
+        })
     };
-    address.iter().map(free).collect()
+    texts.map(parse).collect()
+}
+
+/// A contact's addresses, each with its peer id at the end.
+fn full_addresses(contact: &Contact) -> Vec<Multiaddr> {
+    let full = |address: &Multiaddr| address.clone().with_p2p(contact.peer).ok();
+    contact.addrs.iter().filter_map(full).collect()
+}
+
+fn log_failure(member: &Member, error: &NodeError) {
+    let joined = member.joined();
+    let network = &joined.network.manifest().name;
+    tracing::error!(network, %error, "this network is not taken part in for now, and tried again");
 }
 
 /// Whether an address lies on this machine or in a private range: then the network is one of a
