@@ -134,6 +134,11 @@ impl Fetch {
         })
     }
 
+    /// How long a node may take to answer.
+    pub fn time_of(&self, node: &NodeId) -> Duration {
+        self.lookup.time_of(node)
+    }
+
     /// Nodes that are asked first and whose answer suffices after a short grace if it meets the
     /// policy; see [`Lookup::with_parents`]. They are to be among the seeds. Those that answered are
     /// named as providers before all others: a cache fetches what it is asked for.
@@ -242,7 +247,8 @@ impl Fetch {
     fn conclude(&mut self, now: Now, out: &mut Vec<FetchOut>) {
         let answered = self.lookup.answered().count();
         let known = self.lookup.known();
-        let enough = answered >= ANSWERS_MIN.min(known) || self.lookup.parent_suffices();
+        let enough = answered >= ANSWERS_MIN.min(known) && !self.lookup.awaits_parent();
+        let enough = enough || self.lookup.parent_suffices();
         let over = self.lookup.is_done();
         if !over && !enough {
             return;

@@ -27,6 +27,9 @@ pub const PAGES_MAX: usize = 16;
 pub const ASKS_MAX: usize = 256;
 /// How long one look-up may take from its start; then nobody is asked or waited for any more.
 pub const LOOKUP_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a parent may take, which may have many children that all come at once. It is waited for
+/// even where others suffice: what it has need not be fetched from afar.
+pub const PARENT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long others may still answer after a parent has: time for a dissent that the parent does not
 /// know to arrive, and no more than a person notices.
 pub const PARENT_GRACE: Duration = Duration::from_millis(150);
@@ -126,6 +129,27 @@ impl Lookup {
         let parents = parents.into_iter().map(|parent| self.distance(parent));
         self.parents = parents.collect();
         self
+    }
+
+    /// How long a node may take.
+    pub fn time_of(&self, node: &NodeId) -> Duration {
+        self.time_at(&self.distance(node))
+    }
+
+    fn time_at(&self, distance: &[u8; 32]) -> Duration {
+        match self.parents.contains(distance) {
+            true => PARENT_TIMEOUT,
+            false => ASK_TIMEOUT,
+        }
+    }
+
+    /// Whether a parent was asked, and neither answered nor failed yet, while none has answered.
+    pub fn awaits_parent(&self) -> bool {
+        let asked = |distance: &[u8; 32]| {
+            let peer = self.peers.get(distance);
+            peer.is_some_and(|peer| matches!(peer.state, State::Asked { .. }))
+        };
+        self.grace == Grace::NotBegun && self.parents.iter().any(asked)
     }
 
     /// Whether a parent has answered and the others have had their time since.
@@ -241,6 +265,7 @@ impl Lookup {
         now: Now,
         out: &mut Vec<LookupOut>,
     ) {
+        let time = self.time_at(&distance);
         if let Some(peer) = self.peers.get_mut(&distance)
             && self.asks < ASKS_MAX
         {
@@ -248,7 +273,7 @@ impl Lookup {
             peer.asks += 1;
             peer.after = after;
             peer.state = State::Asked {
-                until: now.mono + ASK_TIMEOUT,
+                until: now.mono + time,
             };
             let request = Request::Get(Get {
                 after,

@@ -10,6 +10,7 @@ use std::net::TcpListener;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -26,6 +27,7 @@ use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
 use crate::artifact::Artifact;
+use crate::namespace::Namespace;
 
 /// Who founds the network, runs the node that its manifest names, and may sign for it.
 pub const ALICE: &str = "alice";
@@ -51,6 +53,7 @@ pub struct Lab {
     toolchains: PathBuf,
     runtime: Runtime,
     nodes: BTreeMap<String, Node>,
+    namespace: Option<Arc<Namespace>>,
 }
 
 /// A process of `qk node`.
@@ -197,7 +200,32 @@ impl Lab {
                 .to_owned(),
             runtime: Runtime::new().expect("a runtime"),
             nodes: BTreeMap::new(),
+            namespace: None,
         }
+    }
+
+    /// The same lab with all its processes from now on in a network namespace.
+    #[must_use]
+    pub fn inside(mut self, namespace: &Arc<Namespace>) -> Self {
+        self.namespace = Some(namespace.clone());
+        self
+    }
+
+    /// The home of one more, who joined the network as the client did.
+    ///
+    /// # Panics
+    /// When it cannot be made.
+    pub fn add(&self, name: &str, configuration: &str) {
+        let home = self.dir.path().join(name);
+        let networks = home.join("networks");
+        fs::create_dir_all(&networks).expect("a home");
+        let joined = self.home(CLIENT).dir().join("networks");
+        for file in fs::read_dir(joined).into_iter().flatten() {
+            let file = file.expect("a file").path();
+            let name = file.file_name().expect("a name");
+            fs::copy(&file, networks.join(name)).expect("a copy");
+        }
+        self.configure(name, configuration);
     }
 
     /// Where the files of this lab lie.
@@ -249,14 +277,24 @@ impl Lab {
 
     /// A command of somebody's, not started yet.
     pub fn command<S: AsRef<OsStr>>(&self, name: &str, args: &[S]) -> Command {
-        let mut command = Command::new(crate::qk());
+        let mut command = self.program(&crate::qk());
         command
             .args(args)
             .env("QK_HOME", self.home(name).dir())
             .env("QK_TOOLCHAINS", &self.toolchains)
             .env_remove("QK_LOG")
+            .env_remove("QK_PARENT")
+            .env_remove("QK_SECRET_FILE")
             .stdin(Stdio::null());
         command
+    }
+
+    /// A program, in the namespace of this lab if it has one.
+    pub fn program(&self, path: &Path) -> Command {
+        match &self.namespace {
+            Some(namespace) => namespace.command(path),
+            None => Command::new(path),
+        }
     }
 
     /// Runs a command of somebody's with `--json`.
@@ -317,8 +355,22 @@ impl Lab {
         );
     }
 
+    /// Starts somebody's node with more arguments.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub fn start_with(&mut self, name: &str, args: &[&str]) {
+        let child = self.spawn_with(name, args);
+        self.started(name, child);
+    }
+
     fn spawn(&self, name: &str, listen: &str) -> Child {
-        self.command(name, &["node", "--listen", listen, "--json"])
+        self.spawn_with(name, &["--listen", listen])
+    }
+
+    fn spawn_with(&self, name: &str, args: &[&str]) -> Child {
+        self.command(name, &["node", "--json"])
+            .args(args)
             .stdout(Stdio::piped())
             .stderr(File::create(self.log_path(name)).expect("a log file"))
             .spawn()
@@ -326,7 +378,11 @@ impl Lab {
     }
 
     fn start(&mut self, name: &str, listen: &str) {
-        let mut child = self.spawn(name, listen);
+        let child = self.spawn(name, listen);
+        self.started(name, child);
+    }
+
+    fn started(&mut self, name: &str, mut child: Child) {
         let mut line = String::new();
         let stdout = child.stdout.take().expect("a pipe");
         BufReader::new(stdout)
@@ -348,6 +404,21 @@ impl Lab {
     /// When it does not run.
     pub fn addresses(&self, name: &str) -> &[String] {
         &self.nodes[name].addresses
+    }
+
+    /// Bytes of artifacts that somebody's node sent to others, in their wire form.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn sent_bytes(&self, name: &str) -> u64 {
+        let status = self.with_access(name, async |access| access.status().await);
+        let status = status.expect("a running node");
+        assert!(status.running, "{name}'s node does not run");
+        status
+            .networks
+            .iter()
+            .map(|network| network.sent_bytes)
+            .sum()
     }
 
     /// What somebody's node logged.

@@ -3,6 +3,7 @@
 
 pub mod artifact;
 pub mod lab;
+pub mod namespace;
 pub mod node_load;
 pub mod peer;
 pub mod store_load;

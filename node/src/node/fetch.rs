@@ -11,7 +11,6 @@ use qk_protocol::candidate::{Candidate, Wanted};
 use qk_protocol::decide::{Decision, Held, Trusted};
 use qk_protocol::fetch::{Decided, Fetch, FetchIn, FetchOut, Want};
 use qk_protocol::hash::{NetworkId, Root};
-use qk_protocol::lookup::ASK_TIMEOUT;
 use qk_protocol::message::{Contact, NodeId, Reply, Request};
 use qk_protocol::policy::Policy;
 use qk_protocol::time::Machine;
@@ -563,8 +562,9 @@ impl Looking {
 
     fn ask(&mut self, contact: Contact, request: Request) {
         let member = self.member.clone();
+        let time = self.machine.time_of(&contact.node);
         self.asking.spawn(async move {
-            let reply: Option<Reply> = member.ask(&contact, &request, ASK_TIMEOUT).await;
+            let reply: Option<Reply> = member.ask(&contact, &request, time).await;
             match reply {
                 Some(reply) => FetchIn::Reply(contact.node, reply),
                 None => FetchIn::Failed(contact.node),

@@ -162,6 +162,30 @@ fn a_parents_answer_decides_after_a_grace_and_it_is_named_first() {
     assert!(step(&mut fetch, FetchIn::Tick, grace_after(1)).is_empty());
 }
 
+/// What a cache has need not come from afar, so that it is waited for, but not for ever.
+#[test]
+fn a_parent_is_waited_for_even_where_others_suffice() {
+    let one = || reply(&proven(), vec![provider("right", contact(9))]);
+    let begin = || {
+        let mut fetch = with_parent(4, 2);
+        start(&mut fetch);
+        for node in [0, 1, 3] {
+            assert!(answers(&mut fetch, node, one()).is_empty());
+        }
+        fetch
+    };
+    let mut late = begin();
+    assert!(step(&mut late, FetchIn::Tick, 4000).is_empty());
+    let silent = step(&mut late, FetchIn::Tick, 5000);
+    assert_eq!(silent, ["trusted", "provider 9", "no more"]);
+    let mut gone = begin();
+    let failed = step(&mut gone, FetchIn::Failed(contact(2).node), 100);
+    assert_eq!(failed, ["trusted", "provider 9", "no more"]);
+    let mut there = begin();
+    let last = answers(&mut there, 2, one());
+    assert_eq!(last, ["trusted", "provider 2", "provider 9", "no more"]);
+}
+
 #[test]
 fn a_dissent_within_the_grace_disputes() {
     let mut fetch = with_parent(4, 2);

@@ -2,6 +2,7 @@
 //! type it. Exit codes are those that `qk fetch --help` lists.
 
 mod bad_input;
+mod cache;
 mod fetch;
 mod hostile;
 mod interrupted;
