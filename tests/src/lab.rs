@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -273,6 +273,15 @@ impl Lab {
             format!("{CONFIG}{more}"),
         )
         .expect("a configuration");
+    }
+
+    /// Lets somebody look around on the LAN.
+    ///
+    /// # Panics
+    /// When it cannot be written.
+    pub fn use_mdns(&self, name: &str) {
+        let path = self.home(name).dir().join("config.toml");
+        fs::write(path, "quic = false\n").expect("a configuration");
     }
 
     /// A command of somebody's, not started yet.
@@ -603,6 +612,28 @@ pub fn observe(
 /// When it does not start.
 pub fn run(command: &mut Command) -> Ran {
     let output = command.output().expect("it starts");
+    Ran {
+        status: output.status,
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}
+
+/// Runs a command to its end with this on its standard input.
+///
+/// # Panics
+/// When it does not start.
+pub fn feed(command: &mut Command, input: &str) -> Ran {
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut child = command.spawn().expect("it starts");
+    let mut stdin = child.stdin.take().expect("a pipe");
+    // It may end without having read all of it.
+    let _ = stdin.write_all(input.as_bytes());
+    drop(stdin);
+    let output = child.wait_with_output().expect("an end");
     Ran {
         status: output.status,
         stdout: String::from_utf8_lossy(&output.stdout).into_owned(),

@@ -37,6 +37,10 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often a download looks whether another one of the same root has ended.
 const PART_POLL: Duration = Duration::from_millis(100);
 
+/// How long a command waits for a cache to answer on the LAN, in a network that may have one.
+const LAN_PATIENCE: Duration = Duration::from_millis(300);
+/// The same where nobody else answered.
+const LAN_PATIENCE_ALONE: Duration = Duration::from_millis(2500);
 /// How often a parent may ask to come again, without having given anything meanwhile, until others
 /// are asked for blocks.
 const PARENT_BUSY_MAX: u32 = 3;
@@ -256,7 +260,22 @@ impl Node {
         on_event(FetchEvent::Asking {
             network: member.joined().network.manifest().name.clone(),
         });
-        self.fetch_remote(member, candidates, here.held, spec, clock, on_event)
+        member.await_lan(LAN_PATIENCE).await;
+        let found = !member.parents().await.is_empty();
+        let again = (candidates.clone(), here.held.clone());
+        let fetched = self
+            .fetch_remote(member, candidates, here.held, spec, clock, on_event)
+            .await;
+        if !matches!(fetched, Err(FetchError::Silent { .. })) || found {
+            return fetched;
+        }
+        // A cache may not say twice within a second that it is there.
+        member.await_lan(LAN_PATIENCE_ALONE).await;
+        if member.parents().await.is_empty() {
+            return fetched;
+        }
+        let (candidates, held) = again;
+        self.fetch_remote(member, candidates, held, spec, Stages::new(), on_event)
             .await
     }
 
@@ -272,7 +291,6 @@ impl Node {
         let point = candidates
             .first()
             .map(|candidate| candidate.release.location(member.key()).point());
-        member.await_lan().await;
         let seeds = match point {
             Some(point) => member.seeds(point).await,
             None => Vec::new(),

@@ -18,9 +18,6 @@ use tokio::sync::broadcast::error::RecvError;
 use super::member::Member;
 use crate::net::{Contact, LanRole, Multiaddr, PeerId};
 
-/// How long a command waits for a cache to answer on the LAN, in a network that may have one.
-const LAN_PATIENCE: Duration = Duration::from_millis(300);
-
 /// Nodes that a user or a manifest names.
 #[derive(Debug, Default)]
 pub(super) struct Named {
@@ -119,7 +116,7 @@ impl Member {
 
     /// Waits a moment for a parent on the LAN, where there may be one and none is known: a command
     /// has just begun to listen.
-    pub(super) async fn await_lan(&self) {
+    pub(super) async fn await_lan(&self, patience: Duration) {
         let Some(net) = self.net() else {
             return;
         };
@@ -135,7 +132,7 @@ impl Member {
                 }
             }
         };
-        let _ = tokio::time::timeout(LAN_PATIENCE, found).await;
+        let _ = tokio::time::timeout(patience, found).await;
     }
 
     /// Whether a connected peer's packets come from the local network; on a private network

@@ -167,22 +167,25 @@ impl Node {
             observer,
             started: Instant::now(),
         };
-        let mut failure = None;
+        let mut failures = Vec::new();
         for one in joined {
             let member = node.new_member(one)?;
             node.set_members(|members| members.push(member.clone()));
             if node.options.hold
                 && let Err(error) = node.up(&member).await
             {
-                log_failure(&member, &error);
-                failure = failure.or(Some(error));
+                failures.push((member, error));
             }
         }
-        let members = node.members();
-        match failure {
-            Some(error) if members.iter().all(|member| member.net().is_none()) => Err(error),
-            _ => Ok(node),
+        if failures.len() == node.members().len()
+            && let Some((_, first)) = failures.pop()
+        {
+            return Err(first);
         }
+        for (member, error) in &failures {
+            log_failure(member, error);
+        }
+        Ok(node)
     }
 
     /// A network whose network side is not started.

@@ -1,14 +1,13 @@
 //! A cache on the LAN: upstream is asked once, the allow list holds, and what is there is given with
 //! proof when the uplink is down.
 
-use std::process::Stdio;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use qk_node::node::FetchSpec;
 use qk_tests::artifact::{Artifact, Options, SPEC, artifact_with, release, wanted};
-use qk_tests::lab::{ALICE, BOB, CAROL, CLIENT, Lab, Ran, run, until};
+use qk_tests::lab::{ALICE, BOB, CAROL, CLIENT, Lab, Ran, feed, run, until};
 use qk_tests::namespace::{ADDRESS, Namespace};
 
 /// Clients that ask at once.
@@ -30,7 +29,9 @@ fn published(lab: &Lab, padding_bytes: usize) -> Artifact {
     };
     let artifact = artifact_with(&lab.joined(ALICE).network, &options);
     lab.publish(ALICE, &artifact);
-    lab.state(CAROL, &artifact);
+    // Through alice's node: carol's own would not be in the lab's namespace.
+    let also = lab.observe(CAROL, &artifact.key, artifact.subject);
+    lab.put(ALICE, None, also).expect("taken");
     artifact
 }
 
@@ -197,7 +198,7 @@ fn fetch_on_a_lan(namespace: &Arc<Namespace>, names_the_cache: bool) -> Result<S
     let mut lab = Lab::new().inside(namespace);
     let on_lan = format!("/ip4/{ADDRESS}/tcp/0");
     for name in [BOB, CLIENT] {
-        lab.configure(name, "mdns = true\n");
+        lab.use_mdns(name);
     }
     if names_the_cache {
         let key = lab.qk(BOB, &["network", "key", "--node"]).done();
@@ -224,39 +225,26 @@ fn fetch_on_a_lan(namespace: &Arc<Namespace>, names_the_cache: bool) -> Result<S
         offline: false,
         policy: None,
     };
-    let fetch = |name: &str| {
+    let fetch = |lab: &Lab, name: &str| {
         let fetched = lab.with_access(name, async |access| access.fetch(&spec, &|_| {}).await);
         fetched.map(|report| report.network_name)
     };
-    fetch(BOB).expect("the cache can fetch");
+    fetch(&lab, BOB).expect("the cache can fetch");
     lab.kill(ALICE);
+    if !names_the_cache {
+        // It hears the cache, and keeps what it wants to itself.
+        lab.start_with(CLIENT, &["--listen", "/ip4/127.0.0.1/tcp/0"]);
+        until("the client hears the cache", || {
+            lab.log(CLIENT).contains("found on the LAN")
+        });
+        return fetch(&lab, CLIENT).map_err(|problem| format!("{:?}", problem.kind));
+    }
     let mut fetcher = lab.program(env!("CARGO_BIN_EXE_fetcher").as_ref());
     fetcher.env("QK_HOME", lab.home(CLIENT).dir());
-    let ran = with_input(&mut fetcher, &serde_json::to_string(&spec).unwrap());
+    let ran = feed(&mut fetcher, &serde_json::to_string(&spec).unwrap());
     match ran.status.success() {
         true => Ok(ran.stdout.trim().to_owned()),
         false => Err(ran.stderr),
-    }
-}
-
-fn with_input(command: &mut std::process::Command, input: &str) -> Ran {
-    use std::io::Write;
-    command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    let mut child = command.spawn().unwrap();
-    child
-        .stdin
-        .take()
-        .unwrap()
-        .write_all(input.as_bytes())
-        .unwrap();
-    let output = child.wait_with_output().unwrap();
-    Ran {
-        status: output.status,
-        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
     }
 }
 
