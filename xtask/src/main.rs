@@ -89,6 +89,29 @@ enum Bench {
     /// A fetch from a network of three nodes, beside `cargo install` and `curl | tar`
     #[command(after_help = "Example: cargo xtask bench fetch --crate hexyl@0.17.0 --json")]
     Fetch(FetchArgs),
+    /// Many clients that ask one cache at once: how evenly they are served, and what upstream sends
+    #[command(after_help = "Example: cargo xtask bench cache --clients 50 --json")]
+    Cache(CacheArgs),
+}
+
+#[derive(Args)]
+struct CacheArgs {
+    /// The crate to measure with
+    #[arg(
+        long = "crate",
+        value_name = "NAME@VER",
+        default_value = "hexyl@0.17.0"
+    )]
+    package: String,
+    /// How many clients
+    #[arg(long, default_value_t = 50)]
+    clients: usize,
+    /// This executable in place of an optimised one that is built first
+    #[arg(long, value_name = "FILE")]
+    qk: Option<std::path::PathBuf>,
+    /// A JSON array instead of a table
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Args)]
@@ -129,6 +152,7 @@ fn run(task: Task) -> Result<()> {
         Task::Fuzz(args) => campaign::fuzz(args.seconds, seed(args.seed), args.target),
         Task::Kill(args) => campaign::kill(args.rounds, seed(args.seed)),
         Task::Bench(Bench::Fetch(args)) => bench_fetch(args),
+        Task::Bench(Bench::Cache(args)) => bench_cache(args),
         Task::Deny => deny::check(&["bans", "licenses", "sources"]),
         Task::Advisories => deny::check(&["advisories"]),
     }
@@ -165,6 +189,22 @@ fn bench_fetch(args: FetchArgs) -> Result<()> {
         cargo_install: !args.no_cargo_install,
     };
     let rows = bench::fetch::rows(&qk, &options)?;
+    bench::write(&rows, args.json, &mut std::io::stdout().lock())?;
+    Ok(())
+}
+
+fn bench_cache(args: CacheArgs) -> Result<()> {
+    setup::prepare()?;
+    let qk = match args.qk {
+        Some(qk) => std::path::absolute(qk)?,
+        None => cargo::build("qk", &["--package", "qk", "--release"])?,
+    };
+    setup::toolchain(&qk)?;
+    let options = bench::cache::Options {
+        package: args.package,
+        clients: args.clients,
+    };
+    let rows = bench::cache::rows(&qk, &options)?;
     bench::write(&rows, args.json, &mut std::io::stdout().lock())?;
     Ok(())
 }

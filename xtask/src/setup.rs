@@ -45,6 +45,12 @@ const BUBBLEWRAP: Need = Need {
           apt-get install bubblewrap",
 };
 
+const TCPDUMP: Need = Need {
+    name: "tcpdump",
+    probe: &["tcpdump", "--version"],
+    how: "some tests need it, on Debian and Ubuntu: apt-get install tcpdump",
+};
+
 impl Need {
     /// Whether the program is found along `path`, the value of `PATH`.
     fn met(&self, path: &OsStr) -> bool {
@@ -67,7 +73,8 @@ pub fn run() -> Result<PathBuf> {
     Ok(qk)
 }
 
-/// Checks the programs that a person has to install, and installs bubblewrap.
+/// Checks the programs that a person has to install, and installs bubblewrap, and tcpdump for the
+/// tests that look at what goes over the wire. Without the latter those say that they were skipped.
 ///
 /// # Errors
 /// As [`run`].
@@ -78,6 +85,11 @@ pub fn prepare() -> Result<()> {
         && let Err(error) = install("bubblewrap", &path)
     {
         missing.push(format!("{} ({error:#})", BUBBLEWRAP.sentence()));
+    }
+    if !TCPDUMP.met(&path)
+        && let Err(error) = install("tcpdump", &path)
+    {
+        eprintln!("note: {} ({error:#})", TCPDUMP.sentence());
     }
     if missing.is_empty() {
         return Ok(());
