@@ -196,6 +196,7 @@ impl Node {
         let mut named = Named {
             parents: parents_of(&self.options, &self.config)?,
             bootstrap: Vec::new(),
+            is_local: false,
         };
         for text in &joined.network.manifest().bootstrap {
             let parsed = text.parse::<Multiaddr>().map_err(|error| error.to_string());
@@ -208,6 +209,8 @@ impl Node {
                 }
             }
         }
+        let any_local = named.all().flat_map(|one| &one.addrs).any(is_local);
+        named.is_local = any_local;
         named.parents.retain(is_other);
         named.bootstrap.retain(is_other);
         Ok(Member::new(
@@ -265,7 +268,7 @@ impl Node {
         }
         let named = member.named().all();
         let bootstrap: Vec<Multiaddr> = named.flat_map(full_addresses).collect();
-        let private = pre_shared.is_some() || bootstrap.iter().any(is_local);
+        let private = pre_shared.is_some() || member.named().is_local;
         let hold = self.options.hold;
         // A command looks around only where there may be a cache, and announces nothing.
         let looks = self.config.mdns.unwrap_or(true) && (hold || member.expects_lan());
