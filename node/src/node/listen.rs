@@ -36,23 +36,26 @@ pub(super) fn listening(
     is_first: bool,
 ) -> Result<Listening, NodeError> {
     let own = own(config, &joined.network.manifest().name, joined.network.id());
-    let listens = !general.is_empty();
-    let mut addresses = match own {
-        Some(own) if listens && !own.listen.is_empty() => self::addresses(&own.listen)?,
-        _ => general.to_vec(),
-    };
-    let has_own = own.is_some_and(|own| !own.listen.is_empty());
+    let own = own.map_or(Ok(Vec::new()), |own| self::addresses(&own.listen))?;
     let quic = config.quic.unwrap_or(true) && joined.secret.is_none();
-    let tcp = |address: &Multiaddr| !address.iter().any(|part| part == Protocol::QuicV1);
-    if !quic && addresses.iter().any(tcp) {
-        addresses.retain(tcp);
+    Ok(choose(own, general, quic, is_first))
+}
+
+fn choose(own: Vec<Multiaddr>, general: &[Multiaddr], quic: bool, is_first: bool) -> Listening {
+    // A command listens nowhere, whatever is configured for the node.
+    let has_own = !own.is_empty() && !general.is_empty();
+    let mut addresses = if has_own { own } else { general.to_vec() };
+    let without_quic = |address: &Multiaddr| address.iter().all(|part| part != Protocol::QuicV1);
+    // Where nothing else is left, starting fails and says why.
+    if !quic && addresses.iter().any(without_quic) {
+        addresses.retain(without_quic);
     }
     let free: Vec<Multiaddr> = addresses.iter().map(on_free_port).collect();
     let moved = !has_own && !is_first && free != addresses;
-    Ok(Listening {
+    Listening {
         addresses: if moved { free } else { addresses },
         moved,
-    })
+    }
 }
 
 fn own<'a>(config: &'a Config, name: &str, id: NetworkId) -> Option<&'a NetworkConfig> {
@@ -68,4 +71,40 @@ fn on_free_port(address: &Multiaddr) -> Multiaddr {
         other => other,
     };
     address.iter().map(free).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn addresses(texts: &[&str]) -> Vec<Multiaddr> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn the_first_network_gets_the_ports_and_others_their_own_or_free_ones() {
+        let general = addresses(&["/ip4/0.0.0.0/tcp/4433", "/ip4/0.0.0.0/udp/4433/quic-v1"]);
+        let free = addresses(&["/ip4/0.0.0.0/tcp/0", "/ip4/0.0.0.0/udp/0/quic-v1"]);
+        let own = addresses(&["/ip4/0.0.0.0/tcp/4434"]);
+        let first = choose(Vec::new(), &general, true, true);
+        assert_eq!((first.addresses, first.moved), (general.clone(), false));
+        let second = choose(Vec::new(), &general, true, false);
+        assert_eq!((second.addresses, second.moved), (free, true));
+        for is_first in [true, false] {
+            let with_own = choose(own.clone(), &general, true, is_first);
+            assert_eq!((with_own.addresses, with_own.moved), (own.clone(), false));
+        }
+        assert!(
+            choose(own, &[], true, true).addresses.is_empty(),
+            "a command"
+        );
+    }
+
+    #[test]
+    fn a_network_without_quic_leaves_its_addresses_out() {
+        let both = addresses(&["/ip4/0.0.0.0/udp/4433/quic-v1", "/ip4/0.0.0.0/tcp/4433"]);
+        assert_eq!(choose(Vec::new(), &both, false, true).addresses, both[1..]);
+        let only = addresses(&["/ip4/0.0.0.0/udp/4433/quic-v1"]);
+        assert_eq!(choose(Vec::new(), &only, false, true).addresses, only);
+    }
 }

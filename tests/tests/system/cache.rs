@@ -1,13 +1,15 @@
 //! A cache on the LAN: upstream is asked once, the allow list holds, and what is there is given with
 //! proof when the uplink is down.
 
+use std::os::unix::fs::MetadataExt;
+use std::process::Stdio;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use qk_node::node::FetchSpec;
 use qk_tests::artifact::{Artifact, Options, SPEC, artifact_with, release, wanted};
-use qk_tests::lab::{ALICE, BOB, CAROL, CLIENT, Lab, Ran, feed, run, until};
+use qk_tests::lab::{ALICE, BOB, CAROL, CLIENT, Lab, Ran, feed, run, until, wait};
 use qk_tests::namespace::{ADDRESS, Namespace};
 
 /// Clients that ask at once.
@@ -182,7 +184,56 @@ fn what_the_allow_list_leaves_out_is_fetched_past_the_cache() {
     assert!(lab.sent_bytes(BOB) >= artifact.subject.size);
 }
 
-/// A cache that dies while it gives costs nothing but time.
+#[test]
+fn what_the_caches_own_policy_does_not_trust_is_not_fetched_by_it() {
+    let (mut lab, artifact) = upstream(300_000);
+    // Two principals observed it, which is enough for the client.
+    lab.configure(BOB, "[policy]\nthreshold = 3\n");
+    let parent = start_cache(&mut lab);
+    lab.add("first", &parent);
+    run(&mut lab.fetch_command("first", &[SPEC])).done();
+    assert_eq!(artifacts_of(&lab, BOB), 0);
+    assert!(lab.sent_bytes(ALICE) >= artifact.subject.size);
+}
+
+/// What is on disk of somebody's download of an artifact, in bytes.
+fn downloaded(lab: &Lab, name: &str, artifact: &Artifact) -> u64 {
+    let root = artifact.subject.root.to_string();
+    let file = lab
+        .home(name)
+        .store()
+        .join("part")
+        .join(root)
+        .join("data.tar");
+    std::fs::metadata(file).map_or(0, |file| file.blocks() * 512)
+}
+
+#[test]
+fn ranges_are_passed_on_before_the_cache_has_the_whole() {
+    let (mut lab, artifact) = upstream(60_000_000);
+    let parent = start_cache(&mut lab);
+    lab.add("first", &parent);
+    let mut fetch = lab.fetch_command("first", &[SPEC]);
+    let mut fetching = fetch.stdout(Stdio::null()).spawn().unwrap();
+    until("the cache has some of it", || {
+        downloaded(&lab, BOB, &artifact) > 0
+    });
+    lab.signal(ALICE, "STOP");
+    assert!(
+        !lab.blob(BOB, artifact.subject.root).exists(),
+        "it came too fast to tell"
+    );
+    until("the client has some of it", || {
+        downloaded(&lab, "first", &artifact) > 0
+    });
+    assert!(!lab.blob(BOB, artifact.subject.root).exists());
+    lab.signal(ALICE, "CONT");
+    let status = wait(&mut fetching);
+    assert!(status.success(), "{status}");
+    assert!(lab.sent_bytes(BOB) >= artifact.subject.size);
+}
+
+/// A parent that does not answer costs nothing but time.
 #[test]
 fn a_cache_that_is_gone_is_no_obstacle() {
     let (mut lab, _artifact) = upstream(300_000);
