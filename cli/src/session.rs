@@ -194,8 +194,9 @@ impl Session {
             Err(problem) => Err(problem),
         };
         if let Err(problem) = told {
-            self.output
-                .note(format!("note: the running node was not told: {problem}"));
+            self.output.note(format!(
+                "note: the running node did not take all of this: {problem}"
+            ));
         }
     }
 }

@@ -25,8 +25,8 @@ pub(super) struct Named {
     pub(super) parents: Vec<Contact>,
     /// By the manifest, as bootstrap nodes.
     pub(super) bootstrap: Vec<Contact>,
-    /// Whether one of the addresses, this node's own included, is of a private range: then so may be
-    /// those of all others.
+    /// Whether the network is a laboratory's: a bootstrap address, this node's own included, is of a
+    /// private range, and so may be those of all others.
     pub(super) is_local: bool,
 }
 

@@ -209,8 +209,14 @@ impl Node {
                 }
             }
         }
-        let any_local = named.all().flat_map(|one| &one.addrs).any(is_local);
-        named.is_local = any_local;
+        // A parent in the next room does not make a public network a laboratory's, where strangers may
+        // name private addresses; a network without bootstrap nodes is where its parents are.
+        let tell = match named.bootstrap.is_empty() {
+            true => &named.parents,
+            false => &named.bootstrap,
+        };
+        let is_lab = tell.iter().flat_map(|one| &one.addrs).any(is_local);
+        named.is_local = is_lab;
         named.parents.retain(is_other);
         named.bootstrap.retain(is_other);
         Ok(Member::new(
