@@ -275,13 +275,13 @@ impl Lab {
         .expect("a configuration");
     }
 
-    /// Lets somebody look around on the LAN.
+    /// Replaces somebody's configuration by one that looks around on the LAN.
     ///
     /// # Panics
     /// When it cannot be written.
-    pub fn use_mdns(&self, name: &str) {
+    pub fn configure_lan(&self, name: &str, more: &str) {
         let path = self.home(name).dir().join("config.toml");
-        fs::write(path, "quic = false\n").expect("a configuration");
+        fs::write(path, format!("quic = false\n{more}")).expect("a configuration");
     }
 
     /// A command of somebody's, not started yet.
