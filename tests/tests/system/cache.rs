@@ -92,8 +92,16 @@ fn upstream_is_fetched_once_however_many_ask_at_once() {
     times.sort();
     // `cargo xtask bench cache` holds these against a goal.
     let (p50, last) = (times[CLIENTS / 2], times[CLIENTS - 1]);
+    let look_up = ran.iter().filter_map(|(ran, _)| {
+        let stages = ran.json()["crates"][0]["stages"].clone();
+        let stages = stages.as_array()?.clone();
+        let look_up = stages.iter().find(|stage| stage["name"] == "look-up")?;
+        look_up["seconds"].as_f64()
+    });
+    let look_up = look_up.fold(0.0, f64::max);
     eprintln!(
-        "{CLIENTS} clients: half after {p50:?}, all after {last:?}; upstream sent {sent} bytes"
+        "{CLIENTS} clients: half after {p50:?}, all after {last:?}, look-ups took up to \
+         {look_up:.2} s; upstream sent {sent} bytes"
     );
     assert!(sent >= size, "somebody fetched it: {sent} of {size}");
     assert!(
