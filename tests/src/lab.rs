@@ -27,7 +27,7 @@ use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
 use crate::artifact::Artifact;
-use crate::namespace::Namespace;
+use crate::lan::Namespace;
 
 /// Who founds the network, runs the node that its manifest names, and may sign for it.
 pub const ALICE: &str = "alice";

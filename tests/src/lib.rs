@@ -3,7 +3,8 @@
 
 pub mod artifact;
 pub mod lab;
-pub mod namespace;
+pub mod lan;
+
 pub mod node_load;
 pub mod peer;
 pub mod store_load;

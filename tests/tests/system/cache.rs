@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use qk_node::node::FetchSpec;
 use qk_tests::artifact::{Artifact, Options, SPEC, artifact_with, release, wanted};
 use qk_tests::lab::{ALICE, BOB, CAROL, CLIENT, Lab, Ran, feed, run, until, wait};
-use qk_tests::namespace::{ADDRESS, Namespace};
+use qk_tests::lan::{ADDRESS, Namespace};
 
 /// Clients that ask at once.
 const CLIENTS: usize = 50;

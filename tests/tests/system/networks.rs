@@ -15,7 +15,7 @@ use qk_protocol::manifest::{Manifest, Network};
 use qk_protocol::policy::Policy;
 use qk_tests::artifact::{Artifact, SPEC, artifact, release, wanted};
 use qk_tests::lab::{ALICE, BOB, CAROL, CLIENT, Lab, Ran, feed, free_port, run};
-use qk_tests::namespace::Namespace;
+use qk_tests::lan::Namespace;
 
 const REGISTRY: &str = "sparse+https://registry.example/index/";
 
