@@ -11,7 +11,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 
-use crate::args::{Cli, Command, NetworkCommand};
+use crate::args::{Cli, Command, LogFormat, NetworkCommand, NodeCli, StatusArgs};
 use crate::failure::{Failure, Kind, Outcome};
 use crate::output::Output;
 use crate::session::Session;
@@ -67,14 +67,17 @@ fn run(command: Command, output: Output) -> Outcome {
         .enable_all()
         .build()
         .map_err(session::failed)?;
-    // A node ends in order, by itself.
-    let is_node = matches!(command, Command::Node(_));
+    // They end in order, by themselves.
+    let ends_itself = matches!(
+        command,
+        Command::Node(NodeCli { command: None, .. }) | Command::Status(StatusArgs { watch: true })
+    );
     let done = runtime.block_on(async {
         let stopped = session::stopped();
         tokio::select! {
             done = dispatch(command, output) => done,
             // What runs is dropped: children die, temporary files go, downloads stay for the next time.
-            () = stopped, if !is_node => Err(Failure::new(Kind::Other, "interrupted")),
+            () = stopped, if !ends_itself => Err(Failure::new(Kind::Other, "interrupted")),
         }
     });
     // A blocking task that is still at work must not hold the terminal.
@@ -97,7 +100,8 @@ async fn dispatch(command: Command, output: Output) -> Outcome {
         Command::Verify(args) => commands::verify::run(&session, &args).await,
         Command::Proofs(args) => commands::proofs::run(&session, &args).await,
         Command::Node(args) => commands::node::run(&session, &args).await,
-        Command::Status => commands::node::status(&session).await,
+        Command::Status(args) => commands::node::status::run(&session, &args).await,
+        Command::Peers => commands::node::status::peers(&session).await,
         Command::Network(NetworkCommand::New(args)) => {
             commands::network::new(&session, &args).await
         }
@@ -120,16 +124,23 @@ async fn dispatch(command: Command, output: Output) -> Outcome {
 
 /// `QK_LOG` sets what is logged, to standard error; a node logs what its owner may want to know.
 fn start_log(command: &Command) {
-    let default = match command {
-        Command::Node(_) => "info,libp2p=warn,sled=warn",
-        _ => "error",
+    let (default, format) = match command {
+        Command::Node(NodeCli {
+            command: None,
+            args,
+        }) => ("info,libp2p=warn,sled=warn", args.log_format),
+        _ => ("error", LogFormat::Text),
     };
     let filter = std::env::var("QK_LOG").unwrap_or_else(|_| default.to_owned());
-    tracing_subscriber::fmt()
+    let log = tracing_subscriber::fmt()
         .with_env_filter(tracing_subscriber::EnvFilter::new(filter))
-        .with_writer(std::io::stderr)
-        .with_target(false)
-        // No colour codes in a file or a service's journal.
-        .with_ansi(std::io::stderr().is_terminal())
-        .init();
+        .with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => log
+            .with_target(false)
+            // No colour codes in a file or a service's journal.
+            .with_ansi(std::io::stderr().is_terminal())
+            .init(),
+        LogFormat::Json => log.json().flatten_event(true).init(),
+    }
 }

@@ -213,23 +213,36 @@ pub(crate) fn parents() -> Vec<String> {
 /// Until a person or the service manager asks this process to stop, or the terminal goes away; from
 /// now on, not from the first poll.
 pub(crate) fn stopped() -> impl Future<Output = ()> {
-    let kinds = [
-        SignalKind::interrupt(),
-        SignalKind::terminate(),
-        SignalKind::hangup(),
-    ];
-    let caught = kinds.map(signal);
-    async {
-        let [mut interrupt, mut terminate, mut hangup] = caught;
+    let mut stops = Stops::new();
+    let mut hangup = signal(SignalKind::hangup());
+    async move {
         tokio::select! {
-            () = received(&mut interrupt) => {}
-            () = received(&mut terminate) => {}
+            () = stops.next() => {}
             () = received(&mut hangup) => {}
         }
     }
 }
 
-async fn received(caught: &mut std::io::Result<Signal>) {
+/// Requests to stop: Ctrl-C and those of a service manager, from when this is made on.
+#[derive(Debug)]
+pub(crate) struct Stops([std::io::Result<Signal>; 2]);
+
+impl Stops {
+    pub(crate) fn new() -> Self {
+        Self([SignalKind::interrupt(), SignalKind::terminate()].map(signal))
+    }
+
+    pub(crate) async fn next(&mut self) {
+        let [interrupt, terminate] = &mut self.0;
+        tokio::select! {
+            () = received(interrupt) => {}
+            () = received(terminate) => {}
+        }
+    }
+}
+
+/// Until a signal comes that was caught.
+pub(crate) async fn received(caught: &mut std::io::Result<Signal>) {
     match caught {
         Ok(signal) => {
             signal.recv().await;

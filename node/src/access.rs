@@ -22,13 +22,16 @@ use std::sync::Arc;
 use qk_protocol::hash::{NetworkId, Root};
 use qk_protocol::key::ArtifactKey;
 use qk_protocol::statement::Statement;
+use qk_protocol::time::UnixTime;
 
 use crate::control::Client;
 pub use crate::control::{
-    Artifact, Cleaned, ConnectionReport, FetchReport, FindReport, FindSpec, NetworkStatus,
-    PeerReport, Problem, ProblemKind, Reloaded, Stage, Status, StoreStatus,
+    Artifact, Cleaned, ConnectionReport, Counters, DownloadStatus, FetchReport, FindReport,
+    FindSpec, NetworkStatus, PeerReport, Problem, ProblemKind, ReachStatus, Reloaded, Stage,
+    Status, StoreStatus,
 };
 use crate::home::Home;
+pub use crate::manners::{PauseReason, ShareStatus};
 use crate::node::{FetchEvent, FetchSpec, Node, NodeOptions, Published};
 use crate::store::FsckReport;
 
@@ -42,20 +45,37 @@ pub enum Access {
 }
 
 impl Access {
-    /// The running node of this home, or one of this command's own. `options` are only for the
-    /// latter, and `hold` is off for it.
+    /// The running node of this home; for a user who joined no network, the one of the whole system;
+    /// or one of this command's own. `options` are only for the latter, and `hold` is off for it.
     ///
     /// # Errors
     /// When neither can be had.
     pub async fn open(home: Home, options: NodeOptions) -> Result<Self, Problem> {
-        if let Some(client) = Client::connect(&home).await? {
-            return Ok(Self::Daemon(client));
+        if let Some(running) = Self::running(&home).await? {
+            return Ok(running);
         }
         let options = NodeOptions {
             hold: false,
             ..options
         };
         Ok(Self::Node(Arc::new(Node::start(home, options).await?)))
+    }
+
+    /// The running node of this home; for a user who joined no network, the one of the whole system;
+    /// `None` when neither runs.
+    ///
+    /// # Errors
+    /// When its socket is there but cannot be used.
+    pub async fn running(home: &Home) -> Result<Option<Self>, Problem> {
+        if let Some(client) = Client::connect(home).await? {
+            return Ok(Some(Self::Daemon(client)));
+        }
+        // Who joined networks asks those, and decides by their manifests, not by others'.
+        if !home.networks()?.is_empty() {
+            return Ok(None);
+        }
+        let client = Client::connect_system(home).await?;
+        Ok(client.map(Self::Daemon))
     }
 
     /// Whether it is a running node.
@@ -186,13 +206,14 @@ impl Access {
         }
     }
 
-    /// Looks again at the networks on disk: joins new ones, takes newer versions, leaves others.
+    /// Reads the configuration again and looks again at the networks on disk: joins new ones, takes
+    /// newer versions, leaves others.
     ///
     /// # Errors
     /// When a file cannot be read or a network cannot be started.
     pub async fn reload(&self) -> Result<Reloaded, Problem> {
         match self {
-            Self::Node(node) => Ok(node.reload().await?),
+            Self::Node(node) => Ok(node.reload_all().await?),
             Self::Daemon(client) => client.reload().await,
         }
     }
@@ -205,6 +226,29 @@ impl Access {
         match self {
             Self::Node(node) => Ok(node.announce().await?),
             Self::Daemon(client) => client.announce().await,
+        }
+    }
+
+    /// Pauses the node until then, or until [`resume`](Self::resume). It is written down: a node that
+    /// is started later pauses, too. Says why it pauses now.
+    ///
+    /// # Errors
+    /// When it cannot be written down.
+    pub async fn pause(&self, until: Option<UnixTime>) -> Result<Vec<PauseReason>, Problem> {
+        match self {
+            Self::Node(node) => Ok(node.pause(until).await?),
+            Self::Daemon(client) => client.pause(until).await,
+        }
+    }
+
+    /// Ends a pause that was asked for; says why the node pauses still.
+    ///
+    /// # Errors
+    /// When it cannot be written down.
+    pub async fn resume(&self) -> Result<Vec<PauseReason>, Problem> {
+        match self {
+            Self::Node(node) => Ok(node.resume().await?),
+            Self::Daemon(client) => client.resume().await,
         }
     }
 

@@ -20,6 +20,9 @@ use crate::node::{CacheConfig, NetworkConfig};
 use crate::secret::Secret;
 use tempfile::{NamedTempFile, PersistError};
 
+use crate::gateway::GatewayConfig;
+use crate::manners::{PauseConfig, ShareConfig};
+
 /// A configuration file may be this long.
 const CONFIG_BYTES_MAX: u64 = 256 * 1024;
 
@@ -28,6 +31,8 @@ const CONFIG_BYTES_MAX: u64 = 256 * 1024;
 pub struct Home {
     dir: PathBuf,
     toolchains: PathBuf,
+    /// Where the control socket is by the user's word.
+    socket: Option<PathBuf>,
 }
 
 /// A network that the user joined, and what only this machine knows about it.
@@ -67,6 +72,30 @@ pub struct Config {
     pub cache: CacheConfig,
     /// What holds for one network alone, by its name or fingerprint.
     pub networks: BTreeMap<String, NetworkConfig>,
+    /// The HTTP gateway, and gateways of others.
+    pub gateway: GatewayConfig,
+    /// Bytes that toolchains may take.
+    pub toolchains_quota_bytes: Option<u64>,
+    /// What is given to others, and how much.
+    pub share: ShareConfig,
+    /// When background work rests.
+    pub pause: PauseConfig,
+    /// How this node and others reach each other.
+    pub relay: RelayConfig,
+}
+
+/// `[relay]`: how this node and others reach each other across NATs.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RelayConfig {
+    /// Whether to relay for nodes of a network that cannot be reached, once this one can be.
+    pub serve: bool,
+    /// Whether to find out if this node can be reached, and to use relays where it or another one
+    /// cannot; that is so unless it says no.
+    pub traverse: Option<bool>,
+    /// Addresses at which others reach this node beside those it listens on, as behind a forwarded
+    /// port.
+    pub external: Vec<String>,
 }
 
 /// What goes wrong with files below the home directory.
@@ -135,7 +164,8 @@ impl Joined {
 
 impl Home {
     /// The home that the environment names: `QK_HOME`, else `qk` in the user's data directory.
-    /// `QK_TOOLCHAINS` puts toolchains elsewhere, so that several homes can share them.
+    /// `QK_TOOLCHAINS` puts toolchains elsewhere, so that several homes can share them, and
+    /// `QK_SOCKET` the control socket.
     ///
     /// # Errors
     /// When no variable says where.
@@ -151,12 +181,13 @@ impl Home {
             .ok_or(HomeError::NoHome)?;
         let dir = std::path::absolute(&dir).map_err(|error| HomeError::Io { path: dir, error })?;
         let mut home = Self::at(dir);
+        let absolute = |path: PathBuf| {
+            std::path::absolute(&path).map_err(|error| HomeError::Io { path, error })
+        };
         if let Some(toolchains) = set("QK_TOOLCHAINS") {
-            home.toolchains = std::path::absolute(&toolchains).map_err(|error| HomeError::Io {
-                path: toolchains,
-                error,
-            })?;
+            home.toolchains = absolute(toolchains)?;
         }
+        home.socket = set("QK_SOCKET").map(absolute).transpose()?;
         Ok(home)
     }
 
@@ -166,6 +197,7 @@ impl Home {
         Self {
             toolchains: dir.join("toolchains"),
             dir,
+            socket: None,
         }
     }
 
@@ -194,9 +226,25 @@ impl Home {
         self.dir.join("crates")
     }
 
-    /// The control socket of the node: in `$XDG_RUNTIME_DIR` when the path below the home would pass
+    /// The same home with its control socket elsewhere, as `QK_SOCKET` has it.
+    pub fn with_socket(self, socket: impl Into<PathBuf>) -> Self {
+        Self {
+            socket: Some(socket.into()),
+            ..self
+        }
+    }
+
+    /// Where the control socket is by the user's word, if the user gave it.
+    pub fn named_socket(&self) -> Option<&Path> {
+        self.socket.as_deref()
+    }
+
+    /// The control socket of the node: where the user says, else below the home, or in `$XDG_RUNTIME_DIR` when the path below the home would pass
     /// the 108 bytes that Unix allows, named after the home so that two homes do not meet.
     pub fn socket(&self) -> PathBuf {
+        if let Some(named) = &self.socket {
+            return named.clone();
+        }
         let own = self.dir.join("qk.sock");
         if own.as_os_str().len() < 100 {
             return own;
@@ -227,6 +275,7 @@ impl Home {
         if let Some(policy) = &config.policy {
             policy.check().map_err(malformed)?;
         }
+        config.share.check().map_err(malformed)?;
         Ok(config)
     }
 

@@ -11,12 +11,14 @@ use bao_tree::{BaoTree, BlockSize, ChunkNum, ChunkRanges};
 use crate::hash::Root;
 
 mod message;
+mod plain;
 mod verify;
 
 pub use message::{
-    Encoding, REQUEST_BYTES_MAX, REQUEST_HEAD_BYTES, REQUEST_RANGE_BYTES, Request, RequestError,
-    Status,
+    Encoding, PACKED_HEAD_BYTES, REQUEST_BYTES_MAX, REQUEST_HEAD_BYTES, REQUEST_RANGE_BYTES,
+    Request, RequestError, Status, packed_len,
 };
+pub use plain::{OutboardWalk, read, unit_at, weave};
 pub use verify::{
     EncodeError, Verified, VerifyError, check_whole, encode, is_valid, outboard, verify,
 };

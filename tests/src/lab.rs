@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -54,6 +54,8 @@ pub struct Lab {
     runtime: Runtime,
     nodes: BTreeMap<String, Node>,
     namespace: Option<Arc<Namespace>>,
+    /// Network namespaces that people's commands run in, where they are not this process's.
+    namespaces: BTreeMap<String, String>,
 }
 
 /// A process of `qk node`.
@@ -143,7 +145,22 @@ impl Lab {
     /// # Panics
     /// When a command fails.
     pub fn with(args: &[&str]) -> Self {
-        let lab = Self::empty();
+        Self::empty().founded(args)
+    }
+
+    /// As [`new`](Self::new), with alice's node at another address of this machine than loopback's.
+    ///
+    /// # Panics
+    /// When a command fails.
+    pub fn on(host: Ipv4Addr) -> Self {
+        let mut lab = Self::empty();
+        let port = lab.address.rsplit('/').next().expect("a port").to_owned();
+        lab.address = format!("/ip4/{host}/tcp/{port}");
+        lab.founded(&[])
+    }
+
+    fn founded(self, args: &[&str]) -> Self {
+        let lab = self;
         let file = lab.network_file();
         let file = file.to_str().expect("a path of ASCII");
         let address = lab.address.clone();
@@ -201,6 +218,7 @@ impl Lab {
             runtime: Runtime::new().expect("a runtime"),
             nodes: BTreeMap::new(),
             namespace: None,
+            namespaces: BTreeMap::new(),
         }
     }
 
@@ -284,9 +302,22 @@ impl Lab {
         fs::write(path, format!("quic = false\n{more}")).expect("a configuration");
     }
 
+    /// Puts somebody's commands from now on into a network namespace, which is there already.
+    pub fn place(&mut self, name: &str, namespace: &str) {
+        let namespace = namespace.to_owned();
+        self.namespaces.insert(name.to_owned(), namespace);
+    }
+
     /// A command of somebody's, not started yet.
     pub fn command<S: AsRef<OsStr>>(&self, name: &str, args: &[S]) -> Command {
-        let mut command = self.program(&crate::qk());
+        let mut command = match self.namespaces.get(name) {
+            None => self.program(&crate::qk()),
+            Some(namespace) => {
+                let mut command = Command::new("ip");
+                command.args(["netns", "exec", namespace]).arg(crate::qk());
+                command
+            }
+        };
         command
             .args(args)
             .env("QK_HOME", self.home(name).dir())
@@ -294,6 +325,9 @@ impl Lab {
             .env_remove("QK_LOG")
             .env_remove("QK_PARENT")
             .env_remove("QK_SECRET_FILE")
+            // Whatever the machine of this test runs on: a node there would pause.
+            .env("QK_POWER_SUPPLY_DIR", self.dir.path().join("no-supplies"))
+            .env("DBUS_SYSTEM_BUS_ADDRESS", "unix:path=/nonexistent/bus")
             .stdin(Stdio::null());
         command
     }
@@ -336,7 +370,7 @@ impl Lab {
     /// When it does not start.
     pub fn start_alice(&mut self) {
         let address = self.address.clone();
-        self.start(ALICE, &address);
+        self.start_at(ALICE, &[&address]);
     }
 
     /// Starts somebody's node at a free port.
@@ -344,7 +378,7 @@ impl Lab {
     /// # Panics
     /// When it does not start.
     pub fn start_any(&mut self, name: &str) {
-        self.start(name, "/ip4/127.0.0.1/tcp/0");
+        self.start_at(name, &["/ip4/127.0.0.1/tcp/0"]);
     }
 
     /// Starts alice's node and kills it after a while, whatever it does by then.
@@ -364,34 +398,55 @@ impl Lab {
         );
     }
 
-    /// Starts somebody's node with more arguments.
-    ///
-    /// # Panics
-    /// When it does not start.
-    pub fn start_with(&mut self, name: &str, args: &[&str]) {
-        let child = self.spawn_with(name, args);
-        self.started(name, child);
-    }
-
     fn spawn(&self, name: &str, listen: &str) -> Child {
-        self.spawn_with(name, &["--listen", listen])
+        self.spawn_with(name, &[listen], &[], &[])
     }
 
-    fn spawn_with(&self, name: &str, args: &[&str]) -> Child {
-        self.command(name, &["node", "--json"])
+    fn spawn_with(
+        &self,
+        name: &str,
+        listen: &[&str],
+        args: &[&str],
+        env: &[(&str, &OsStr)],
+    ) -> Child {
+        let listen = listen.iter().flat_map(|address| ["--listen", address]);
+        let all: Vec<&str> = ["node", "--json"].into_iter().chain(listen).collect();
+        let mut command = self.command(name, &all);
+        if self.namespaces.contains_key(name) {
+            // Where a real network is involved, more may go wrong.
+            command.env("QK_LOG", "info,qk_node=debug");
+        }
+        command
             .args(args)
+            .envs(env.iter().copied())
             .stdout(Stdio::piped())
             .stderr(File::create(self.log_path(name)).expect("a log file"))
             .spawn()
             .expect("qk starts")
     }
 
-    fn start(&mut self, name: &str, listen: &str) {
-        let child = self.spawn(name, listen);
-        self.started(name, child);
+    /// Where alice's node listens, as the manifest says.
+    pub fn alices_address(&self) -> &str {
+        &self.address
     }
 
-    fn started(&mut self, name: &str, mut child: Child) {
+    /// Starts somebody's node at an address, with more arguments and variables.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub fn start_with(&mut self, name: &str, listen: &str, args: &[&str], env: &[(&str, &OsStr)]) {
+        self.begin(name, self.spawn_with(name, &[listen], args, env));
+    }
+
+    /// Starts somebody's node at these addresses.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub fn start_at(&mut self, name: &str, listen: &[&str]) {
+        self.begin(name, self.spawn_with(name, listen, &[], &[]));
+    }
+
+    fn begin(&mut self, name: &str, mut child: Child) {
         let mut line = String::new();
         let stdout = child.stdout.take().expect("a pipe");
         BufReader::new(stdout)

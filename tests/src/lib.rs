@@ -1,13 +1,19 @@
 //! Whole-system tests: real processes, a real network, real crates; and the campaigns that repeat
 //! one thing for as long as somebody is willing to wait.
 
+pub mod alone;
 pub mod artifact;
+pub mod disk;
+pub mod enemy;
+pub mod faults;
 pub mod lab;
 pub mod lan;
-
+pub mod namespace;
 pub mod node_load;
 pub mod peer;
 pub mod store_load;
+pub mod web;
+pub mod writer;
 
 use std::path::PathBuf;
 

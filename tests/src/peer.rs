@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use qk_node::blocks::behaviour::OnLane;
-use qk_node::net::{Contact, Keypair, Limits, Multiaddr, Net, NetConfig};
+use qk_node::net::{Contact, Keypair, Limits, Multiaddr, NatConfig, Net, NetConfig};
 use qk_protocol::blocks::{self, Blob, REQUEST_HEAD_BYTES, Status};
 use qk_protocol::hash::{NetworkId, Point, Root};
 use qk_protocol::message::{Answer, Have, Reply, Request};
@@ -41,6 +41,14 @@ impl Peer {
         .await
     }
 
+    /// Starts one that listens nowhere and only asks.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub async fn asking(network: NetworkId) -> Self {
+        Self::start_on(&[], Keypair::generate_ed25519(), network, None).await
+    }
+
     /// As [`start`](Self::start), at an address and with a key that were chosen before.
     ///
     /// # Panics
@@ -51,13 +59,26 @@ impl Peer {
         network: NetworkId,
         on_lane: Option<OnLane>,
     ) -> Self {
+        Self::start_on(&[listen], identity, network, on_lane).await
+    }
+
+    async fn start_on(
+        listen: &[&str],
+        identity: Keypair,
+        network: NetworkId,
+        on_lane: Option<OnLane>,
+    ) -> Self {
         let config = NetConfig {
             identity,
             network,
-            listen: vec![listen.parse().expect("an address")],
+            listen: listen
+                .iter()
+                .map(|one| one.parse().expect("an address"))
+                .collect(),
             external: Vec::new(),
             bootstrap: Vec::new(),
-            server: true,
+            server: !listen.is_empty(),
+            nat: NatConfig::default(),
             lan: None,
             pre_shared: None,
             quic: false,
@@ -117,21 +138,33 @@ impl Peer {
     /// When it is not believed.
     pub async fn announce(&self, address: &str, point: Point, root: Root) {
         let addrs = self.net.listen_addrs().await.expect("it runs");
-        let have = Request::Have(Have {
-            roots: vec![(point, root)],
-            addrs: addrs
-                .iter()
-                .map(|addr| ByteBuf::from(addr.to_vec()))
-                .collect(),
-        });
-        let told = tokio::time::timeout(PATIENCE, self.ask(address, &have))
-            .await
-            .expect("in time");
+        let told = self.claim(address, point, root, &addrs).await;
         let taken = Answer::Taken {
             taken: 1,
             refused: 0,
         };
         assert_eq!(told.map(|reply| reply.answer), Some(taken));
+    }
+
+    /// Tells the node at an address that this one has a root, and can be reached at addresses of its
+    /// choice.
+    ///
+    /// # Panics
+    /// When there is no answer, not even that it does not believe this.
+    pub async fn claim(
+        &self,
+        address: &str,
+        point: Point,
+        root: Root,
+        addrs: &[Multiaddr],
+    ) -> Option<Reply> {
+        let addrs = addrs.iter().map(|addr| ByteBuf::from(addr.to_vec()));
+        let have = Request::Have(Have {
+            roots: vec![(point, root)],
+            addrs: addrs.collect(),
+        });
+        let asked = tokio::time::timeout(PATIENCE, self.ask(address, &have));
+        asked.await.expect("in time")
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 
-use qk_node::store::{Options, Record, Store};
+use qk_node::store::{Options, Record, Store, StoreError};
 use qk_protocol::hash::{KeyId, NetworkId, Point, PublicKey, Root, StatementId};
 use qk_protocol::time::UnixTime;
 
@@ -114,7 +114,7 @@ pub fn blob(number: u64) -> (Root, Vec<u8>) {
 }
 
 /// What the acknowledgements say.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub struct Expected {
     /// `Some(true)` for what must be there, `Some(false)` for what must not, `None` for what may
     /// be, because an operation was under way.
@@ -130,6 +130,15 @@ impl Expected {
         self.touched.insert((op.what, op.number));
     }
 
+    /// The numbers of the statements that must be there.
+    pub fn statements(&self) -> impl Iterator<Item = u64> {
+        let wanted = self
+            .things
+            .iter()
+            .filter(|(_, there)| **there == Some(true));
+        wanted.filter_map(|((what, number), _)| (*what == What::Statement).then_some(*number))
+    }
+
     /// An operation was begun and not acknowledged: things are as before or as they were to be.
     pub fn cut_off(&mut self, op: Op) {
         let before = self
@@ -140,6 +149,19 @@ impl Expected {
             *before = None;
         }
         self.touched.insert((op.what, op.number));
+    }
+}
+
+/// As [`Expected::acknowledged`], where the next thing is a power cut: a blob that was taken away may
+/// be there again, as removals of what can be fetched again are not synced.
+pub fn acknowledged_before_a_cut(expected: &mut Expected, op: Op) {
+    match op {
+        Op {
+            put: false,
+            what: What::Blob,
+            ..
+        } => expected.cut_off(op),
+        _ => expected.acknowledged(op),
     }
 }
 
@@ -160,7 +182,7 @@ pub fn check(store: &Store, expected: &mut Expected, all: bool) -> anyhow::Resul
         let found = match what {
             What::Statement => has_record(store, *number)?,
             What::Pin => pins.contains(&pin(*number)),
-            What::Blob => has_blob(store, *number)?,
+            What::Blob => has_intact_blob(store, *number)?,
         };
         let wanted = *expected.get_or_insert(found);
         anyhow::ensure!(
@@ -171,6 +193,49 @@ pub fn check(store: &Store, expected: &mut Expected, all: bool) -> anyhow::Resul
         );
     }
     Ok(comparisons)
+}
+
+/// What is not as it was acknowledged, and how much was compared. A blob that is refused as corrupt
+/// is not there.
+///
+/// # Errors
+/// What is served and is wrong, or cannot be asked for.
+pub fn differences(
+    store: &Store,
+    expected: &Expected,
+) -> anyhow::Result<(usize, Vec<(What, u64)>)> {
+    let pins = store.pins()?;
+    let mut differences = Vec::new();
+    for ((what, number), wanted) in &expected.things {
+        let found = match what {
+            What::Statement => has_record(store, *number)?,
+            What::Pin => pins.contains(&pin(*number)),
+            What::Blob => has_intact_blob(store, *number)?,
+        };
+        if wanted.is_some_and(|wanted| wanted != found) {
+            differences.push((*what, *number));
+        }
+    }
+    Ok((expected.things.len(), differences))
+}
+
+/// The mark in a store that was open when the machine went down.
+pub fn mark_of_another_boot() -> String {
+    "open elsewhere\n".to_owned()
+}
+
+/// One that is refused as corrupt is not there.
+fn has_intact_blob(store: &Store, number: u64) -> anyhow::Result<bool> {
+    let (root, wanted) = blob(number);
+    let opened = match store.open_blob(&root) {
+        Err(StoreError::CorruptBlob { .. }) => None,
+        opened => opened?,
+    };
+    let Some(Ok(found)) = opened.map(|blob| blob.read_all()) else {
+        return Ok(false);
+    };
+    anyhow::ensure!(found == wanted, "blob {number} was changed");
+    Ok(true)
 }
 
 fn has_record(store: &Store, number: u64) -> anyhow::Result<bool> {
@@ -189,12 +254,11 @@ fn has_record(store: &Store, number: u64) -> anyhow::Result<bool> {
     Ok(found.is_some())
 }
 
-fn has_blob(store: &Store, number: u64) -> anyhow::Result<bool> {
-    let (root, wanted) = blob(number);
-    let Some(blob) = store.open_blob(&root)? else {
-        return Ok(false);
-    };
-    let found = blob.read_all().map_err(anyhow::Error::msg)?;
-    anyhow::ensure!(found == wanted, "blob {number} was changed");
-    Ok(true)
+/// sled as the store configures it.
+///
+/// # Errors
+/// When it does not open.
+pub fn sled(dir: &std::path::Path) -> sled::Result<sled::Db> {
+    let config = sled::Config::new().path(dir).cache_capacity(8 << 20);
+    config.flush_every_ms(None).open()
 }

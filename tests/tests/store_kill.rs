@@ -10,14 +10,12 @@
 //!
 //! kill -9 proves nothing about power cuts: the kernel keeps what the process wrote.
 
-use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use qk_node::store::{Damage, Store};
-use qk_tests::store_load::{self, Expected, Op, THREADS};
+use qk_tests::store_load::{self, Expected};
+use qk_tests::writer::{self, Writer, number};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
@@ -26,7 +24,9 @@ use rand::{RngExt, SeedableRng};
 struct Figures {
     rounds: u64,
     kills_meant_for_opening: u64,
-    kills_while_opening: u64,
+    /// While a store was opened or closed.
+    kills_between: u64,
+    closings: u64,
     groups_acknowledged: u64,
     operations_acknowledged: u64,
     groups_cut_off: u64,
@@ -54,10 +54,13 @@ fn nothing_acknowledged_is_lost_to_kill_9() {
             std::fs::write(dir.path().join("boot"), "open elsewhere\n").unwrap();
             figures.unclean_boots_pretended += 1;
         }
-        let run = Run::start(dir.path(), rng.random(), next_number);
-        next_number = run
-            .until_killed(&mut rng, &mut expected, &mut figures)
-            .max(next_number);
+        next_number = run_until_killed(
+            dir.path(),
+            &mut rng,
+            next_number,
+            &mut expected,
+            &mut figures,
+        );
         figures.rounds += 1;
         // Not after every kill, so that stores that were killed twice are opened, too.
         if rng.random_bool(0.5) || round + 1 == rounds {
@@ -117,114 +120,39 @@ fn first_segment(dir: &Path) -> anyhow::Result<u64> {
     Ok(first.unwrap_or(1))
 }
 
-/// A writer under way.
-struct Run {
-    child: Child,
-    lines: mpsc::Receiver<(Instant, String)>,
-}
-
-impl Run {
-    fn start(dir: &Path, seed: u64, first: u64) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_store-writer"))
-            .arg(dir)
-            .args([seed.to_string(), first.to_string()])
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut stdout = BufReader::new(child.stdout.take().unwrap());
-        let (sender, lines) = mpsc::channel();
-        std::thread::spawn(move || {
-            let mut line = String::new();
-            while stdout.read_line(&mut line).is_ok_and(|len| len > 0) {
-                if line.ends_with('\n') {
-                    sender
-                        .send((Instant::now(), line.trim_end().to_owned()))
-                        .ok();
-                }
-                line.clear();
-            }
-        });
-        Self { child, lines }
+/// Starts a writer and kills it; takes down what was acknowledged, and answers the next number that
+/// is not used.
+fn run_until_killed(
+    dir: &Path,
+    rng: &mut StdRng,
+    first: u64,
+    expected: &mut Expected,
+    figures: &mut Figures,
+) -> u64 {
+    let args = [rng.random::<u64>().to_string(), first.to_string()];
+    let args = std::iter::once(dir.as_os_str()).chain(args.iter().map(AsRef::as_ref));
+    let mut writer = Writer::start(env!("CARGO_BIN_EXE_store-writer"), args);
+    let meant_for_opening = rng.random_bool(0.15);
+    let wait = Duration::from_secs(60);
+    let (began, line) = writer.next_line(wait);
+    assert_eq!(line, "opening");
+    if meant_for_opening {
+        figures.kills_meant_for_opening += 1;
+        let most = figures.opening.max(Duration::from_millis(1)).as_micros() as u64;
+        std::thread::sleep(Duration::from_micros(rng.random_range(0..most)));
+    } else {
+        let (opened, line) = writer.next_line(wait);
+        assert_eq!(line, "open", "seen instead of it");
+        figures.opening = opened - began;
+        std::thread::sleep(Duration::from_micros(rng.random_range(0..300_000)));
     }
-
-    /// Kills it and takes down what was acknowledged; returns the next number that is not used.
-    fn until_killed(
-        mut self,
-        rng: &mut StdRng,
-        expected: &mut Expected,
-        figures: &mut Figures,
-    ) -> u64 {
-        let meant_for_opening = rng.random_bool(0.15);
-        let wait = Duration::from_secs(60);
-        let (began, line) = self.lines.recv_timeout(wait).expect("the writer starts");
-        assert_eq!(line, "opening");
-        if meant_for_opening {
-            figures.kills_meant_for_opening += 1;
-            let most = figures.opening.max(Duration::from_millis(1)).as_micros() as u64;
-            std::thread::sleep(Duration::from_micros(rng.random_range(0..most)));
-        } else {
-            let (opened, line) = self
-                .lines
-                .recv_timeout(wait)
-                .expect("the writer opens the store");
-            assert_eq!(line, "open", "seen instead of it");
-            figures.opening = opened - began;
-            std::thread::sleep(Duration::from_micros(rng.random_range(0..300_000)));
-        }
-        self.child.kill().unwrap();
-        let status = self.child.wait().unwrap();
-        assert_eq!(status.code(), None, "it ended by itself: {status}");
-        self.take_down(expected, figures, !meant_for_opening)
-    }
-
-    fn take_down(self, expected: &mut Expected, figures: &mut Figures, mut opened: bool) -> u64 {
-        let mut under_way: [Vec<Op>; THREADS as usize] = Default::default();
-        let mut next_number = 0;
-        for (_, line) in self.lines {
-            let mut words = line.split(' ');
-            match words.next() {
-                Some(">") => {
-                    let ops = begun(&mut words, &mut under_way);
-                    for op in ops.iter() {
-                        next_number = next_number.max(op.number + 1);
-                    }
-                }
-                Some("<") => {
-                    let thread: usize = words.next().unwrap().parse().unwrap();
-                    figures.groups_acknowledged += 1;
-                    for op in under_way[thread].drain(..) {
-                        figures.operations_acknowledged += 1;
-                        expected.acknowledged(op);
-                    }
-                }
-                Some("open") => opened = true,
-                Some(_) | None => panic!("the writer said {line:?}"),
-            }
-        }
-        for op in under_way.iter().flatten() {
-            expected.cut_off(*op);
-        }
-        figures.groups_cut_off += under_way.iter().filter(|ops| !ops.is_empty()).count() as u64;
-        figures.kills_while_opening += u64::from(!opened);
-        next_number
-    }
-}
-
-fn begun<'a>(
-    words: &mut std::str::Split<'_, char>,
-    under_way: &'a mut [Vec<Op>; THREADS as usize],
-) -> &'a [Op] {
-    let thread: usize = words.next().unwrap().parse().unwrap();
-    assert!(under_way[thread].is_empty(), "one group at a time");
-    under_way[thread] = words.map(|op| op.parse().unwrap()).collect();
-    &under_way[thread]
-}
-
-fn number(name: &str, default: u64) -> u64 {
-    match std::env::var(name) {
-        Ok(text) => text
-            .parse()
-            .unwrap_or_else(|_| panic!("{name} is not a number: {text:?}")),
-        Err(_) => default,
-    }
+    writer.kill();
+    let said = writer.said();
+    let done = writer::take_down(&said, !meant_for_opening, expected, Expected::acknowledged);
+    figures.groups_acknowledged += done.groups;
+    figures.operations_acknowledged += done.operations;
+    figures.groups_cut_off += done.cut_off;
+    figures.kills_between += u64::from(done.between);
+    figures.closings += done.closed;
+    done.next_number.max(first)
 }

@@ -37,6 +37,48 @@ pub fn fuzz(seconds: u64, seed: u64, target: Option<String>) -> Result<()> {
     )
 }
 
+/// Cuts the power under a process that works on a store, `rounds` times at random points.
+///
+/// # Errors
+/// When something acknowledged is lost or something wrong is served, or does not compile.
+pub fn power(rounds: u64, seed: u64) -> Result<()> {
+    eprintln!("seed {seed}");
+    let settings = [
+        ("QK_POWER_ROUNDS", Some(rounds.to_string())),
+        ("QK_POWER_SEED", Some(seed.to_string())),
+    ];
+    let test = "nothing_acknowledged_is_lost_to_a_power_cut";
+    run("qk-tests", "store_power", test, &settings)
+}
+
+/// Lets operations of a store fail with ENOSPC and EIO, one after the other.
+///
+/// # Errors
+/// As [`power`].
+pub fn faults(rounds: u64, seed: u64) -> Result<()> {
+    eprintln!("seed {seed}");
+    let settings = [
+        ("QK_FAULT_ROUNDS", Some(rounds.to_string())),
+        ("QK_FAULT_SEED", Some(seed.to_string())),
+    ];
+    let test = "no_failing_operation_loses_what_was_acknowledged";
+    run("qk-tests", "store_faults", test, &settings)
+}
+
+/// Flips bits in the files of a store, `rounds` of them in each file.
+///
+/// # Errors
+/// As [`power`].
+pub fn flips(rounds: u64, seed: u64) -> Result<()> {
+    eprintln!("seed {seed}");
+    let settings = [
+        ("QK_FLIP_ROUNDS", Some(rounds.to_string())),
+        ("QK_FLIP_SEED", Some(seed.to_string())),
+    ];
+    let test = "a_flipped_bit_in_any_file_costs_no_more_than_itself";
+    run("qk-tests", "store_flips", test, &settings)
+}
+
 /// Kills a process that works on a store, `rounds` times at random points.
 ///
 /// # Errors

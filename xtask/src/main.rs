@@ -31,7 +31,16 @@ enum Task {
     Fuzz(FuzzArgs),
     /// Kill a process that works on a store, at random points, and check what is left
     #[command(after_help = "Example: cargo xtask kill --rounds 300")]
-    Kill(KillArgs),
+    Kill(StoreArgs<300>),
+    /// Cut the power under a process that works on a store, at random points, and check what is left
+    #[command(after_help = "Example: cargo xtask power --rounds 200")]
+    Power(StoreArgs<200>),
+    /// Let what a store writes fail, with a full and with a broken disk, and check what is left
+    #[command(after_help = "Example: cargo xtask faults --rounds 2000")]
+    Faults(StoreArgs<500>),
+    /// Flip bits in every file of a store, so many in each, and check what is left
+    #[command(after_help = "Example: cargo xtask flips --rounds 20")]
+    Flips(StoreArgs<10>),
     /// Measure
     #[command(subcommand)]
     Bench(Bench),
@@ -75,9 +84,9 @@ struct FuzzArgs {
 }
 
 #[derive(Args)]
-struct KillArgs {
+struct StoreArgs<const ROUNDS: u64> {
     /// How often
-    #[arg(long, default_value_t = 300)]
+    #[arg(long, default_value_t = ROUNDS)]
     rounds: u64,
     /// Where randomness begins; by default another one each time, which is printed
     #[arg(long)]
@@ -151,6 +160,9 @@ fn run(task: Task) -> Result<()> {
         Task::Demo(args) => demo(&args),
         Task::Fuzz(args) => campaign::fuzz(args.seconds, seed(args.seed), args.target),
         Task::Kill(args) => campaign::kill(args.rounds, seed(args.seed)),
+        Task::Power(args) => campaign::power(args.rounds, seed(args.seed)),
+        Task::Faults(args) => campaign::faults(args.rounds, seed(args.seed)),
+        Task::Flips(args) => campaign::flips(args.rounds, seed(args.seed)),
         Task::Bench(Bench::Fetch(args)) => bench_fetch(args),
         Task::Bench(Bench::Cache(args)) => bench_cache(args),
         Task::Deny => deny::check(&["bans", "licenses", "sources"]),

@@ -45,11 +45,27 @@ const BUBBLEWRAP: Need = Need {
           apt-get install bubblewrap",
 };
 
-const TCPDUMP: Need = Need {
-    name: "tcpdump",
-    probe: &["tcpdump", "--version"],
-    how: "some tests need it, on Debian and Ubuntu: apt-get install tcpdump",
-};
+/// What only some tests need; without it they say that they are skipped.
+const FOR_TESTS: [Need; 3] = [
+    Need {
+        name: "nftables",
+        probe: &["nft", "--version"],
+        how: "install it with the distribution's package manager, on Debian and Ubuntu: \
+              apt-get install nftables",
+    },
+    Need {
+        name: "iproute2",
+        probe: &["ip", "-Version"],
+        how: "install it with the distribution's package manager, on Debian and Ubuntu: \
+              apt-get install iproute2",
+    },
+    Need {
+        name: "tcpdump",
+        probe: &["tcpdump", "--version"],
+        how: "install it with the distribution's package manager, on Debian and Ubuntu: \
+              apt-get install tcpdump",
+    },
+];
 
 impl Need {
     /// Whether the program is found along `path`, the value of `PATH`.
@@ -73,8 +89,7 @@ pub fn run() -> Result<PathBuf> {
     Ok(qk)
 }
 
-/// Checks the programs that a person has to install, and installs bubblewrap, and tcpdump for the
-/// tests that look at what goes over the wire. Without the latter those say that they were skipped.
+/// Checks the programs that a person has to install, and installs bubblewrap and what some tests need.
 ///
 /// # Errors
 /// As [`run`].
@@ -86,10 +101,11 @@ pub fn prepare() -> Result<()> {
     {
         missing.push(format!("{} ({error:#})", BUBBLEWRAP.sentence()));
     }
-    if !TCPDUMP.met(&path)
-        && let Err(error) = install("tcpdump", &path)
-    {
-        eprintln!("note: {} ({error:#})", TCPDUMP.sentence());
+    for need in FOR_TESTS.iter().filter(|need| !need.met(&path)) {
+        // Those are not worth a failure.
+        if let Err(error) = install(need.name, &path) {
+            eprintln!("warning: {} ({error:#})", need.sentence());
+        }
     }
     if missing.is_empty() {
         return Ok(());

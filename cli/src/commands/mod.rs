@@ -37,6 +37,7 @@ pub(crate) fn of_problem(problem: &Problem) -> Failure {
         | ProblemKind::NewerVersion
         | ProblemKind::Io
         | ProblemKind::Stopping
+        | ProblemKind::NotAllowed
         | ProblemKind::Protocol
         | ProblemKind::Other => Kind::Other,
     };

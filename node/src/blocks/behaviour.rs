@@ -28,6 +28,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::lane::Lane;
 use super::serve::Server;
+use crate::net::address::Prefix;
 
 /// Lanes that wait for the swarm to take note of them.
 const COMMANDS_MAX: usize = 64;
@@ -82,19 +83,34 @@ impl Lanes {
     }
 }
 
+/// Who opened a lane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reader {
+    /// The peer.
+    pub peer: PeerId,
+    /// Where it is, as far as that tells operators apart.
+    pub prefix: Option<Prefix>,
+}
+
 /// What is done with a lane that a peer opened. Called on the connection's task: spawn and return.
-pub type OnLane = Arc<dyn Fn(PeerId, Stream) + Send + Sync>;
+pub type OnLane = Arc<dyn Fn(Reader, Stream) + Send + Sync>;
 
 /// Serves every lane in a task of its own, which ends with its connection.
 pub fn serving(server: Arc<Server>) -> OnLane {
-    Arc::new(move |peer, stream| {
+    Arc::new(move |reader, stream| {
         let server = Arc::clone(&server);
         tokio::spawn(async move {
-            if let Err(error) = server.serve(peer, stream).await {
-                tracing::debug!(%peer, %error, "lane dropped");
+            if let Err(error) = server.serve(reader, stream).await {
+                tracing::debug!(peer = %reader.peer, %error, "lane dropped");
             }
         });
     })
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Direct {
+    id: ConnectionId,
+    quic: bool,
 }
 
 /// The part of a swarm that opens and accepts lanes.
@@ -102,8 +118,9 @@ pub struct Behaviour {
     protocol: StreamProtocol,
     on_lane: Option<OnLane>,
     commands: mpsc::Receiver<Open>,
-    /// Connections without a relay, the oldest first.
-    direct: BTreeMap<PeerId, Vec<ConnectionId>>,
+    /// Connections without a relay: those over TCP, which carries bulk faster than QUIC, before
+    /// others, and the oldest first.
+    direct: BTreeMap<PeerId, Vec<Direct>>,
 }
 
 impl Behaviour {
@@ -119,10 +136,11 @@ impl Behaviour {
         (behaviour, Lanes { commands: sender })
     }
 
-    fn handler(&self, peer: PeerId, is_relayed: bool) -> Handler {
+    fn handler(&self, peer: PeerId, remote: &Multiaddr, is_relayed: bool) -> Handler {
         let on_lane = self.on_lane.clone().filter(|_| !is_relayed);
+        let prefix = Prefix::of(remote);
         Handler {
-            peer,
+            reader: Reader { peer, prefix },
             protocol: self.protocol.clone(),
             on_lane,
             opening: VecDeque::new(),
@@ -141,7 +159,7 @@ impl NetworkBehaviour for Behaviour {
         local: &Multiaddr,
         remote: &Multiaddr,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        Ok(self.handler(peer, is_relayed(local) || is_relayed(remote)))
+        Ok(self.handler(peer, remote, is_relayed(local) || is_relayed(remote)))
     }
 
     fn handle_established_outbound_connection(
@@ -152,7 +170,7 @@ impl NetworkBehaviour for Behaviour {
         _: Endpoint,
         _: PortUse,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        Ok(self.handler(peer, is_relayed(remote)))
+        Ok(self.handler(peer, remote, is_relayed(remote)))
     }
 
     fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
@@ -163,7 +181,12 @@ impl NetworkBehaviour for Behaviour {
                 endpoint,
                 ..
             }) if !endpoint.is_relayed() => {
-                self.direct.entry(peer_id).or_default().push(connection_id);
+                let connections = self.direct.entry(peer_id).or_default();
+                connections.push(Direct {
+                    id: connection_id,
+                    quic: is_quic(endpoint.get_remote_address()),
+                });
+                connections.sort_by_key(|one| one.quic);
             }
             FromSwarm::ConnectionClosed(ConnectionClosed {
                 peer_id,
@@ -171,7 +194,7 @@ impl NetworkBehaviour for Behaviour {
                 ..
             }) => {
                 if let Some(connections) = self.direct.get_mut(&peer_id) {
-                    connections.retain(|open| *open != connection_id);
+                    connections.retain(|open| open.id != connection_id);
                     if connections.is_empty() {
                         self.direct.remove(&peer_id);
                     }
@@ -192,18 +215,18 @@ impl NetworkBehaviour for Behaviour {
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<ToSwarm<Infallible, THandlerInEvent<Self>>> {
         while let Poll::Ready(Some(Open { peer, reply })) = self.commands.poll_recv(cx) {
-            let oldest = self
+            let best = self
                 .direct
                 .get(&peer)
                 .and_then(|connections| connections.first());
-            let Some(connection) = oldest else {
+            let Some(Direct { id, .. }) = best else {
                 // Whoever asked may be gone.
                 let _ = reply.send(Err(LaneError::NotConnected(peer)));
                 continue;
             };
             return Poll::Ready(ToSwarm::NotifyHandler {
                 peer_id: peer,
-                handler: NotifyHandler::One(*connection),
+                handler: NotifyHandler::One(*id),
                 event: OpenLane(reply),
             });
         }
@@ -215,13 +238,17 @@ fn is_relayed(address: &Multiaddr) -> bool {
     address.iter().any(|part| part == Protocol::P2pCircuit)
 }
 
+fn is_quic(address: &Multiaddr) -> bool {
+    address.iter().any(|part| part == Protocol::QuicV1)
+}
+
 /// Asks a connection for a lane.
 #[derive(Debug)]
 pub struct OpenLane(Reply);
 
 /// The protocol on one connection.
 pub struct Handler {
-    peer: PeerId,
+    reader: Reader,
     protocol: StreamProtocol,
     on_lane: Option<OnLane>,
     opening: VecDeque<Reply>,
@@ -257,7 +284,7 @@ impl ConnectionHandler for Handler {
         if self.opening.len() < OPENING_MAX {
             self.opening.push_back(reply);
         } else {
-            let _ = reply.send(Err(LaneError::TooMany(self.peer)));
+            let _ = reply.send(Err(LaneError::TooMany(self.reader.peer)));
         }
     }
 
@@ -267,7 +294,7 @@ impl ConnectionHandler for Handler {
                 protocol, ..
             }) => {
                 if let Some(on_lane) = &self.on_lane {
-                    on_lane(self.peer, protocol);
+                    on_lane(self.reader, protocol);
                 }
             }
             ConnectionEvent::FullyNegotiatedOutbound(FullyNegotiatedOutbound {
@@ -279,9 +306,9 @@ impl ConnectionHandler for Handler {
             }
             ConnectionEvent::DialUpgradeError(DialUpgradeError { info, error }) => {
                 let error = match error {
-                    StreamUpgradeError::NegotiationFailed => LaneError::NotSpoken(self.peer),
+                    StreamUpgradeError::NegotiationFailed => LaneError::NotSpoken(self.reader.peer),
                     StreamUpgradeError::Timeout | StreamUpgradeError::Io(_) => {
-                        LaneError::Broken(self.peer)
+                        LaneError::Broken(self.reader.peer)
                     }
                     StreamUpgradeError::Apply(never) => match never {},
                 };
@@ -322,5 +349,97 @@ impl OutboundUpgrade<Stream> for Offer {
 
     fn upgrade_outbound(self, stream: Stream, _: StreamProtocol) -> Self::Future {
         ready(Ok(stream))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+    use libp2p::core::ConnectedPoint;
+    use libp2p::swarm::ConnectionId;
+
+    use super::*;
+
+    const TCP: &str = "/ip4/8.8.8.8/tcp/1";
+    const QUIC: &str = "/ip4/8.8.8.8/udp/1/quic-v1";
+
+    fn relayed() -> String {
+        format!("{TCP}/p2p/{}/p2p-circuit", PeerId::random())
+    }
+
+    fn at(text: &str) -> Multiaddr {
+        text.parse().unwrap()
+    }
+
+    fn behaviour() -> (Behaviour, Lanes) {
+        let on_lane: OnLane = Arc::new(|_, _| {});
+        Behaviour::new(StreamProtocol::new("/qk/test/blocks/1"), Some(on_lane))
+    }
+
+    fn connect(behaviour: &mut Behaviour, peer: PeerId, number: usize, address: &str) {
+        let endpoint = ConnectedPoint::Dialer {
+            address: at(address),
+            role_override: Endpoint::Dialer,
+            port_use: PortUse::New,
+        };
+        behaviour.on_swarm_event(FromSwarm::ConnectionEstablished(ConnectionEstablished {
+            peer_id: peer,
+            connection_id: ConnectionId::new_unchecked(number),
+            endpoint: &endpoint,
+            failed_addresses: &[],
+            other_established: 0,
+        }));
+    }
+
+    /// Over which connection a lane is opened, if over any.
+    fn opened(behaviour: &mut Behaviour, lanes: &Lanes, peer: PeerId) -> Option<ConnectionId> {
+        let opening = lanes.stream(peer);
+        let mut opening = Box::pin(opening);
+        assert!((&mut opening).now_or_never().is_none());
+        let mut cx = Context::from_waker(futures::task::noop_waker_ref());
+        match behaviour.poll(&mut cx) {
+            Poll::Ready(ToSwarm::NotifyHandler {
+                handler: NotifyHandler::One(id),
+                ..
+            }) => Some(id),
+            _ => {
+                let refused = opening.now_or_never().expect("an answer");
+                assert!(matches!(refused, Err(LaneError::NotConnected(_))));
+                None
+            }
+        }
+    }
+
+    #[test]
+    fn no_lane_goes_over_a_relay_and_tcp_is_preferred() {
+        let ((mut behaviour, lanes), peer) = (behaviour(), PeerId::random());
+        connect(&mut behaviour, peer, 1, &relayed());
+        assert_eq!(opened(&mut behaviour, &lanes, peer), None);
+        for (number, address, best) in [(2, QUIC, 2), (3, TCP, 3), (4, TCP, 3), (5, QUIC, 3)] {
+            connect(&mut behaviour, peer, number, address);
+            let over = opened(&mut behaviour, &lanes, peer);
+            assert_eq!(over, Some(ConnectionId::new_unchecked(best)), "{number}");
+        }
+    }
+
+    #[test]
+    fn no_lane_is_taken_over_a_relay() {
+        let (mut behaviour, _) = behaviour();
+        let peer = PeerId::random();
+        let remote = at(&format!("/p2p/{peer}"));
+        let mut offers = |local: &str| {
+            let id = ConnectionId::new_unchecked(1);
+            let handler = behaviour
+                .handle_established_inbound_connection(id, peer, &at(local), &remote)
+                .unwrap();
+            handler
+                .listen_protocol()
+                .upgrade()
+                .protocol_info()
+                .next()
+                .is_some()
+        };
+        assert!(offers(TCP));
+        assert!(!offers(&relayed()));
     }
 }

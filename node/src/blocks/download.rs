@@ -4,17 +4,24 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use libp2p::PeerId;
-use qk_protocol::blocks::{Blob, BlockRange, Encoding, Ranges, Request, VerifyError, verify};
+use qk_protocol::blocks::{
+    Blob, BlockRange, Encoding, Ranges, Request, VerifyError, verify, wire_len,
+};
 use qk_protocol::time::{Machine, Now, UnixTime};
 use qk_protocol::transfer::{In, Out, RangeEnd, Slot, Transfer, TransferError, WINDOW_MAX, Why};
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinError};
 use tokio::time::Instant;
 
-use super::behaviour::Lanes;
-use super::lane::{Answers, Asker, PIPELINE_MAX, PullError};
+use super::behaviour::{LaneError, Lanes};
+use super::lane::{Answers, Asker, Expected, PIPELINE_MAX, PullError, Pulled};
 use super::part::{Finished, Part, PartError};
+use super::source::{GATEWAY_PULLS_MAX, GatewayLane, Source};
+use crate::gateway::client::{Client, GatewayUrl};
+use crate::manners::Downloads;
 
 /// No byte for so long, and the next provider is asked.
 pub const STALL_MAX: Duration = Duration::from_secs(10);
@@ -34,7 +41,7 @@ pub enum DownloadError {
 }
 
 /// What a download tells while it goes on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Progress {
     /// That much was on disk already.
     Resumed {
@@ -44,7 +51,7 @@ pub enum Progress {
     /// A range was verified and written.
     Verified {
         /// Who sent it.
-        from: PeerId,
+        from: Source,
         /// Which.
         range: BlockRange,
         /// Bytes of the blob.
@@ -53,14 +60,14 @@ pub enum Progress {
     /// A range was not obtained.
     Failed {
         /// Who was asked.
-        from: PeerId,
+        from: Source,
         /// Why.
         why: Why,
     },
     /// A provider that the swarm is to refuse from now on.
     Banned {
         /// Who.
-        provider: PeerId,
+        provider: Source,
         /// Why.
         why: Why,
     },
@@ -71,12 +78,18 @@ pub enum Progress {
 pub struct DownloadOptions {
     /// See [`STALL_MAX`].
     pub stall_max: Duration,
+    /// Those that may be among the providers.
+    pub gateways: Vec<Client>,
+    /// How fast it may be.
+    pub downloads: Downloads,
 }
 
 impl Default for DownloadOptions {
     fn default() -> Self {
         Self {
             stall_max: STALL_MAX,
+            gateways: Vec::new(),
+            downloads: Downloads::default(),
         }
     }
 }
@@ -86,7 +99,7 @@ impl Default for DownloadOptions {
 pub async fn download(
     lanes: Lanes,
     part: Part,
-    providers: mpsc::Receiver<PeerId>,
+    providers: mpsc::Receiver<Source>,
     options: DownloadOptions,
     mut progress: impl FnMut(Progress) + Send,
 ) -> Result<Finished, DownloadError> {
@@ -95,6 +108,11 @@ pub async fn download(
     let blob = *part.blob();
     let bytes = valid.iter().map(|range| bytes_of(&blob, *range)).sum();
     progress(Progress::Resumed { bytes });
+    let gateways = options.gateways.iter().map(|client| {
+        let lane = GatewayLane::new(client.clone(), blob);
+        (client.url().clone(), lane)
+    });
+    let gateways = gateways.collect();
     let (ends, ended) = mpsc::channel(2 * WINDOW_MAX);
     let driver = Driver {
         transfer: Transfer::new(blob, &valid),
@@ -103,6 +121,7 @@ pub async fn download(
             lanes,
             part: Arc::clone(&part),
             ends,
+            gateways: Arc::new(gateways),
             options,
         },
         workers: BTreeMap::new(),
@@ -144,6 +163,7 @@ struct Shared {
     lanes: Lanes,
     part: Arc<Part>,
     ends: mpsc::Sender<End>,
+    gateways: Arc<BTreeMap<GatewayUrl, GatewayLane>>,
     options: DownloadOptions,
 }
 
@@ -160,18 +180,18 @@ impl Drop for Worker {
 }
 
 struct Driver {
-    transfer: Transfer<PeerId>,
+    transfer: Transfer<Source>,
     start: Instant,
     shared: Shared,
-    workers: BTreeMap<PeerId, Worker>,
-    asked: BTreeMap<Slot, (PeerId, BlockRange)>,
+    workers: BTreeMap<Source, Worker>,
+    asked: BTreeMap<Slot, (Source, BlockRange)>,
     failure: Option<PartError>,
 }
 
 impl Driver {
     async fn run(
         mut self,
-        mut providers: mpsc::Receiver<PeerId>,
+        mut providers: mpsc::Receiver<Source>,
         mut ended: mpsc::Receiver<End>,
         progress: &mut (impl FnMut(Progress) + Send),
     ) -> Result<(), DownloadError> {
@@ -219,11 +239,11 @@ impl Driver {
         }
     }
 
-    fn pull(&mut self, slot: Slot, from: PeerId, range: BlockRange) {
-        self.asked.insert(slot, (from, range));
+    fn pull(&mut self, slot: Slot, from: Source, range: BlockRange) {
+        self.asked.insert(slot, (from.clone(), range));
         let worker = self
             .workers
-            .entry(from)
+            .entry(from.clone())
             .or_insert_with(|| spawn(self.shared.clone(), from));
         // A worker that is over has reported why: the slot is reset with that.
         let _ = worker.orders.send(Order { slot, range });
@@ -235,7 +255,7 @@ impl Driver {
         }
     }
 
-    fn ended(&mut self, end: End, progress: &mut impl FnMut(Progress)) -> In<PeerId> {
+    fn ended(&mut self, end: End, progress: &mut impl FnMut(Progress)) -> In<Source> {
         let Some((from, range)) = self.asked.remove(&end.slot) else {
             return In::Tick;
         };
@@ -245,10 +265,10 @@ impl Driver {
                 progress(Progress::Verified { from, range, bytes });
             }
             RangeEnd::Failed(why) => {
-                progress(Progress::Failed { from, why });
                 if ends_lane(why) {
                     self.workers.remove(&from);
                 }
+                progress(Progress::Failed { from, why });
             }
         }
         self.failure = self.failure.take().or(end.failure);
@@ -272,19 +292,70 @@ async fn sleep_until(deadline: Option<Instant>) {
     }
 }
 
-fn spawn(shared: Shared, from: PeerId) -> Worker {
+fn spawn(shared: Shared, from: Source) -> Worker {
     // Not more orders than the transfer's window.
     let (orders, ordered) = mpsc::unbounded_channel();
     let task = tokio::spawn(work(shared, from, ordered)).abort_handle();
     Worker { orders, task }
 }
 
+/// Carries out orders until their provider is of no more use, or there are no more.
+async fn work(shared: Shared, from: Source, ordered: mpsc::UnboundedReceiver<Order>) {
+    match from {
+        Source::Peer(peer) => work_at_peer(shared, peer, ordered).await,
+        Source::Gateway(url) => work_at_gateway(shared, url, ordered).await,
+    }
+}
+
+async fn work_at_gateway(
+    shared: Shared,
+    url: GatewayUrl,
+    mut ordered: mpsc::UnboundedReceiver<Order>,
+) {
+    let Some(lane) = shared.gateways.get(&url) else {
+        while let Some(order) = ordered.recv().await {
+            shared.fail(order.slot, Why::Unreachable).await;
+        }
+        return;
+    };
+    let shared = &shared;
+    let mut pulling = FuturesUnordered::new();
+    let mut more = true;
+    while more || !pulling.is_empty() {
+        tokio::select! {
+            order = ordered.recv(), if more && pulling.len() < GATEWAY_PULLS_MAX => match order {
+                Some(order) => pulling.push(async move {
+                    let blob = shared.part.blob();
+                    let bytes = wire_len(blob, &order.range.into()).unwrap_or_default();
+                    shared.options.downloads.take(bytes).await;
+                    let pulled = lane.pull(order.range).await;
+                    (order, pulled)
+                }),
+                None => more = false,
+            },
+            Some((order, pulled)) = pulling.next() => match pulled {
+                Ok(wire) => shared.take(order, Pulled::raw(wire)),
+                Err(error) => {
+                    tracing::debug!(%url, %error, "a gateway did not give a range");
+                    shared.fail(order.slot, error.why()).await;
+                }
+            },
+        }
+    }
+}
+
 /// Carries out orders on one lane until that ends, or the orders do.
-async fn work(shared: Shared, from: PeerId, mut ordered: mpsc::UnboundedReceiver<Order>) {
+async fn work_at_peer(shared: Shared, from: PeerId, mut ordered: mpsc::UnboundedReceiver<Order>) {
     let Some(first) = ordered.recv().await else {
         return;
     };
-    let lane = match shared.lanes.open(from, shared.options.stall_max).await {
+    let open = || shared.lanes.open(from, shared.options.stall_max);
+    let opened = match open().await {
+        // There may be another connection.
+        Err(LaneError::Broken(_)) => open().await,
+        opened => opened,
+    };
+    let lane = match opened {
         Ok(lane) => lane,
         Err(error) => {
             tracing::debug!(%from, %error, "no lane");
@@ -305,7 +376,7 @@ async fn ask(
     mut asker: Asker,
     first: Order,
     mut ordered: mpsc::UnboundedReceiver<Order>,
-    asked: mpsc::Sender<(Order, u32)>,
+    asked: mpsc::Sender<(Order, Expected)>,
 ) {
     let mut next = Some(first);
     while let Some(order) = next {
@@ -317,6 +388,8 @@ async fn ask(
             encoding: Encoding::Raw,
             ranges: Ranges::from(order.range),
         };
+        let bytes = wire_len(&request.blob, &request.ranges).unwrap_or_default();
+        shared.options.downloads.take(bytes).await;
         match asker.ask(&request).await {
             Ok(bytes) => place.send((order, bytes)),
             Err(error) => return shared.fail(order.slot, error.why()).await,
@@ -329,11 +402,11 @@ async fn ask(
 async fn answer(
     shared: &Shared,
     mut answers: Answers,
-    mut answering: mpsc::Receiver<(Order, u32)>,
+    mut answering: mpsc::Receiver<(Order, Expected)>,
 ) {
     while let Some((order, bytes)) = answering.recv().await {
         match answers.next(bytes).await {
-            Ok(wire) => shared.take(order, wire),
+            Ok(pulled) => shared.take(order, pulled),
             // The lane goes on.
             Err(error @ PullError::Answered(_)) => shared.fail(order.slot, error.why()).await,
             Err(error) => return shared.fail(order.slot, error.why()).await,
@@ -356,17 +429,24 @@ impl Shared {
     }
 
     /// Verifies and writes off the reactor, while the next answer is read.
-    fn take(&self, Order { slot, range }: Order, wire: Vec<u8>) {
+    fn take(&self, Order { slot, range }: Order, pulled: Pulled) {
         let (part, ends) = (Arc::clone(&self.part), self.ends.clone());
         tokio::task::spawn_blocking(move || {
-            let (end, failure) = verify_and_write(&part, range, &wire);
+            let (end, failure) = verify_and_write(&part, range, pulled);
             let _ = ends.blocking_send(End { slot, end, failure });
         });
     }
 }
 
-fn verify_and_write(part: &Part, range: BlockRange, wire: &[u8]) -> (RangeEnd, Option<PartError>) {
-    let verified = match verify(part.blob(), &Ranges::from(range), wire) {
+fn verify_and_write(
+    part: &Part,
+    range: BlockRange,
+    pulled: Pulled,
+) -> (RangeEnd, Option<PartError>) {
+    let Ok(wire) = pulled.unpack() else {
+        return (RangeEnd::Failed(Why::Malformed), None);
+    };
+    let verified = match verify(part.blob(), &Ranges::from(range), &wire) {
         Ok(verified) => verified,
         Err(VerifyError::Wrong { block, .. }) => {
             return (RangeEnd::Failed(Why::Wrong(block)), None);

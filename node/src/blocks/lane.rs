@@ -7,9 +7,13 @@ use std::time::Duration;
 use futures::io::{ReadHalf, WriteHalf};
 use futures::{AsyncReadExt, AsyncWriteExt};
 use libp2p::Stream;
-use qk_protocol::blocks::{RangeError, Request, Status, wire_len};
+use qk_protocol::blocks::{
+    Encoding, PACKED_HEAD_BYTES, RangeError, Request, Status, packed_len, wire_len,
+};
 use qk_protocol::transfer::Why;
 use tokio::time::timeout;
+
+use super::pack::{PackError, unpack};
 
 /// Requests asked and not yet answered on one lane: one that is read, one that the other side
 /// prepares meanwhile.
@@ -35,6 +39,9 @@ pub enum PullError {
     /// Not a status.
     #[error("the provider answered with status {0}")]
     Status(u8),
+    /// The length of a packed answer is none that there can be.
+    #[error("the provider packs an answer into more than it is")]
+    Packed,
     /// No byte came for too long.
     #[error("no byte came for {0:?}")]
     Stalled(Duration),
@@ -56,7 +63,8 @@ impl PullError {
             Self::Answered(Status::Busy) => Why::Busy,
             Self::Answered(Status::Lacks | Status::BadRange) => Why::Lacks,
             // Raw is always spoken, and `Ok` is no error.
-            Self::Answered(Status::NotSpoken | Status::Ok) | Self::Status(_) => Why::Malformed,
+            Self::Answered(Status::NotSpoken | Status::Ok) => Why::Malformed,
+            Self::Status(_) | Self::Packed => Why::Malformed,
             Self::Truncated { .. } => Why::Ended,
             Self::Closed | Self::Stalled(_) => Why::Late,
             Self::Io(_) | Self::Range(_) | Self::OutOfStep => Why::Unreachable,
@@ -69,7 +77,7 @@ impl PullError {
 pub struct Lane {
     asker: Asker,
     answers: Answers,
-    asked: VecDeque<u32>,
+    asked: VecDeque<Expected>,
 }
 
 impl Lane {
@@ -92,14 +100,14 @@ impl Lane {
         Ok(())
     }
 
-    /// Reads the answer to the oldest request: the encoding without its status, not yet verified.
-    pub async fn answer(&mut self) -> Result<Vec<u8>, PullError> {
-        let bytes = self.asked.pop_front().ok_or(PullError::OutOfStep)?;
-        self.answers.next(bytes).await
+    /// Reads the answer to the oldest request, not yet verified.
+    pub async fn answer(&mut self) -> Result<Pulled, PullError> {
+        let expected = self.asked.pop_front().ok_or(PullError::OutOfStep)?;
+        self.answers.next(expected).await
     }
 
     /// Asks and reads the answer.
-    pub async fn pull(&mut self, request: &Request) -> Result<Vec<u8>, PullError> {
+    pub async fn pull(&mut self, request: &Request) -> Result<Pulled, PullError> {
         self.ask(request).await?;
         self.answer().await
     }
@@ -107,6 +115,43 @@ impl Lane {
     /// Both directions, to be used at the same time.
     pub(crate) fn split(self) -> (Asker, Answers) {
         (self.asker, self.answers)
+    }
+}
+
+/// What an answer is to be like.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Expected {
+    raw_bytes: u32,
+    encoding: Encoding,
+}
+
+/// An answer as it came.
+#[derive(Debug)]
+pub struct Pulled {
+    body: Vec<u8>,
+    raw_bytes: u32,
+}
+
+impl Pulled {
+    /// An answer that came by another way, as the encoding that it is.
+    pub(crate) fn raw(body: Vec<u8>) -> Self {
+        // An answer is shorter than 4 GiB: see the bounds of a request.
+        let raw_bytes = body.len() as u32;
+        Self { body, raw_bytes }
+    }
+
+    /// Bytes that came, without the status.
+    pub fn received(&self) -> u32 {
+        // At most as many as were asked for.
+        self.body.len() as u32
+    }
+
+    /// The bao encoding, not yet verified. Off the reactor, where it may be packed.
+    ///
+    /// # Errors
+    /// When it does not unpack to what was asked for.
+    pub fn unpack(self) -> Result<Vec<u8>, PackError> {
+        unpack(self.body, self.raw_bytes)
     }
 }
 
@@ -118,9 +163,9 @@ pub(crate) struct Asker {
 }
 
 impl Asker {
-    /// Sends a request and says how many bytes its answer has.
-    pub(crate) async fn ask(&mut self, request: &Request) -> Result<u32, PullError> {
-        let bytes = wire_len(&request.blob, &request.ranges)?;
+    /// Sends a request and says what its answer is to be like.
+    pub(crate) async fn ask(&mut self, request: &Request) -> Result<Expected, PullError> {
+        let raw_bytes = wire_len(&request.blob, &request.ranges)?;
         let encoded = request.encode();
         let send = async {
             self.write.write_all(&encoded).await?;
@@ -128,7 +173,10 @@ impl Asker {
         };
         let sent = timeout(self.stall_max, send).await;
         sent.map_err(|_| PullError::Stalled(self.stall_max))??;
-        Ok(bytes)
+        Ok(Expected {
+            raw_bytes,
+            encoding: request.encoding,
+        })
     }
 }
 
@@ -140,8 +188,8 @@ pub(crate) struct Answers {
 }
 
 impl Answers {
-    /// Reads a status and, if that is well, exactly `bytes` more.
-    pub(crate) async fn next(&mut self, bytes: u32) -> Result<Vec<u8>, PullError> {
+    /// Reads a status and, if that is well, the answer.
+    pub(crate) async fn next(&mut self, expected: Expected) -> Result<Pulled, PullError> {
         let mut status = [0];
         if self.some(&mut status).await? == 0 {
             return Err(PullError::Closed);
@@ -151,20 +199,33 @@ impl Answers {
             Some(status) => return Err(PullError::Answered(status)),
             None => return Err(PullError::Status(status[0])),
         }
-        let mut wire = vec![0; bytes as usize];
+        let Expected {
+            raw_bytes,
+            encoding,
+        } = expected;
+        let bytes = match encoding {
+            Encoding::Raw => raw_bytes,
+            Encoding::Zstd => {
+                let mut head = [0; PACKED_HEAD_BYTES];
+                self.whole(&mut head, raw_bytes).await?;
+                packed_len(head, raw_bytes).ok_or(PullError::Packed)?
+            }
+        };
+        let mut body = vec![0; bytes as usize];
+        self.whole(&mut body, raw_bytes).await?;
+        Ok(Pulled { body, raw_bytes })
+    }
+
+    /// Fills the buffer, which is a part of an answer of `expected` bytes.
+    async fn whole(&mut self, buffer: &mut [u8], expected: u32) -> Result<(), PullError> {
         let mut got = 0;
-        while got < wire.len() {
-            match self.some(&mut wire[got..]).await? {
-                0 => {
-                    return Err(PullError::Truncated {
-                        got,
-                        expected: bytes,
-                    });
-                }
+        while got < buffer.len() {
+            match self.some(&mut buffer[got..]).await? {
+                0 => return Err(PullError::Truncated { got, expected }),
                 more => got += more,
             }
         }
-        Ok(wire)
+        Ok(())
     }
 
     async fn some(&mut self, buffer: &mut [u8]) -> Result<usize, PullError> {

@@ -8,8 +8,10 @@ use qk_protocol::blocks::Blob;
 pub mod behaviour;
 pub mod download;
 pub mod lane;
+pub mod pack;
 pub mod part;
 pub mod serve;
+pub mod source;
 
 #[cfg(test)]
 mod tests;

@@ -15,11 +15,18 @@ use qk_protocol::blocks::{
     wire_len,
 };
 use qk_protocol::hash::Root;
+use tokio::select;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
-/// What is written between two looks at the clock.
-const PIECE_BYTES: usize = 64 << 10;
+use super::behaviour::Reader;
+use super::pack::pack;
+use crate::counters::Counters;
+use crate::crowd::{Crowd, Place};
+use crate::manners::{Grant, Uploads};
+
+/// How often somebody has to go while a request waits for memory.
+const PRESS_EVERY: Duration = Duration::from_millis(100);
 
 /// A blob that is here, opened. Files that are unlinked meanwhile stay readable.
 #[derive(Debug)]
@@ -80,10 +87,13 @@ pub struct ServeLimits {
     pub idle_max: Duration,
     /// How long 64 KiB may take to leave: slower readers are dropped.
     pub piece_timeout: Duration,
+    /// How long they may take while others want lanes or memory, and how long a lane may be without a
+    /// request then.
+    pub slow_after: Duration,
 }
 
 impl Default for ServeLimits {
-    /// 16 MiB, 4 lanes a peer, 64 in all; slower than 8 KiB/s is dropped.
+    /// 16 MiB, 4 lanes a peer, 64 in all; slower than 8 KiB/s is dropped, in a crowd than 32 KiB/s.
     fn default() -> Self {
         Self {
             encoded_bytes_max: 16 << 20,
@@ -92,6 +102,7 @@ impl Default for ServeLimits {
             busy_after: Duration::from_secs(2),
             idle_max: Duration::from_secs(30),
             piece_timeout: Duration::from_secs(8),
+            slow_after: Duration::from_secs(2),
         }
     }
 }
@@ -123,6 +134,9 @@ pub enum ServeError {
     /// The answer was not read fast enough.
     #[error("reads too slowly")]
     Slow,
+    /// Others wanted the room of a reader that dawdles, or has many lanes.
+    #[error("made room for others")]
+    Crowded,
     /// The connection broke.
     #[error("lane broke: {0}")]
     Io(#[from] io::Error),
@@ -133,36 +147,66 @@ pub struct Server {
     blobs: Arc<dyn Blobs>,
     obtain: Option<Arc<dyn Obtain>>,
     limits: ServeLimits,
+    uploads: Uploads,
     memory: Arc<Semaphore>,
+    crowd: Arc<Crowd>,
     lanes: Mutex<BTreeMap<PeerId, usize>>,
     sent_bytes: AtomicU64,
+    answered: AtomicU64,
+    counters: Counters,
 }
 
 impl Server {
-    /// A server of `blobs` within `limits`.
+    /// A server of `blobs` within `limits`, which gives whatever is asked for at once.
     pub fn new(blobs: Arc<dyn Blobs>, limits: ServeLimits) -> Arc<Self> {
-        Self::obtaining(blobs, limits, None)
+        Self::with(blobs, limits, Uploads::default(), Counters::default())
     }
 
-    /// As [`new`](Self::new); what is not here may be obtained.
+    /// A server that gives as its owner allows, and counts what it gives together with others.
+    pub fn with(
+        blobs: Arc<dyn Blobs>,
+        limits: ServeLimits,
+        uploads: Uploads,
+        counters: Counters,
+    ) -> Arc<Self> {
+        Self::obtaining(blobs, limits, uploads, counters, None)
+    }
+
+    /// As [`with`](Self::with); what is not here may be obtained.
     pub fn obtaining(
         blobs: Arc<dyn Blobs>,
         limits: ServeLimits,
+        uploads: Uploads,
+        counters: Counters,
         obtain: Option<Arc<dyn Obtain>>,
     ) -> Arc<Self> {
         Arc::new(Self {
             blobs,
             obtain,
+            uploads,
             memory: Arc::new(Semaphore::new(limits.encoded_bytes_max as usize)),
+            crowd: Crowd::new(limits.lanes_max, limits.slow_after),
             limits,
             lanes: Mutex::default(),
             sent_bytes: AtomicU64::new(0),
+            answered: AtomicU64::new(0),
+            counters,
         })
     }
 
     /// Lanes open now, over all peers.
     pub fn lanes(&self) -> usize {
-        self.lanes_by_peer().values().sum()
+        self.crowd.taken()
+    }
+
+    /// Peers with a lane.
+    pub fn readers(&self) -> usize {
+        self.lanes_by_peer().len()
+    }
+
+    /// Requests that were answered with blocks, since the start.
+    pub fn answered(&self) -> u64 {
+        self.answered.load(Ordering::Relaxed)
     }
 
     /// Bytes of answers that were sent whole, since the start.
@@ -171,14 +215,34 @@ impl Server {
     }
 
     /// Answers the requests of one lane until its reader closes it, or does what it may not.
-    pub async fn serve<S>(self: Arc<Self>, peer: PeerId, mut stream: S) -> Result<(), ServeError>
+    pub async fn serve<S>(self: Arc<Self>, reader: Reader, stream: S) -> Result<(), ServeError>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let _counted = self.count(peer).ok_or(ServeError::TooManyLanes)?;
+        let _counted = self.count(reader.peer).ok_or(ServeError::TooManyLanes)?;
+        let place = self.crowd.enter(reader.prefix);
+        let place = place.ok_or(ServeError::TooManyLanes)?;
+        select! {
+            served = self.answer_all(reader.peer, stream, &place) => served,
+            () = place.end() => Err(ServeError::Crowded),
+        }
+    }
+
+    async fn answer_all<S>(
+        &self,
+        peer: PeerId,
+        mut stream: S,
+        place: &Place,
+    ) -> Result<(), ServeError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
         while let Some(request) = self.read(&mut stream).await? {
-            let answer = self.answer(peer, request).await;
-            self.write(&mut stream, &answer).await?;
+            place.renew();
+            let answer = self.answer(peer, request, place).await;
+            let (status, bytes) = (answer.status, answer.wire.len());
+            self.write(&mut stream, answer, place).await?;
+            self.counters.blocks_answered(status, bytes);
         }
         Ok(())
     }
@@ -191,11 +255,8 @@ impl Server {
         read.map_err(|_| ServeError::Idle)?
     }
 
-    async fn answer(&self, peer: PeerId, request: Request) -> Answer {
-        if request.encoding != Encoding::Raw {
-            return Status::NotSpoken.into();
-        }
-        let answer = self.answer_with(&request, Self::open_whole).await;
+    async fn answer(&self, peer: PeerId, request: Request, place: &Place) -> Answer {
+        let answer = self.answer_with(&request, place, Self::open_whole).await;
         let Some(obtain) = &self.obtain else {
             return answer;
         };
@@ -203,21 +264,35 @@ impl Server {
             return answer;
         }
         // No memory is held meanwhile.
-        let ranges = request.ranges.clone();
-        match obtain.obtain(peer, request.blob, ranges).await {
-            Obtained::Here => self.answer_with(&request, Self::open_whole).await,
-            Obtained::Part => self.answer_with(&request, Self::open_part).await,
+        let obtaining = obtain.obtain(peer, request.blob, request.ranges.clone());
+        // That it takes its time is not the reader's doing.
+        let renewing = async {
+            loop {
+                place.renew();
+                sleep(PRESS_EVERY).await;
+            }
+        };
+        let obtained = select! {
+            obtained = obtaining => obtained,
+            never = renewing => never,
+        };
+        match obtained {
+            Obtained::Here => self.answer_with(&request, place, Self::open_whole).await,
+            Obtained::Part => self.answer_with(&request, place, Self::open_part).await,
             Obtained::Busy => Status::Busy.into(),
             Obtained::Lacks => Status::Lacks.into(),
         }
     }
 
-    async fn answer_with(&self, request: &Request, open: Opener) -> Answer {
+    async fn answer_with(&self, request: &Request, place: &Place, open: Opener) -> Answer {
         let Ok(bytes) = wire_len(&request.blob, &request.ranges) else {
             return Status::BadRange.into();
         };
-        let wait = Arc::clone(&self.memory).acquire_many_owned(bytes);
-        let Ok(Ok(memory)) = timeout(self.limits.busy_after, wait).await else {
+        let grant = match self.uploads.admit(bytes).await {
+            Ok(grant) => grant,
+            Err(status) => return status.into(),
+        };
+        let Some(memory) = self.memory_for(bytes, place).await else {
             return Status::Busy.into();
         };
         let (blobs, obtain) = (Arc::clone(&self.blobs), self.obtain.clone());
@@ -230,6 +305,7 @@ impl Server {
             Ok(Ok(wire)) => Answer {
                 status: Status::Ok,
                 wire,
+                grant: Some(grant),
                 _memory: Some(memory),
             },
             Ok(Err(status)) => status.into(),
@@ -256,17 +332,43 @@ impl Server {
         part.map(Source::Part).ok_or(Status::Busy)
     }
 
+    /// While it waits, those who dawdle or have many lanes have to go.
+    async fn memory_for(&self, bytes: u32, place: &Place) -> Option<OwnedSemaphorePermit> {
+        let wait = Arc::clone(&self.memory).acquire_many_owned(bytes);
+        let pressed = async {
+            loop {
+                sleep(PRESS_EVERY).await;
+                place.press();
+            }
+        };
+        let wait = async {
+            select! {
+                memory = wait => memory.ok(),
+                never = pressed => never,
+            }
+        };
+        timeout(self.limits.busy_after, wait).await.ok().flatten()
+    }
+
     async fn write(
         &self,
         stream: &mut (impl AsyncWrite + Unpin),
-        answer: &Answer,
+        answer: Answer,
+        place: &Place,
     ) -> Result<(), ServeError> {
         self.in_time(stream.write_all(&[answer.status.byte()]))
             .await?;
-        for piece in answer.wire.chunks(PIECE_BYTES) {
-            self.in_time(stream.write_all(piece)).await?;
+        if let Some(mut grant) = answer.grant {
+            for piece in answer.wire.chunks(grant.piece_bytes()) {
+                grant.take(piece.len()).await;
+                self.in_time(stream.write_all(piece)).await?;
+                place.renew();
+            }
         }
         self.in_time(stream.flush()).await?;
+        if answer.status == Status::Ok {
+            self.answered.fetch_add(1, Ordering::Relaxed);
+        }
         self.sent_bytes
             .fetch_add(answer.wire.len() as u64, Ordering::Relaxed);
         Ok(())
@@ -279,9 +381,6 @@ impl Server {
 
     fn count(self: &Arc<Self>, peer: PeerId) -> Option<Counted> {
         let mut lanes = self.lanes_by_peer();
-        if lanes.values().sum::<usize>() >= self.limits.lanes_max {
-            return None;
-        }
         let of_peer = lanes.entry(peer).or_default();
         if *of_peer >= self.limits.lanes_per_peer_max {
             return None;
@@ -328,6 +427,7 @@ impl Drop for Counted {
 struct Answer {
     status: Status,
     wire: Vec<u8>,
+    grant: Option<Grant>,
     _memory: Option<OwnedSemaphorePermit>,
 }
 
@@ -336,6 +436,7 @@ impl From<Status> for Answer {
         Self {
             status,
             wire: Vec::new(),
+            grant: None,
             _memory: None,
         }
     }
@@ -375,7 +476,11 @@ fn encode(source: &Source, blobs: &dyn Blobs, request: &Request) -> Result<Vec<u
         return Err(Status::BadRange);
     }
     let encoded = blocks::encode(&request.blob, &request.ranges, &held.data, &held.outboard);
-    encoded.map_err(|error| {
+    let packed = |raw: Vec<u8>| match request.encoding {
+        Encoding::Raw => raw,
+        Encoding::Zstd => pack(&raw),
+    };
+    encoded.map(packed).map_err(|error| {
         match (source, &error) {
             (_, EncodeError::Range(_)) => return Status::BadRange,
             (Source::Part(_), _) => return Status::Busy,

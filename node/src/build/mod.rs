@@ -11,6 +11,7 @@ pub mod host;
 mod log;
 mod outputs;
 pub mod pack;
+mod quota;
 mod run;
 pub mod rustc;
 pub mod sandbox;
@@ -29,6 +30,7 @@ use qk_protocol::time::UnixTime;
 
 pub use environment::Environment;
 pub use pack::{PackError, Packed};
+pub use quota::{InUse, Removed, TOOLCHAINS_QUOTA_BYTES};
 pub use run::Builder;
 pub use rustc::{NotHere, RustToolchain};
 pub use sandbox::{Cancel, Limits, Sandbox, SandboxError};

@@ -18,8 +18,8 @@ use super::sandbox::{Bind, End, Line, Run};
 use super::sources::{self, Access};
 use super::toolchain::{ZIG, ZIGBUILD, sha256_file};
 use super::{
-    BuildError, Cancel, Collected, Event, NotHere, Options, Order, Reason, RustToolchain, Sandbox,
-    Toolchains, rustc, warm,
+    BuildError, Cancel, Collected, Event, InUse, NotHere, Options, Order, Reason, RustToolchain,
+    Sandbox, Toolchains, rustc, warm,
 };
 
 /// `SOURCE_DATE_EPOCH` and the time of every source file: 2020-01-01. Part of recipe 1.
@@ -182,6 +182,7 @@ struct Tools {
     host: Host,
     zig: PathBuf,
     zigbuild: PathBuf,
+    _in_use: InUse,
 }
 
 impl Tools {
@@ -202,12 +203,15 @@ impl Tools {
             None => RustToolchain::active(toolchains, &order.target)?,
         };
         let zig = toolchains.unpacked(&ZIG).join("ziglang");
+        // Before they are looked for: what is found then stays.
+        let in_use = toolchains.in_use(&[&ZIG, &ZIGBUILD]);
         pinned(&ZIG)?;
         Ok(Self {
             host: Host::find(&options.root, &rust.programs())?,
             zigbuild: pinned(&ZIGBUILD)?,
             rust,
             zig,
+            _in_use: in_use,
         })
     }
 

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt, Full, Limited};
@@ -11,26 +12,44 @@ use hyper::{Method, Request, Response, header};
 use hyper_util::rt::TokioIo;
 use qk_protocol::hash::{NetworkId, Root};
 use qk_protocol::key::ArtifactKey;
+use qk_protocol::policy::Policy;
 use qk_protocol::statement::Statement;
+use qk_protocol::time::UnixTime;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tempfile::TempDir;
 use tokio::net::UnixStream;
 use tokio::task::JoinSet;
 
+use super::archive::Receiving;
+use super::peer::{is_in_its_place, is_ours, own_uid};
 use super::report::FindWire;
-use super::server::{io_problem, is_ours};
+use super::server::io_problem;
 use super::{
     ANSWER_BYTES_MAX, Artifact, ChangedWire, Cleaned, FetchLine, FetchReport, FindReport, FindSpec,
     PeerReport, Problem, ProblemKind, PublishWire, Reloaded, RootWire, Status,
 };
-use crate::home::Home;
+use crate::home::{Home, create_private_dir};
+use crate::manners::{PauseReason, PauseRequest};
 use crate::node::{FetchEvent, FetchSpec, Published};
+use crate::service::SYSTEM_SOCKET;
 use crate::store::FsckReport;
 
 /// The running node of a home. Each question goes over a connection of its own.
 #[derive(Debug, Clone)]
 pub struct Client {
     socket: PathBuf,
+    /// Set for the node of another user, which many share.
+    shared: Option<Arc<Shared>>,
+}
+
+/// What this user keeps to himself when another user's node fetches for him.
+#[derive(Debug)]
+struct Shared {
+    /// The user's own policy: the node knows only its own.
+    floor: Option<Policy>,
+    /// Where archives come to lie, as long as this client is used.
+    received: TempDir,
 }
 
 impl Client {
@@ -39,10 +58,68 @@ impl Client {
     /// # Errors
     /// When the socket belongs to another user, or cannot be reached although it is there.
     pub async fn connect(home: &Home) -> Result<Option<Self>, Problem> {
+        if let Some(named) = home.named_socket() {
+            return match Self::connect_at(home, named).await? {
+                Some(client) => Ok(Some(client)),
+                None => {
+                    let message = format!("no node answers on {}", named.display());
+                    Err(Problem::new(ProblemKind::Other, message))
+                }
+            };
+        }
         let client = Self {
             socket: home.socket(),
+            shared: None,
         };
         Ok(client.dial().await?.map(|_| client))
+    }
+
+    /// The node of the whole system, if one runs and this user may ask it.
+    ///
+    /// # Errors
+    /// When somebody else serves its socket.
+    pub async fn connect_system(home: &Home) -> Result<Option<Self>, Problem> {
+        match Self::connect_at(home, Path::new(SYSTEM_SOCKET)).await {
+            Err(problem) if problem.kind == ProblemKind::NotAllowed => Ok(None),
+            connected => connected,
+        }
+    }
+
+    async fn connect_at(home: &Home, socket: &Path) -> Result<Option<Self>, Problem> {
+        let stream = match UnixStream::connect(socket).await {
+            Ok(stream) => stream,
+            Err(error) if is_nobody(&error) => return Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                let message = format!("{}: you are not in its group", socket.display());
+                return Err(Problem::new(ProblemKind::NotAllowed, message));
+            }
+            Err(error) => return Err(io_problem(socket, &error)),
+        };
+        let socket = socket.to_owned();
+        if stream.peer_cred().is_ok_and(|peer| peer.uid() == own_uid()) {
+            return Ok(Some(Self {
+                socket,
+                shared: None,
+            }));
+        }
+        if !is_in_its_place(&stream, &socket) {
+            return Err(other_user(&socket));
+        }
+        let config = home.config()?;
+        let work = home.work();
+        let made = create_private_dir(&work).and_then(|()| {
+            tempfile::Builder::new()
+                .prefix("received-")
+                .tempdir_in(&work)
+        });
+        let received = made.map_err(|error| io_problem(&work, &error))?;
+        Ok(Some(Self {
+            socket,
+            shared: Some(Arc::new(Shared {
+                floor: config.policy,
+                received,
+            })),
+        }))
     }
 
     /// See [`Access::status`](crate::access::Access::status).
@@ -147,6 +224,22 @@ impl Client {
         self.post("/announce", &()).await
     }
 
+    /// See [`Access::pause`](crate::access::Access::pause).
+    ///
+    /// # Errors
+    /// As [`status`](Self::status).
+    pub async fn pause(&self, until: Option<UnixTime>) -> Result<Vec<PauseReason>, Problem> {
+        self.post("/pause", &PauseRequest { until }).await
+    }
+
+    /// See [`Access::resume`](crate::access::Access::resume).
+    ///
+    /// # Errors
+    /// As [`status`](Self::status).
+    pub async fn resume(&self) -> Result<Vec<PauseReason>, Problem> {
+        self.post("/resume", &()).await
+    }
+
     /// See [`Access::draw`](crate::access::Access::draw).
     ///
     /// # Errors
@@ -161,6 +254,45 @@ impl Client {
     /// # Errors
     /// As [`status`](Self::status).
     pub async fn fetch(
+        &self,
+        spec: &FetchSpec,
+        on_event: &(dyn Fn(FetchEvent) + Send + Sync),
+    ) -> Result<FetchReport, Problem> {
+        let Some(shared) = &self.shared else {
+            return self.fetch_there(spec, on_event).await;
+        };
+        let mut spec = spec.clone();
+        spec.policy = match (spec.policy, &shared.floor) {
+            (Some(asked), Some(floor)) => Some(asked.stricter(floor)),
+            (asked, floor) => asked.or_else(|| floor.clone()),
+        };
+        let mut report = self.fetch_there(&spec, on_event).await?;
+        let subject = &report.trusted.subject;
+        report.archive = self
+            .receive(subject.root, subject.size, shared.received.path())
+            .await?;
+        Ok(report)
+    }
+
+    /// An archive of the node's store, checked, as a file in `dir`.
+    async fn receive(&self, root: Root, size: u64, dir: &Path) -> Result<PathBuf, Problem> {
+        let path = format!("/archive/{root}");
+        let mut exchange = self.ask(Method::GET, &path, Bytes::new()).await?;
+        if !exchange.response.status().is_success() {
+            return Err(exchange.problem().await);
+        }
+        let mut receiving = Receiving::new(dir, root, size)?;
+        while let Some(piece) = exchange.more().await? {
+            let taken = tokio::task::spawn_blocking(move || {
+                receiving.take(&piece)?;
+                Ok::<_, Problem>(receiving)
+            });
+            receiving = taken.await.map_err(gone)??;
+        }
+        receiving.finish()
+    }
+
+    async fn fetch_there(
         &self,
         spec: &FetchSpec,
         on_event: &(dyn Fn(FetchEvent) + Send + Sync),
@@ -205,12 +337,7 @@ impl Client {
             .await
     }
 
-    async fn ask(
-        &self,
-        method: Method,
-        path: &'static str,
-        body: Bytes,
-    ) -> Result<Exchange, Problem> {
+    async fn ask(&self, method: Method, path: &str, body: Bytes) -> Result<Exchange, Problem> {
         let Some(stream) = self.dial().await? else {
             return Err(gone("nobody listens on its socket any more"));
         };
@@ -235,10 +362,15 @@ impl Client {
         })
     }
 
+    /// Whether whoever serves the socket may.
+    fn may_trust(&self, stream: &UnixStream) -> bool {
+        is_ours(stream) || (self.shared.is_some() && is_in_its_place(stream, &self.socket))
+    }
+
     /// A connection; `None` when nobody listens.
     async fn dial(&self) -> Result<Option<UnixStream>, Problem> {
         match UnixStream::connect(&self.socket).await {
-            Ok(stream) if is_ours(&stream) => Ok(Some(stream)),
+            Ok(stream) if self.may_trust(&stream) => Ok(Some(stream)),
             Ok(_) => Err(other_user(&self.socket)),
             Err(error) if is_nobody(&error) => Ok(None),
             Err(error) => Err(io_problem(&self.socket, &error)),

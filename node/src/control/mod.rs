@@ -1,8 +1,9 @@
 //! The control socket: how commands talk with a running node.
 //!
 //! A Unix socket of mode 0600 below the home, HTTP/1.1 with JSON over it. Only the node's own user
-//! and root are answered, and the client in turn asks only a node of its own user. What can be
-//! asked are the methods of [`Access`](crate::access::Access), one path each:
+//! and root are answered, and the client in turn asks only a node of its own user. The node of a
+//! whole system has a socket of mode 0660 elsewhere, and answers the members of its group some of it
+//! (`peer`). What can be asked are the methods of [`Access`](crate::access::Access), one path each:
 //!
 //! ```text
 //! GET  /status          -> Status
@@ -17,12 +18,16 @@
 //! POST /reload          -> Reloaded
 //! POST /draw            network id -> ArtifactKey or null
 //! POST /announce        -> null
+//! GET  /archive/<root>  -> the bytes, for those who cannot read the store
+//! POST /pause           {until?} -> [PauseReason]       /resume likewise, without a body
 //! ```
 //!
 //! Everything else than success is a status of 400 or more with a [`Problem`] as body. A fetch ends
 //! when its client goes away.
 
+mod archive;
 mod client;
+mod peer;
 mod problem;
 mod report;
 mod server;
@@ -37,10 +42,10 @@ use serde::{Deserialize, Serialize};
 pub use self::client::Client;
 pub use self::problem::{Problem, ProblemKind};
 pub use self::report::{
-    Artifact, Cleaned, ConnectionReport, FetchReport, FindReport, FindSpec, NetworkStatus,
-    PeerReport, Reloaded, Stage, Status, StoreStatus,
+    Artifact, Cleaned, ConnectionReport, Counters, DownloadStatus, FetchReport, FindReport,
+    FindSpec, NetworkStatus, PeerReport, ReachStatus, Reloaded, Stage, Status, StoreStatus,
 };
-pub use self::server::{Listener, serve};
+pub use self::server::{Listener, exclude, running, serve};
 use crate::node::FetchEvent;
 
 /// Bytes of a request's body: a statement of 16 KiB as a JSON string, and a path.

@@ -74,6 +74,8 @@ pub enum ProblemKind {
     Io,
     /// The node ended, or is ending.
     Stopping,
+    /// Only the administrator of the running node may.
+    NotAllowed,
     /// The running node and this program do not understand each other.
     Protocol,
     /// Anything else.
@@ -124,7 +126,7 @@ impl From<FetchError> for Problem {
                 known: Some(nodes(known)),
                 ..plain(ProblemKind::Silent)
             },
-            FetchError::Download { root, error } => Self {
+            FetchError::Download { root, error, .. } => Self {
                 root: Some(root),
                 ..plain(of_download(&error))
             },
@@ -132,6 +134,7 @@ impl From<FetchError> for Problem {
                 root: Some(root),
                 ..plain(ProblemKind::Download)
             },
+            FetchError::Spent { .. } => plain(ProblemKind::Download),
             FetchError::Part(error) => plain(of_part(&error)),
             FetchError::Size(_) => plain(ProblemKind::Corrupt),
             FetchError::Node(error) => error.into(),
@@ -145,7 +148,7 @@ impl From<NodeError> for Problem {
         match error {
             NodeError::Home(error) => error.into(),
             NodeError::Store(error) => error.into(),
-            NodeError::Start(_) | NodeError::Address { .. } => {
+            NodeError::Start(_) | NodeError::Address { .. } | NodeError::Gateway(_) => {
                 Self::new(ProblemKind::Address, message)
             }
             NodeError::NotJoined(_) => Self::new(ProblemKind::NotJoined, message),

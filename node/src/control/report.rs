@@ -11,11 +11,12 @@ use qk_protocol::statement::{Statement, StatementError};
 use qk_protocol::time::UnixTime;
 use serde::{Deserialize, Serialize};
 
+use crate::manners::{PauseReason, ShareStatus};
 use crate::node::{Fetched, From};
 use crate::store::{BlobInfo, CompactReport, Counts, GcReport};
 
 /// What a node is doing.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Status {
     /// Whether it is a running node; otherwise only this command's.
     pub running: bool,
@@ -37,6 +38,49 @@ pub struct Status {
     pub networks: Vec<NetworkStatus>,
     /// The store.
     pub store: StoreStatus,
+    /// What went in and out since it started.
+    #[serde(default)]
+    pub counters: Counters,
+    /// Artifacts that it downloads now.
+    #[serde(default)]
+    pub downloads: Vec<DownloadStatus>,
+    /// Artifacts that it told the networks last that it has.
+    #[serde(default)]
+    pub announced: usize,
+    /// What it gives and takes.
+    pub share: ShareStatus,
+    /// Why it pauses; it works, if nothing is named.
+    pub paused: Vec<PauseReason>,
+}
+
+/// What went in and out of a node since it started.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counters {
+    /// Bytes of answers about blocks that were sent whole.
+    pub sent_bytes: u64,
+    /// Bytes of artifacts that came, verified.
+    pub received_bytes: u64,
+    /// Requests of the index that were answered.
+    pub requests_answered: u64,
+    /// Requests for blocks that were answered with blocks.
+    pub blocks_answered: u64,
+    /// Peers that have a stream for blocks open now, each network's counted by itself.
+    pub readers: usize,
+}
+
+/// An artifact that a node downloads.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DownloadStatus {
+    /// Which release.
+    pub name: String,
+    /// Bytes in all.
+    pub size_bytes: u64,
+    /// Bytes that are here, those from an earlier attempt included.
+    pub here_bytes: u64,
+    /// Bytes that came since it began.
+    pub received_bytes: u64,
+    /// How long ago it began.
+    pub seconds: f64,
 }
 
 /// One network of a node.
@@ -66,6 +110,20 @@ pub struct NetworkStatus {
     /// Bytes of artifacts that were sent to others since the start, in their wire form.
     #[serde(default)]
     pub sent_bytes: u64,
+    /// Where others reach it.
+    #[serde(flatten)]
+    pub reach: ReachStatus,
+}
+
+/// Where others reach a node.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReachStatus {
+    /// `public`, `private` or `unknown`.
+    pub reachability: String,
+    /// Addresses that are known to lead to it.
+    pub external: Vec<String>,
+    /// Addresses over relays that it has reservations at.
+    pub relayed: Vec<String>,
 }
 
 /// The store of a node.
@@ -208,6 +266,12 @@ pub struct Reloaded {
     pub advanced: Vec<NetworkId>,
     /// Networks that it no longer takes part in.
     pub left: Vec<NetworkId>,
+    /// Settings of `config.toml` that changed and count from now on.
+    #[serde(default)]
+    pub settings: Vec<String>,
+    /// Settings of `config.toml` that changed and count when the node starts next.
+    #[serde(default)]
+    pub restart: Vec<String>,
 }
 
 impl FetchReport {

@@ -4,7 +4,7 @@ use std::fmt;
 use std::fs::{self, File, TryLockError};
 use std::future::Future;
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -26,22 +26,25 @@ use qk_protocol::key::ArtifactKey;
 use qk_protocol::statement::Statement;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::unix::SocketAddr;
 use tokio::net::{UnixListener, UnixSocket, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
+use super::peer::{self, Peer, admit};
 use super::report::FindWire;
 use super::{
     Artifact, ChangedWire, Cleaned, FetchLine, FetchReport, FindSpec, PeerReport, Problem,
-    ProblemKind, PublishWire, REQUEST_BYTES_MAX, Reloaded, RootWire, Status,
+    ProblemKind, PublishWire, REQUEST_BYTES_MAX, Reloaded, RootWire, Status, archive,
 };
 use crate::home::{Home, create_private_dir};
+use crate::manners::{PauseReason, PauseRequest};
 use crate::node::{FetchEvent, FetchSpec, Node, Published};
 use crate::store::FsckReport;
 
 /// Connections at once; more wait to be accepted.
 const CONNECTIONS_MAX: usize = 64;
+/// Of these, connections of members of the group: the administrator always gets through.
+const MEMBERS_MAX: usize = 48;
 /// Connections that wait to be accepted.
 const BACKLOG_MAX: u32 = 64;
 /// Events of a fetch that wait for its client; then they are merged.
@@ -56,7 +59,7 @@ const FAREWELL_MAX: Duration = Duration::from_secs(2);
 pub struct Listener {
     listener: UnixListener,
     bound: Bound,
-    slots: Arc<Semaphore>,
+    slots: Slots,
 }
 
 /// Binds the control socket of a node's home and answers on it until `shutdown`.
@@ -79,6 +82,14 @@ impl Listener {
     /// # Errors
     /// [`ProblemKind::Running`] when another node has it; otherwise what the system says.
     pub fn bind(home: &Home) -> Result<Self, Problem> {
+        Self::bind_for(home, None)
+    }
+
+    /// As [`bind`](Self::bind); the members of this group, by name or number, may fetch and query.
+    ///
+    /// # Errors
+    /// As [`bind`](Self::bind), and when there is no such group or the node may not give it away.
+    pub fn bind_for(home: &Home, group: Option<&str>) -> Result<Self, Problem> {
         create_private_dir(home.dir()).map_err(|error| io_problem(home.dir(), &error))?;
         let lock = lock(home)?;
         let path = home.socket();
@@ -87,14 +98,24 @@ impl Listener {
             let socket = UnixSocket::new_stream()?;
             socket.bind(&path)?;
             // Before it listens nobody can connect, so there is no moment with another mode.
-            fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
+            let mode = match group {
+                Some(name) => {
+                    chown(&path, None, Some(peer::group(name)?))?;
+                    0o660
+                }
+                None => 0o600,
+            };
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode))?;
             socket.listen(BACKLOG_MAX)
         };
         let listener = listen().map_err(|error| io_problem(&path, &error))?;
         Ok(Self {
             listener,
             bound: Bound { path, _lock: lock },
-            slots: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+            slots: Slots {
+                all: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+                members: group.map(|_| Arc::new(Semaphore::new(MEMBERS_MAX))),
+            },
         })
     }
 
@@ -116,6 +137,7 @@ impl Listener {
             shutdown.await;
             told.cancel();
         };
+        let app = app.into_make_service_with_connect_info::<Peer>();
         let serving = axum::serve(Guarded { listener, slots }, app).with_graceful_shutdown(asked);
         let farewell = async {
             ending.cancelled().await;
@@ -146,6 +168,36 @@ impl Drop for Bound {
             tracing::debug!(path = %self.path.display(), %error, "the control socket was not removed");
         }
     }
+}
+
+/// The process of the node that runs on this home, if one does.
+///
+/// # Errors
+/// When its lock cannot be read.
+pub fn running(home: &Home) -> io::Result<Option<u32>> {
+    let mut file = match File::open(home.dir().join("node.lock")) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    match file.try_lock_shared() {
+        Ok(()) => Ok(None),
+        Err(TryLockError::Error(error)) => Err(error),
+        Err(TryLockError::WouldBlock) => {
+            let mut process = String::new();
+            Read::take(&mut file, 20).read_to_string(&mut process)?;
+            // One that is just starting has not written it.
+            Ok(Some(process.trim().parse().unwrap_or(0)))
+        }
+    }
+}
+
+/// Keeps nodes from running on this home while the file that is returned is open.
+///
+/// # Errors
+/// [`ProblemKind::Running`] when one runs; otherwise what the system says.
+pub fn exclude(home: &Home) -> Result<File, Problem> {
+    lock(home)
 }
 
 /// Takes the lock that only one running node of a home has; it holds the number of its process.
@@ -180,7 +232,7 @@ fn lock(home: &Home) -> Result<File, Problem> {
     Ok(file)
 }
 
-/// Removes the socket of a node that ended without doing so. The lock says that none is alive.
+/// Removes the socket of a node that ended without doing so.
 fn remove_stale(path: &Path) -> Result<(), Problem> {
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -192,6 +244,11 @@ fn remove_stale(path: &Path) -> Result<(), Problem> {
             );
             Err(Problem::new(ProblemKind::Malformed, message))
         }
+        // Several homes may name one socket; the lock is only of one of them.
+        Ok(_) if std::os::unix::net::UnixStream::connect(path).is_ok() => {
+            let message = format!("another node answers on {}", path.display());
+            Err(Problem::new(ProblemKind::Running, message))
+        }
         Ok(_) => fs::remove_file(path).map_err(|error| io_problem(path, &error)),
     }
 }
@@ -200,60 +257,66 @@ pub(super) fn io_problem(path: &Path, error: &io::Error) -> Problem {
     Problem::new(ProblemKind::Io, format!("{}: {error}", path.display()))
 }
 
-/// Whether the other end of a connection is this user or root.
-pub(super) fn is_ours(stream: &UnixStream) -> bool {
-    let own = rustix::process::geteuid().as_raw();
-    stream
-        .peer_cred()
-        .is_ok_and(|peer| may_ask(peer.uid(), own))
-}
-
-pub(super) fn may_ask(peer: u32, own: u32) -> bool {
-    peer == own || peer == 0
-}
-
-/// Accepts only this user and root, and only so many at once.
+/// How many may be connected.
 #[derive(Debug)]
-struct Guarded {
+struct Slots {
+    all: Arc<Semaphore>,
+    /// None where only this user and root are answered.
+    members: Option<Arc<Semaphore>>,
+}
+
+/// Accepts only whom the node answers, and only so many at once.
+#[derive(Debug)]
+pub(super) struct Guarded {
     listener: UnixListener,
-    slots: Arc<Semaphore>,
+    slots: Slots,
 }
 
 impl axum::serve::Listener for Guarded {
     type Io = Connection;
-    type Addr = SocketAddr;
+    type Addr = Peer;
 
-    async fn accept(&mut self) -> (Connection, SocketAddr) {
+    async fn accept(&mut self) -> (Connection, Peer) {
         loop {
-            let Ok(slot) = self.slots.clone().acquire_owned().await else {
+            let Ok(slot) = self.slots.all.clone().acquire_owned().await else {
                 // Nobody closes the semaphore.
                 std::future::pending::<()>().await;
                 continue;
             };
-            let (stream, address) = axum::serve::Listener::accept(&mut self.listener).await;
-            if is_ours(&stream) {
-                return (
-                    Connection {
-                        stream,
-                        _slot: slot,
-                    },
-                    address,
-                );
+            let (stream, _) = axum::serve::Listener::accept(&mut self.listener).await;
+            let peer = Peer::of(&stream);
+            let member = match (peer, &self.slots.members) {
+                (Some(Peer::Administrator), _) => None,
+                (Some(Peer::Member), Some(members)) => members.clone().try_acquire_owned().ok(),
+                (Some(Peer::Member) | None, _) => None,
+            };
+            match peer {
+                Some(peer) if peer == Peer::Administrator || member.is_some() => {
+                    let slots = (slot, member);
+                    return (
+                        Connection {
+                            stream,
+                            _slots: slots,
+                        },
+                        peer,
+                    );
+                }
+                Some(_) | None => tracing::warn!("refused another user on the control socket"),
             }
-            tracing::warn!("refused another user on the control socket");
         }
     }
 
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.listener.local_addr()
+    fn local_addr(&self) -> io::Result<Peer> {
+        // Only to name it, which nothing does.
+        Ok(Peer::Administrator)
     }
 }
 
-/// A connection and its slot.
+/// A connection and its slots: of all, and of the members.
 #[derive(Debug)]
-struct Connection {
+pub(super) struct Connection {
     stream: UnixStream,
-    _slot: OwnedSemaphorePermit,
+    _slots: (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>),
 }
 
 impl AsyncRead for Connection {
@@ -286,8 +349,8 @@ impl AsyncWrite for Connection {
 
 /// What all handlers share.
 #[derive(Clone)]
-struct Control {
-    node: Arc<Node>,
+pub(super) struct Control {
+    pub(super) node: Arc<Node>,
     ending: CancellationToken,
 }
 
@@ -308,7 +371,10 @@ fn router(control: Control) -> Router {
         .route("/find", post(find))
         .route("/reload", post(reload))
         .route("/announce", post(announce))
+        .route("/pause", post(pause))
+        .route("/resume", post(resume))
         .route("/draw", post(draw))
+        .route("/archive/{root}", get(archive::send))
         .fallback(unknown)
         .method_not_allowed_fallback(unknown)
         .layer(DefaultBodyLimit::max(REQUEST_BYTES_MAX))
@@ -316,6 +382,8 @@ fn router(control: Control) -> Router {
             control.clone(),
             until_the_end,
         ))
+        // The outermost: what a peer may not ask is not even read.
+        .layer(middleware::from_fn(admit))
         .with_state(control)
 }
 
@@ -383,11 +451,20 @@ async fn find(State(control): State<Control>, body: Given) -> Answer<FindWire> {
 }
 
 async fn reload(State(control): State<Control>) -> Answer<Reloaded> {
-    Ok(Json(control.node.reload().await?))
+    Ok(Json(control.node.reload_all().await?))
 }
 
 async fn announce(State(control): State<Control>) -> Answer<()> {
     Ok(Json(control.node.announce().await?))
+}
+
+async fn pause(State(control): State<Control>, body: Given) -> Answer<Vec<PauseReason>> {
+    let PauseRequest { until } = read(body)?;
+    Ok(Json(control.node.pause(until).await?))
+}
+
+async fn resume(State(control): State<Control>) -> Answer<Vec<PauseReason>> {
+    Ok(Json(control.node.resume().await?))
 }
 
 async fn draw(State(control): State<Control>, body: Given) -> Answer<Option<ArtifactKey>> {
@@ -544,6 +621,7 @@ impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let status = match self.kind {
             ProblemKind::Protocol => StatusCode::BAD_REQUEST,
+            ProblemKind::NotAllowed => StatusCode::FORBIDDEN,
             ProblemKind::Stopping => StatusCode::SERVICE_UNAVAILABLE,
             _ => StatusCode::UNPROCESSABLE_ENTITY,
         };

@@ -13,6 +13,8 @@ use qk_protocol::message::{self, ADDRESS_BYTES_MAX, ADDRESSES_MAX, NODE_ID_BYTES
 
 /// Addresses dialled of one contact.
 pub const ADDRESSES_DIALLED_MAX: usize = 2;
+/// Addresses over relays kept of one contact.
+pub const CIRCUITS_MAX: usize = 2;
 
 /// A node and where it can be dialled, addresses without `/p2p`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,12 +92,27 @@ impl Contact {
         point_of(&self.peer)
     }
 
-    /// What is dialled: TCP before QUIC, since TCP carries bulk faster.
+    /// What is dialled: TCP before QUIC, since TCP carries bulk faster. None of it over relays.
     pub(super) fn dialled(&self) -> Vec<Multiaddr> {
-        let mut addrs = self.addrs.clone();
+        let mut addrs: Vec<Multiaddr> = self.direct().cloned().collect();
         addrs.sort_by_key(is_quic);
         addrs.truncate(ADDRESSES_DIALLED_MAX);
         addrs
+    }
+
+    fn direct(&self) -> impl Iterator<Item = &Multiaddr> {
+        self.addrs.iter().filter(|address| !is_circuit(address))
+    }
+
+    /// What is dialled when there is no other way.
+    pub(super) fn circuits(&self) -> Vec<Circuit> {
+        let circuits = self.addrs.iter().filter_map(Circuit::of);
+        circuits.take(CIRCUITS_MAX).collect()
+    }
+
+    /// Whether the node can be reached over relays alone, which takes longer.
+    pub fn is_behind_relays(&self) -> bool {
+        !self.addrs.is_empty() && self.direct().next().is_none()
     }
 }
 
@@ -124,8 +141,14 @@ impl AddressRules {
         (self.quic || !quic) && is_host(ip) && (self.allow_private || !is_private(ip))
     }
 
-    /// The first few permitted addresses of `peer`, without `/p2p` and without repetition. An
-    /// address that names another peer is left out.
+    /// Whether `address` leads over a relay that may be dialled: exactly
+    /// `<address>/p2p/<relay>/p2p-circuit`, which a `/p2p` may follow.
+    pub fn permit_circuit(&self, address: &Multiaddr) -> bool {
+        Circuit::of(address).is_some_and(|circuit| self.permit(&circuit.relay_address))
+    }
+
+    /// The first few permitted addresses of `peer`, without `/p2p` and without repetition, at most
+    /// [`CIRCUITS_MAX`] of them over relays. An address that names another peer is left out.
     pub fn keep(&self, peer: PeerId, addrs: impl IntoIterator<Item = Multiaddr>) -> Vec<Multiaddr> {
         let mut kept: Vec<Multiaddr> = Vec::new();
         for mut address in addrs {
@@ -137,7 +160,12 @@ impl AddressRules {
                 Some(Protocol::P2p(_)) => continue,
                 _ => {}
             }
-            if self.permit(&address) && !kept.contains(&address) {
+            let circuits = kept.iter().filter(|kept| is_circuit(kept)).count();
+            let permitted = match is_circuit(&address) {
+                true => circuits < CIRCUITS_MAX && self.permit_circuit(&address),
+                false => self.permit(&address),
+            };
+            if permitted && !kept.contains(&address) {
                 kept.push(address);
             }
             if kept.len() == ADDRESSES_MAX {
@@ -148,13 +176,73 @@ impl AddressRules {
     }
 }
 
-/// The network that an address belongs to, as far as one operator usually commands all of it.
+/// An address over a relay.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Circuit {
+    /// The relay.
+    pub relay: PeerId,
+    /// Where the relay is dialled, without `/p2p`.
+    pub relay_address: Multiaddr,
+    /// Who is at the other end, if the address says so.
+    pub target: Option<PeerId>,
+}
+
+impl Circuit {
+    /// Reads `<address>/p2p/<relay>/p2p-circuit` with or without `/p2p/<target>`.
+    pub fn of(address: &Multiaddr) -> Option<Self> {
+        let mut parts = address.iter();
+        let mut relay_address = Multiaddr::empty();
+        let relay = loop {
+            match parts.next()? {
+                Protocol::P2p(relay) => break relay,
+                Protocol::P2pCircuit => return None,
+                part => relay_address.push(part),
+            }
+        };
+        if parts.next()? != Protocol::P2pCircuit {
+            return None;
+        }
+        let target = match (parts.next(), parts.next()) {
+            (None, _) => None,
+            (Some(Protocol::P2p(target)), None) => Some(target),
+            _ => return None,
+        };
+        Some(Self {
+            relay,
+            relay_address,
+            target,
+        })
+    }
+
+    /// The address to dial, without the target.
+    pub fn address(&self) -> Multiaddr {
+        self.relay_address
+            .clone()
+            .with(Protocol::P2p(self.relay))
+            .with(Protocol::P2pCircuit)
+    }
+
+    /// The IP address of the relay, if it is named by one.
+    pub fn relay_ip(&self) -> Option<IpAddr> {
+        ip_of(&self.relay_address)
+    }
+}
+
+/// Whether an address leads over a relay, or says that a connection did.
+pub(crate) fn is_circuit(address: &Multiaddr) -> bool {
+    address.iter().any(|part| part == Protocol::P2pCircuit)
+}
+
+/// The network that an address belongs to, as far as one operator usually commands all of it: on a
+/// local network that is one machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Prefix {
     /// An IPv4 /24.
     V4([u8; 3]),
     /// An IPv6 /48.
     V6([u8; 6]),
+    /// A machine on a local network.
+    Host(IpAddr),
 }
 
 impl Prefix {
@@ -162,6 +250,10 @@ impl Prefix {
     pub fn of(address: &Multiaddr) -> Option<Self> {
         match ip_of(address)? {
             ip if ip.is_loopback() => None,
+            IpAddr::V4(ip) if ip.is_private() || ip.is_link_local() => Some(Self::Host(ip.into())),
+            IpAddr::V6(ip) if ip.is_unique_local() || ip.is_unicast_link_local() => {
+                Some(Self::Host(ip.into()))
+            }
             IpAddr::V4(ip) => ip.octets().first_chunk().copied().map(Self::V4),
             IpAddr::V6(ip) => ip.octets().first_chunk().copied().map(Self::V6),
         }
@@ -198,9 +290,11 @@ pub(super) fn is_quic(address: &Multiaddr) -> bool {
     address.iter().any(|part| part == Protocol::QuicV1)
 }
 
-/// `tcp`, `quic` or `other`, for lines a person reads.
+/// `tcp`, `quic`, `relay` or `other`, for lines a person reads.
 pub(super) fn transport_name(address: &Multiaddr) -> &'static str {
-    if is_quic(address) {
+    if is_circuit(address) {
+        "relay"
+    } else if is_quic(address) {
         "quic"
     } else if address.iter().any(|part| matches!(part, Protocol::Tcp(_))) {
         "tcp"
@@ -363,6 +457,38 @@ mod tests {
         );
         assert_eq!(Contact::named(&foreign).unwrap().peer, other);
         assert!(Contact::named(&addr("/ip4/8.8.8.8/tcp/2")).is_err());
+    }
+
+    #[test]
+    fn circuits_are_of_one_form_and_few() {
+        let (relay, peer) = (PeerId::random(), PeerId::random());
+        let over = |base: &str| addr(&format!("{base}/p2p/{relay}/p2p-circuit"));
+        let good = over("/ip4/8.8.8.8/udp/4001/quic-v1");
+        let circuit = Circuit::of(&good.clone().with_p2p(peer).unwrap()).unwrap();
+        assert_eq!((circuit.relay, circuit.target), (relay, Some(peer)));
+        assert_eq!(circuit.address(), good);
+        assert!(PUBLIC.permit_circuit(&good) && !PUBLIC.permit(&good));
+        for bad in [
+            over("/ip4/10.0.0.1/tcp/1"),
+            over("/dns4/host.example/tcp/1"),
+            over(""),
+            addr("/ip4/8.8.8.8/tcp/1/p2p-circuit"),
+            addr(&format!("/ip4/8.8.8.8/tcp/1/p2p/{relay}")),
+            over("/ip4/8.8.8.8/tcp/1").with(Protocol::Tcp(80)),
+            over("/ip4/8.8.8.8/tcp/1").with(Protocol::P2pCircuit),
+        ] {
+            assert!(!PUBLIC.permit_circuit(&bad), "{bad}");
+        }
+        let many = (1..9).map(|port| over(&format!("/ip4/8.8.8.8/tcp/{port}")));
+        let kept = PUBLIC.keep(peer, many.chain([addr("/ip4/8.8.8.8/tcp/9")]));
+        assert_eq!(kept.len(), CIRCUITS_MAX + 1);
+        let contact = Contact { peer, addrs: kept };
+        assert_eq!(contact.dialled(), [addr("/ip4/8.8.8.8/tcp/9")]);
+        assert!(!contact.is_behind_relays());
+        assert_eq!(contact.circuits().len(), CIRCUITS_MAX);
+        // Those of somebody else are left out.
+        let foreign = good.with_p2p(PeerId::random()).unwrap();
+        assert!(PUBLIC.keep(peer, [foreign]).is_empty());
     }
 
     #[test]

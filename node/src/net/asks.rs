@@ -1,6 +1,7 @@
 //! Requests of our own: dial if need be, send, hand the reply to whoever asked.
 
 use std::collections::HashMap;
+use std::time::{Duration, Instant};
 
 use libp2p::PeerId;
 use libp2p::request_response::{OutboundFailure, OutboundRequestId};
@@ -9,7 +10,7 @@ use libp2p::swarm::{ConnectionId, DialError, Swarm};
 use tokio::sync::oneshot;
 
 use super::AskError;
-use super::address::Contact;
+use super::address::{Circuit, Contact, is_quic};
 use super::behaviour::Behaviour;
 use super::codec::Carried;
 use super::gate::Refused;
@@ -30,14 +31,39 @@ pub(super) struct Asks {
     asking_max: usize,
     asking_per_peer_max: usize,
     dials: HashMap<PeerId, Dial>,
+    /// Relays that said lately how this node looks from outside.
+    asked_relays: HashMap<PeerId, Instant>,
     sent: HashMap<OutboundRequestId, Sent>,
 }
 
 #[derive(Debug)]
 struct Dial {
     id: ConnectionId,
+    stage: Stage,
     waiting: Vec<Ask>,
 }
+
+/// How far a dial is. Whoever cannot be dialled directly is dialled over a relay, and a direct
+/// connection is waited for.
+#[derive(Debug)]
+enum Stage {
+    /// These addresses over relays are left if it fails.
+    Direct(Vec<Circuit>),
+    /// The relay is dialled over QUIC, so that it can say how this node looks from outside: over TCP
+    /// it would see a port that nobody listens on.
+    Relay(Vec<Circuit>),
+    /// The peer is dialled over the relay.
+    Circuit,
+    /// There is a relayed connection, and a direct one is on its way.
+    Upgrade,
+    /// The relayed one is over, at that time. The other side may have seen the direct one first.
+    Late(Instant),
+}
+
+/// How long after the relayed connection a direct one may come.
+const DIRECT_LATE_MAX: Duration = Duration::from_secs(2);
+/// How long a relay's word about this node's address is good.
+const RELAY_WORD_TIME: Duration = Duration::from_secs(20);
 
 #[derive(Debug)]
 struct Sent {
@@ -53,6 +79,7 @@ impl Asks {
             asking_max: limits.asking_max,
             asking_per_peer_max: limits.asking_per_peer_max,
             dials: HashMap::new(),
+            asked_relays: HashMap::new(),
             sent: HashMap::new(),
         }
     }
@@ -100,6 +127,13 @@ impl Asks {
             dial.waiting.push(ask);
             return;
         }
+        let circuits = match swarm.behaviour().punch.is_enabled() {
+            true => ask.contact.circuits(),
+            false => Vec::new(),
+        };
+        if ask.contact.is_behind_relays() && !circuits.is_empty() {
+            return self.dial_relay(swarm, peer, circuits, vec![ask]);
+        }
         // Always: kad may be dialling the peer by a worse address.
         let options = DialOpts::peer_id(peer)
             .condition(PeerCondition::Always)
@@ -111,8 +145,113 @@ impl Asks {
             Err(error) => drop(ask.reply.send(Err(AskError::from_dial(&error)))),
             Ok(()) => {
                 let waiting = vec![ask];
-                self.dials.insert(peer, Dial { id, waiting });
+                let stage = Stage::Direct(circuits);
+                self.dials.insert(peer, Dial { id, stage, waiting });
             }
+        }
+    }
+
+    fn dial_relay(
+        &mut self,
+        swarm: &mut Swarm<Behaviour>,
+        peer: PeerId,
+        circuits: Vec<Circuit>,
+        waiting: Vec<Ask>,
+    ) {
+        self.asked_relays
+            .retain(|_, at| at.elapsed() < RELAY_WORD_TIME);
+        let quic = circuits.iter().find(|one| is_quic(&one.relay_address));
+        let Some(circuit) = quic.filter(|one| !self.asked_relays.contains_key(&one.relay)) else {
+            return self.dial_circuit(swarm, peer, &circuits, waiting);
+        };
+        // From the port that is listened on, if there is one, and otherwise from the one that will
+        // be used again for the direct connection.
+        let options = DialOpts::peer_id(circuit.relay)
+            .condition(PeerCondition::Always)
+            .addresses(vec![circuit.relay_address.clone()])
+            .build();
+        let id = options.connection_id();
+        match swarm.dial(options) {
+            Ok(()) => {
+                let stage = Stage::Relay(circuits);
+                self.dials.insert(peer, Dial { id, stage, waiting });
+            }
+            Err(_) => self.dial_circuit(swarm, peer, &circuits, waiting),
+        }
+    }
+
+    fn dial_circuit(
+        &mut self,
+        swarm: &mut Swarm<Behaviour>,
+        peer: PeerId,
+        circuits: &[Circuit],
+        waiting: Vec<Ask>,
+    ) {
+        let options = DialOpts::peer_id(peer)
+            .condition(PeerCondition::Always)
+            .addresses(circuits.iter().map(Circuit::address).collect())
+            .build();
+        let id = options.connection_id();
+        swarm.behaviour_mut().gate.want_circuit(id);
+        match swarm.dial(options) {
+            Ok(()) => {
+                let stage = Stage::Circuit;
+                self.dials.insert(peer, Dial { id, stage, waiting });
+            }
+            Err(error) => fail(waiting, &AskError::from_dial(&error)),
+        }
+    }
+
+    /// Whether a peer is asked how this node looks from outside.
+    pub(super) fn is_relay(&self, peer: &PeerId) -> bool {
+        let of = |circuits: &[Circuit]| circuits.iter().any(|one| one.relay == *peer);
+        let mut stages = self.dials.values().map(|dial| &dial.stage);
+        stages.any(|stage| matches!(stage, Stage::Relay(circuits) if of(circuits)))
+    }
+
+    /// A peer told how it sees this node over a connection.
+    pub(super) fn identified(&mut self, swarm: &mut Swarm<Behaviour>, id: ConnectionId) {
+        self.relay_done(swarm, id, true);
+    }
+
+    fn relay_done(&mut self, swarm: &mut Swarm<Behaviour>, id: ConnectionId, told: bool) {
+        let waits = |dial: &Dial| dial.id == id && matches!(dial.stage, Stage::Relay(_));
+        let peers = self.dials.iter().filter(|(_, dial)| waits(dial));
+        for peer in peers.map(|(peer, _)| *peer).collect::<Vec<_>>() {
+            let Some(Dial { stage, waiting, .. }) = self.dials.remove(&peer) else {
+                continue;
+            };
+            if let Stage::Relay(circuits) = stage {
+                if told && let Some(circuit) = circuits.first() {
+                    self.asked_relays.insert(circuit.relay, Instant::now());
+                }
+                self.dial_circuit(swarm, peer, &circuits, waiting);
+            }
+        }
+    }
+
+    /// A relayed connection is there.
+    pub(super) fn connected_over_relay(&mut self, id: ConnectionId) {
+        let mut dials = self.dials.values_mut();
+        if let Some(dial) = dials.find(|dial| dial.id == id) {
+            dial.stage = Stage::Upgrade;
+        }
+    }
+
+    /// A connection is over, perhaps a relayed one.
+    pub(super) fn closed(&mut self, id: ConnectionId) {
+        let mut dials = self.dials.values_mut();
+        let over = |dial: &&mut Dial| dial.id == id && matches!(dial.stage, Stage::Upgrade);
+        if let Some(dial) = dials.find(over) {
+            dial.stage = Stage::Late(Instant::now());
+        }
+    }
+
+    /// Tells those who wait for a direct connection that none comes any more.
+    pub(super) fn give_up_late(&mut self) {
+        let late = |dial: &Dial| matches!(dial.stage, Stage::Late(since) if since.elapsed() >= DIRECT_LATE_MAX);
+        for (_, dial) in self.dials.extract_if(|_, dial| late(dial)) {
+            fail(dial.waiting, &AskError::NoDirect);
         }
     }
 
@@ -157,13 +296,31 @@ impl Asks {
     }
 
     /// A dial failed: if it was ours, those who wait for it learn why.
-    pub(super) fn dial_failed(&mut self, peer: PeerId, id: ConnectionId, error: &DialError) {
-        if self.dials.get(&peer).is_none_or(|dial| dial.id != id) {
+    pub(super) fn dial_failed(
+        &mut self,
+        swarm: &mut Swarm<Behaviour>,
+        id: ConnectionId,
+        error: &DialError,
+    ) {
+        self.relay_done(swarm, id, false);
+        let failed = self.dials.iter().find(|(_, dial)| dial.id == id);
+        let Some(peer) = failed.map(|(peer, _)| *peer) else {
             return;
-        }
-        let waiting = self.dials.remove(&peer).map(|dial| dial.waiting);
-        for ask in waiting.unwrap_or_default() {
-            drop(ask.reply.send(Err(AskError::from_dial(error))));
+        };
+        let Some(Dial { stage, waiting, .. }) = self.dials.remove(&peer) else {
+            return;
+        };
+        match stage {
+            Stage::Direct(circuits) if !circuits.is_empty() => {
+                self.dial_relay(swarm, peer, circuits, waiting);
+            }
+            Stage::Direct(_)
+            | Stage::Relay(_)
+            | Stage::Circuit
+            | Stage::Upgrade
+            | Stage::Late(_) => {
+                fail(waiting, &AskError::from_dial(error));
+            }
         }
     }
 
@@ -213,13 +370,21 @@ impl Asks {
     }
 }
 
+fn fail(waiting: Vec<Ask>, error: &AskError) {
+    for ask in waiting {
+        drop(ask.reply.send(Err(error.clone())));
+    }
+}
+
 impl AskError {
     fn from_dial(error: &DialError) -> Self {
         match error {
             DialError::NoAddresses => Self::NoAddress,
             DialError::Denied { cause } => match cause.downcast_ref::<Refused>() {
                 Some(Refused::Banned { why, .. }) => Self::Banned { why: why.clone() },
-                Some(refused @ Refused::Full { .. }) => Self::Dial(refused.to_string()),
+                Some(
+                    refused @ (Refused::Full { .. } | Refused::Circuit | Refused::Addresses { .. }),
+                ) => Self::Dial(refused.to_string()),
                 None => Self::Dial(cause.to_string()),
             },
             error => Self::Dial(error.to_string()),

@@ -16,8 +16,8 @@ use libp2p::swarm::{
 };
 use libp2p::{Multiaddr, PeerId};
 
-use super::address::Prefix;
-use super::limits::{BAN_TIME, BANS_MAX, Limits};
+use super::address::{Prefix, is_circuit};
+use super::limits::{BAN_TIME, BANS_MAX, Limits, PUNCH_ADDRESSES_MAX};
 
 /// Why a connection was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -28,6 +28,15 @@ pub enum Refused {
         /// Which limit it was.
         kind: &'static str,
         /// The limit.
+        max: usize,
+    },
+    /// A stranger's address over a relay: nobody asked for it.
+    #[error("addresses over relays are dialled only for somebody who waits for it")]
+    Circuit,
+    /// More addresses than one who wants a direct connection has.
+    #[error("more than {max} addresses of one peer")]
+    Addresses {
+        /// How many there may be.
         max: usize,
     },
     /// The peer misbehaved.
@@ -55,6 +64,8 @@ pub struct Ban {
 pub(super) struct Gate {
     limits: Limits,
     connections: HashMap<ConnectionId, Connection>,
+    /// The dial over a relay that is wanted, until it begins.
+    wanted: Option<ConnectionId>,
     bans: HashMap<PeerId, Ban>,
     /// The order in which bans were spoken, for forgetting the oldest.
     banned: VecDeque<PeerId>,
@@ -65,6 +76,8 @@ struct Connection {
     stage: Stage,
     peer: Option<PeerId>,
     prefix: Option<Prefix>,
+    /// Over a relay, whose prefix it is then.
+    relayed: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,9 +93,15 @@ impl Gate {
         Self {
             limits,
             connections: HashMap::new(),
+            wanted: None,
             bans: HashMap::new(),
             banned: VecDeque::new(),
         }
+    }
+
+    /// Lets this dial, which goes over a relay, begin.
+    pub(super) fn want_circuit(&mut self, id: ConnectionId) {
+        self.wanted = Some(id);
     }
 
     /// Refuses every further connection with `peer` for [`BAN_TIME`].
@@ -121,6 +140,11 @@ impl Gate {
                 self.room("pending inbound", self.limits.pending_in_max, |c| {
                     c.stage == Stage::PendingIn
                 })?;
+                if new.relayed {
+                    return self.admit_relayed(new.prefix).map(|()| {
+                        self.connections.insert(id, new);
+                    });
+                }
                 if new.prefix.is_some() {
                     let max = self.limits.pending_in_per_prefix_max;
                     self.room("pending per-prefix", max, |c| {
@@ -145,6 +169,7 @@ impl Gate {
         stage: Stage,
         peer: PeerId,
         remote: &Multiaddr,
+        relay: Option<&Multiaddr>,
     ) -> Result<(), Refused> {
         // It counts as established or not at all from here on, not as pending too.
         self.connections.remove(&id);
@@ -154,7 +179,11 @@ impl Gate {
             Stage::In | Stage::PendingIn => ("inbound", limits.established_in_max),
             Stage::Out | Stage::PendingOut => ("outbound", limits.established_out_max),
         };
-        let prefix = Prefix::of(remote);
+        let relayed = relay.is_some();
+        let prefix = Prefix::of(relay.unwrap_or(remote));
+        if relayed {
+            self.admit_relayed(prefix)?;
+        }
         self.room(kind, max, |c| c.stage == stage)?;
         self.room("established", limits.established_max, |c| {
             c.is_established()
@@ -162,7 +191,9 @@ impl Gate {
         self.room("per-peer", limits.per_peer_max, |c| {
             c.is_established() && c.peer == Some(peer)
         })?;
-        self.room_in_prefix(prefix)?;
+        if !relayed {
+            self.room_in_prefix(prefix)?;
+        }
         let peer = Some(peer);
         self.connections.insert(
             id,
@@ -170,9 +201,36 @@ impl Gate {
                 stage,
                 peer,
                 prefix,
+                relayed,
             },
         );
         Ok(())
+    }
+
+    fn admit_relayed(&self, relay: Option<Prefix>) -> Result<(), Refused> {
+        let limits = &self.limits;
+        self.room("relayed", limits.relayed_max, |c| c.relayed)?;
+        self.room("relayed per-prefix", limits.relayed_per_prefix_max, |c| {
+            c.relayed && c.prefix == relay
+        })
+    }
+
+    /// kad and others dial what strangers tell them: never over a relay, and a peer that wants a
+    /// direct connection shall not have us dial half the world.
+    fn check_addresses(
+        &mut self,
+        id: ConnectionId,
+        addresses: &[Multiaddr],
+    ) -> Result<(), Refused> {
+        let wanted = self.wanted.take() == Some(id);
+        let max = PUNCH_ADDRESSES_MAX;
+        if !wanted && addresses.iter().any(is_circuit) {
+            return Err(Refused::Circuit);
+        }
+        match addresses.len() > max {
+            true => Err(Refused::Addresses { max }),
+            false => Ok(()),
+        }
     }
 
     fn refuse_banned(&self, peer: &PeerId) -> Result<(), Refused> {
@@ -189,7 +247,7 @@ impl Gate {
         match prefix {
             None => Ok(()),
             Some(_) => self.room("per-prefix", self.limits.per_prefix_max, |c| {
-                c.prefix == prefix && c.stage != Stage::PendingOut
+                c.prefix == prefix && c.stage != Stage::PendingOut && !c.relayed
             }),
         }
     }
@@ -208,6 +266,11 @@ impl Gate {
     }
 }
 
+/// The address of the relay that a connection goes over, by one of its addresses.
+fn relay_of(address: &Multiaddr) -> Option<&Multiaddr> {
+    is_circuit(address).then_some(address)
+}
+
 impl Connection {
     fn is_established(&self) -> bool {
         matches!(self.stage, Stage::In | Stage::Out)
@@ -221,13 +284,15 @@ impl NetworkBehaviour for Gate {
     fn handle_pending_inbound_connection(
         &mut self,
         id: ConnectionId,
-        _: &Multiaddr,
+        local: &Multiaddr,
         remote: &Multiaddr,
     ) -> Result<(), ConnectionDenied> {
+        let relay = relay_of(local);
         let new = Connection {
             stage: Stage::PendingIn,
             peer: None,
-            prefix: Prefix::of(remote),
+            prefix: Prefix::of(relay.unwrap_or(remote)),
+            relayed: relay.is_some(),
         };
         self.admit_pending(id, new).map_err(ConnectionDenied::new)
     }
@@ -236,10 +301,10 @@ impl NetworkBehaviour for Gate {
         &mut self,
         id: ConnectionId,
         peer: PeerId,
-        _: &Multiaddr,
+        local: &Multiaddr,
         remote: &Multiaddr,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        self.admit(id, Stage::In, peer, remote)
+        self.admit(id, Stage::In, peer, remote, relay_of(local))
             .map(|()| dummy::ConnectionHandler)
             .map_err(ConnectionDenied::new)
     }
@@ -248,13 +313,16 @@ impl NetworkBehaviour for Gate {
         &mut self,
         id: ConnectionId,
         peer: Option<PeerId>,
-        _: &[Multiaddr],
+        addresses: &[Multiaddr],
         _: Endpoint,
     ) -> Result<Vec<Multiaddr>, ConnectionDenied> {
+        self.check_addresses(id, addresses)
+            .map_err(ConnectionDenied::new)?;
         let new = Connection {
             stage: Stage::PendingOut,
             peer,
             prefix: None,
+            relayed: false,
         };
         self.admit_pending(id, new)
             .map(|()| Vec::new())
@@ -269,7 +337,7 @@ impl NetworkBehaviour for Gate {
         _: Endpoint,
         _: PortUse,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        self.admit(id, Stage::Out, peer, remote)
+        self.admit(id, Stage::Out, peer, remote, relay_of(remote))
             .map(|()| dummy::ConnectionHandler)
             .map_err(ConnectionDenied::new)
     }
@@ -316,7 +384,57 @@ mod tests {
         match result.unwrap_err() {
             Refused::Full { kind, .. } => kind,
             Refused::Banned { .. } => "banned",
+            Refused::Circuit => "circuit",
+            Refused::Addresses { .. } => "addresses",
         }
+    }
+
+    fn pending_out(gate: &mut Gate, number: usize, addresses: &[Multiaddr]) -> bool {
+        gate.handle_pending_outbound_connection(id(number), None, addresses, Endpoint::Dialer)
+            .is_ok()
+    }
+
+    #[test]
+    fn relayed_connections_are_few_and_only_those_that_were_asked_for() {
+        let mut gate = Gate::new(Limits::laptop());
+        let over = |prefix: u8| -> Multiaddr {
+            let relay = PeerId::random();
+            format!("/ip4/8.8.{prefix}.8/tcp/1/p2p/{relay}/p2p-circuit")
+                .parse()
+                .unwrap()
+        };
+        assert!(!pending_out(&mut gate, 1, &[over(1)]));
+        gate.want_circuit(id(2));
+        assert!(!pending_out(&mut gate, 1, &[over(1)]), "another dial");
+        gate.want_circuit(id(2));
+        assert!(pending_out(&mut gate, 2, &[over(1)]));
+        // What a peer names for a direct connection.
+        let many: Vec<Multiaddr> = (0..250).map(addr).collect();
+        assert!(!pending_out(&mut gate, 3, &many));
+        assert!(pending_out(&mut gate, 4, &many[..PUNCH_ADDRESSES_MAX]));
+
+        let from = PeerId::random();
+        let remote: Multiaddr = format!("/p2p/{from}").parse().unwrap();
+        let mut inbound = |number: usize, prefix: u8| {
+            gate.handle_pending_inbound_connection(id(number), &over(prefix), &remote)
+                .is_ok()
+                && gate
+                    .handle_established_inbound_connection(
+                        id(number),
+                        PeerId::random(),
+                        &over(prefix),
+                        &remote,
+                    )
+                    .is_ok()
+        };
+        let limits = Limits::laptop();
+        let of_one = (10..50).filter(|number| inbound(*number, 1)).count();
+        assert_eq!(of_one, limits.relayed_per_prefix_max);
+        let of_others = (50..90).filter(|n| inbound(*n, *n as u8)).count();
+        assert_eq!(of_one + of_others, limits.relayed_max);
+        // They take nothing from direct ones.
+        let direct = gate.admit(id(99), Stage::In, PeerId::random(), &addr(4), None);
+        assert_eq!(direct, Ok(()));
     }
 
     #[test]
@@ -331,32 +449,32 @@ mod tests {
         });
         let peer = PeerId::random();
         let far = |i: u8| addr(i * 4);
-        assert_eq!(gate.admit(id(1), Stage::In, peer, &far(1)), Ok(()));
-        assert_eq!(gate.admit(id(2), Stage::Out, peer, &far(2)), Ok(()));
+        assert_eq!(gate.admit(id(1), Stage::In, peer, &far(1), None), Ok(()));
+        assert_eq!(gate.admit(id(2), Stage::Out, peer, &far(2), None), Ok(()));
         assert_eq!(
-            full(gate.admit(id(3), Stage::In, peer, &far(3))),
+            full(gate.admit(id(3), Stage::In, peer, &far(3), None)),
             "per-peer"
         );
 
         let any = PeerId::random;
-        assert_eq!(gate.admit(id(4), Stage::In, any(), &addr(5)), Ok(()));
+        assert_eq!(gate.admit(id(4), Stage::In, any(), &addr(5), None), Ok(()));
         assert_eq!(
-            full(gate.admit(id(5), Stage::Out, any(), &addr(6))),
+            full(gate.admit(id(5), Stage::Out, any(), &addr(6), None)),
             "per-prefix"
         );
-        assert_eq!(gate.admit(id(6), Stage::In, any(), &far(9)), Ok(()));
+        assert_eq!(gate.admit(id(6), Stage::In, any(), &far(9), None), Ok(()));
         assert_eq!(
-            full(gate.admit(id(7), Stage::In, any(), &far(10))),
+            full(gate.admit(id(7), Stage::In, any(), &far(10), None)),
             "inbound"
         );
-        assert_eq!(gate.admit(id(8), Stage::Out, any(), &far(11)), Ok(()));
+        assert_eq!(gate.admit(id(8), Stage::Out, any(), &far(11), None), Ok(()));
         assert_eq!(
-            full(gate.admit(id(9), Stage::Out, any(), &far(12))),
+            full(gate.admit(id(9), Stage::Out, any(), &far(12), None)),
             "established"
         );
 
         gate.connections.remove(&id(1));
-        assert_eq!(gate.admit(id(9), Stage::Out, any(), &far(12)), Ok(()));
+        assert_eq!(gate.admit(id(9), Stage::Out, any(), &far(12), None), Ok(()));
     }
 
     #[test]
@@ -374,7 +492,7 @@ mod tests {
         assert_eq!(opened("8.8.8.8", 0..100), limits.pending_in_per_prefix_max);
         assert_eq!(opened("8.8.9.8", 100..101), 1);
         let left = limits.pending_in_max - limits.pending_in_per_prefix_max - 1;
-        assert_eq!(opened("127.0.0.1", 200..300), left, "loopback is exempt");
+        assert_eq!(opened("127.0.0.1", 200..600), left, "loopback is exempt");
     }
 
     #[test]
@@ -407,13 +525,13 @@ mod tests {
         let first = PeerId::random();
         gate.ban(first, "lied".into());
         assert_eq!(
-            full(gate.admit(id(1), Stage::In, first, &addr(1))),
+            full(gate.admit(id(1), Stage::In, first, &addr(1), None)),
             "banned"
         );
         for _ in 0..BANS_MAX {
             gate.ban(PeerId::random(), "lied".into());
         }
         assert_eq!(gate.bans().len(), BANS_MAX);
-        assert_eq!(gate.admit(id(1), Stage::In, first, &addr(1)), Ok(()));
+        assert_eq!(gate.admit(id(1), Stage::In, first, &addr(1), None), Ok(()));
     }
 }

@@ -11,44 +11,53 @@ mod answers;
 mod asks;
 mod behaviour;
 mod codec;
+mod dial_back;
 mod gate;
+mod handshakes;
 mod keep;
 mod lan;
 pub mod limits;
+mod only;
 mod rate;
+mod reach;
 mod swarm;
 mod table;
 #[cfg(test)]
 mod tests;
+mod thin;
 mod transport;
 
 use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use libp2p::Transport;
 pub use libp2p::identity::Keypair;
 use libp2p::multiaddr::Protocol;
 pub use libp2p::pnet::PreSharedKey;
+use libp2p::relay;
 use libp2p::swarm::Swarm;
 pub use libp2p::{Multiaddr, PeerId};
 use qk_protocol::hash::{NetworkId, Point};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
-pub use self::address::{AddressRules, Contact, ContactError, point_of};
+pub use self::address::{AddressRules, Circuit, Contact, ContactError, point_of};
 use self::answers::{Answers, Handler};
 use self::asks::{Ask, Asks};
 pub use self::behaviour::protocol_name;
-use self::behaviour::{Behaviour, Protocols};
+use self::behaviour::{Across, Behaviour, Protocols};
 pub use self::gate::{Ban, Refused};
+use self::handshakes::Handshakes;
 use self::keep::Keeps;
 pub use self::keep::Kept;
 use self::lan::Lan;
 pub use self::lan::{LanNode, LanRole};
 use self::limits::{COMMANDS_PENDING_MAX, EXCHANGE_TIME_MAX};
 pub use self::limits::{Limits, REPLY_BYTES_MAX, REQUEST_BYTES_MAX};
+use self::reach::Knowledge;
 use self::swarm::{Command, Task};
 use self::transport::Permits;
 use crate::blocks::behaviour::{self as blocks, Lanes, OnLane};
@@ -70,8 +79,11 @@ pub struct NetConfig {
     pub external: Vec<Multiaddr>,
     /// Nodes to begin with, each with `/p2p` at its end.
     pub bootstrap: Vec<Multiaddr>,
-    /// Whether others may put this node into their routing tables.
+    /// Whether others may put this node into their routing tables: with [`NatConfig::traverse`] only
+    /// once it is known to be reachable.
     pub server: bool,
+    /// What is done about NATs.
+    pub nat: NatConfig,
     /// What this node announces itself as on the LAN by multicast DNS, while it looks for others
     /// there; none keeps it silent and deaf.
     pub lan: Option<LanRole>,
@@ -84,6 +96,38 @@ pub struct NetConfig {
     pub allow_private: bool,
     /// What is allowed to whom.
     pub limits: Limits,
+}
+
+/// What a node does about NATs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct NatConfig {
+    /// Whether to find out if this node can be reached, and to use relays where it or others cannot.
+    pub traverse: bool,
+    /// Whether to relay for others, once it can be reached itself.
+    pub relay: bool,
+}
+
+/// Whether others can dial a node.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Reachability {
+    /// The owner or the manifest named an address, or others have dialled one.
+    Public,
+    /// Others tried its addresses in vain.
+    Private,
+    /// Nobody has tried yet.
+    #[default]
+    Unknown,
+}
+
+/// Where others reach a node.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Reach {
+    /// Whether they can at all.
+    pub reachability: Reachability,
+    /// Addresses that are known to lead to it.
+    pub external: Vec<Multiaddr>,
+    /// Addresses over relays that it has reservations at.
+    pub relayed: Vec<Multiaddr>,
 }
 
 /// A handle of a node's network side. Clones share it; when the last is dropped, the node ends.
@@ -125,6 +169,12 @@ pub enum AskError {
     /// No connection came about.
     #[error("cannot connect: {0}")]
     Dial(String),
+    /// A relay connected with it, but no direct connection came of that.
+    #[error(
+        "no direct connection came about over the relay: both sides are behind NATs or packet \
+         filters that let none through"
+    )]
+    NoDirect,
     /// The peer is banned here.
     #[error("banned: {why}")]
     Banned {
@@ -170,6 +220,8 @@ pub enum Event {
     Routed(Contact),
     /// A node of this network was found on the LAN, or announces itself anew.
     OnLan(LanNode),
+    /// It is known anew where others reach this node.
+    Reach(Reach),
     /// A node left the routing table since it cannot be reached or is banned.
     Forgotten(PeerId),
 }
@@ -196,7 +248,7 @@ pub struct PeerInfo {
 pub struct Connection {
     /// The remote address, without `/p2p`.
     pub address: Multiaddr,
-    /// `tcp`, `quic` or `other`.
+    /// `tcp`, `quic`, `relay` or `other`.
     pub transport: &'static str,
     /// Whether this node dialled it.
     pub dialled: bool,
@@ -274,6 +326,16 @@ impl Net {
         self.query(Command::Listening).await
     }
 
+    /// Where others reach this node.
+    pub async fn reach(&self) -> Result<Reach, AskError> {
+        self.query(Command::Reach).await
+    }
+
+    /// The IP addresses at which this node knows others to be, itself included.
+    pub async fn hosts(&self, peers: Vec<PeerId>) -> Result<Vec<(PeerId, IpAddr)>, AskError> {
+        self.query(|reply| Command::Hosts(peers, reply)).await
+    }
+
     /// This node.
     pub fn local_peer(&self) -> PeerId {
         self.local
@@ -300,7 +362,9 @@ impl Net {
         self.query(Command::Lan).await
     }
 
-    /// Sees to it that there is a connection with a node, as [`Self::ask`] does before it sends.
+    /// Sees to it that there is a direct connection with a node, as [`Self::ask`] does before it
+    /// sends. Where a node can be dialled over a relay alone, that is waited for until the relayed
+    /// connection has brought about a direct one: give it [`limits::PUNCH_TIME_MAX`].
     pub async fn connect(&self, contact: Contact, time: Duration) -> Result<(), AskError> {
         self.errand(contact, None, time).await.map(|_| ())
     }
@@ -413,6 +477,12 @@ fn prepare(
     for address in &config.external {
         swarm.add_external_address(address.clone());
     }
+    let reach = Knowledge::new(
+        config.nat.traverse,
+        config.server,
+        config.nat.relay,
+        config.external.iter().cloned(),
+    );
     let lan = config
         .lan
         .and_then(|role| start_lan(config, &permits, role));
@@ -441,6 +511,7 @@ fn prepare(
         is_private: config.pre_shared.is_some(),
         peers: BTreeMap::new(),
         keeps,
+        reach,
         limits: config.limits.clone(),
         failed_dials: HashMap::new(),
         starting,
@@ -469,9 +540,25 @@ fn build_swarm(
     permits: Arc<Permits>,
 ) -> Result<Swarm<Behaviour>, StartError> {
     let keypair = &config.identity;
-    let transport = transport::build(keypair, config.pre_shared, permits)
+    let (over_relays, relays) = match config.nat.traverse {
+        true => {
+            let (transport, behaviour) = relay::client::new(keypair.public().to_peer_id());
+            (Some(transport), Some(behaviour))
+        }
+        false => (None, None),
+    };
+    let across = Across {
+        probes: config.nat.traverse && config.server,
+        dial_backs: config.nat.traverse && config.server,
+        relay: config.nat.traverse && config.nat.relay,
+        relays,
+        rules: permits.rules,
+    };
+    let transport = transport::build(keypair, config.pre_shared, over_relays, permits)
         .map_err(|error| StartError::Identity(error.to_string()))?;
-    let behaviour = Behaviour::new(keypair, protocols, &config.limits, config.server, blocks);
+    let transport = Handshakes::new(transport, config.limits.handshakes_in_max()).boxed();
+    let server = config.server && !config.nat.traverse;
+    let behaviour = Behaviour::new(keypair, protocols, &config.limits, server, blocks, across);
     let settings = libp2p::swarm::Config::with_tokio_executor()
         .with_idle_connection_timeout(config.limits.idle_time_max)
         .with_max_negotiating_inbound_streams(limits::STREAMS_PER_CONNECTION_MAX);

@@ -1,21 +1,23 @@
 //! The task that owns the swarm: the only `select!` over it, and the only place that changes it.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
 use libp2p::core::ConnectedPoint;
 use libp2p::core::transport::ListenerId;
+use libp2p::relay::HOP_PROTOCOL_NAME;
 use libp2p::request_response::{Event as IndexEvent, Message};
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::swarm::{ConnectionId, DialError, Swarm, SwarmEvent};
-use libp2p::{Multiaddr, PeerId, identify, kad, ping};
+use libp2p::{Multiaddr, PeerId, dcutr, identify, kad, ping};
 use qk_protocol::hash::Point;
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
-use super::address::{Contact, bare, ip_of, transport_name};
+use super::address::{Contact, bare, ip_of, is_circuit, transport_name};
 use super::answers::{Answers, Inbound};
 use super::asks::{Ask, Asks};
 use super::behaviour::{Behaviour, BehaviourEvent, Protocols};
@@ -24,9 +26,10 @@ use super::gate::Ban;
 use super::keep::Keeps;
 use super::lan::{Lan, LanChange, LanNode};
 use super::limits::Limits;
+use super::reach::{self, Knowledge};
 use super::table;
 use super::transport::Permits;
-use super::{Connection, Event, PeerInfo};
+use super::{Connection, Event, PeerInfo, Reach};
 
 /// Dials of one node that may fail in a row before it leaves the routing table.
 const FAILED_DIALS_MAX: u32 = 2;
@@ -34,6 +37,8 @@ const FAILED_DIALS_MAX: u32 = 2;
 const FAILED_PINGS_MAX: u32 = 2;
 /// How often an empty routing table is filled from the bootstrap addresses again.
 const REFILL_INTERVAL: Duration = Duration::from_secs(60);
+/// How often the process's memory is looked at.
+const MEMORY_INTERVAL: Duration = Duration::from_secs(2);
 /// How long a node that shuts down waits for its connections to close.
 const FAREWELL_TIME_MAX: Duration = Duration::from_secs(1);
 /// Longest agent name kept of a peer, in characters.
@@ -48,6 +53,8 @@ pub(super) enum Command {
     Contacts(oneshot::Sender<Vec<Contact>>),
     Peers(oneshot::Sender<Vec<PeerInfo>>),
     Listening(oneshot::Sender<Vec<Multiaddr>>),
+    Reach(oneshot::Sender<Reach>),
+    Hosts(Vec<PeerId>, oneshot::Sender<Vec<(PeerId, IpAddr)>>),
     Lan(oneshot::Sender<Vec<LanNode>>),
     Ban(PeerId, String),
     Bans(oneshot::Sender<Vec<Ban>>),
@@ -69,6 +76,7 @@ pub(super) struct Task {
     pub(super) is_private: bool,
     pub(super) peers: BTreeMap<PeerId, Peer>,
     pub(super) keeps: Keeps,
+    pub(super) reach: Knowledge,
     pub(super) limits: Limits,
     /// Dials of nodes of the table that failed in a row.
     pub(super) failed_dials: HashMap<PeerId, u32>,
@@ -81,13 +89,33 @@ pub(super) struct Task {
 #[derive(Debug)]
 pub(super) struct Peer {
     since: Instant,
-    /// When something was last asked of it.
-    used: Instant,
+    /// When something was last asked of it, or by it.
+    pub(super) used: Instant,
     agent: String,
     server: bool,
     rtt: Option<Duration>,
     failed_pings: u32,
-    connections: HashMap<ConnectionId, ConnectedPoint>,
+    connections: HashMap<ConnectionId, (ConnectedPoint, Instant)>,
+}
+
+impl Peer {
+    pub(super) fn endpoint(&self, id: ConnectionId) -> Option<&ConnectedPoint> {
+        self.connections.get(&id).map(|(endpoint, _)| endpoint)
+    }
+
+    /// Its direct connections.
+    pub(super) fn lines(&self) -> impl Iterator<Item = (ConnectionId, &ConnectedPoint)> {
+        let all = self.connections.iter();
+        all.filter(|(_, (endpoint, _))| !endpoint.is_relayed())
+            .map(|(id, (endpoint, _))| (*id, endpoint))
+    }
+
+    /// Its relayed connections, and since when there are.
+    pub(super) fn relayed(&self) -> impl Iterator<Item = (ConnectionId, Instant)> {
+        let all = self.connections.iter();
+        all.filter(|(_, (endpoint, _))| endpoint.is_relayed())
+            .map(|(id, (_, since))| (*id, *since))
+    }
 }
 
 impl Task {
@@ -95,6 +123,10 @@ impl Task {
     pub(super) async fn run(mut self) {
         let mut refill = interval(REFILL_INTERVAL);
         refill.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut memory = interval(MEMORY_INTERVAL);
+        memory.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut reach = interval(reach::TICK);
+        reach.set_missed_tick_behavior(MissedTickBehavior::Delay);
         self.report_started();
         let farewell = loop {
             tokio::select! {
@@ -107,6 +139,8 @@ impl Task {
                 answer = self.answers.next() => self.on_answer(answer),
                 change = next_on_lan(&mut self.lan) => self.on_lan(change),
                 _ = refill.tick() => self.refill(),
+                _ = memory.tick() => self.shed_memory(),
+                _ = reach.tick() => self.on_reach_tick(),
             }
         };
         self.close().await;
@@ -127,8 +161,10 @@ impl Task {
             }
             Command::Peers(reply) => drop(reply.send(self.peer_infos())),
             Command::Listening(reply) => {
-                drop(reply.send(self.swarm.listeners().cloned().collect()));
+                drop(reply.send(self.listening()));
             }
+            Command::Reach(reply) => drop(reply.send(self.reach())),
+            Command::Hosts(peers, reply) => drop(reply.send(self.hosts(&peers))),
             Command::Lan(reply) => {
                 drop(reply.send(self.lan.as_ref().map_or_else(Vec::new, Lan::nodes)));
             }
@@ -154,6 +190,7 @@ impl Task {
             self.peers
                 .values()
                 .flat_map(|peer| peer.connections.values())
+                .map(|(endpoint, _)| endpoint)
         };
         let dialled = connections().filter(|c| c.is_dialer()).count() + self.asks.dialling();
         let all = connections().count() + self.asks.dialling();
@@ -164,7 +201,7 @@ impl Task {
             .peers
             .iter()
             .filter(|(id, peer)| {
-                peer.connections.values().all(ConnectedPoint::is_dialer)
+                peer.connections.values().all(|(one, _)| one.is_dialer())
                     && !self.asks.is_asked(id)
                     && !self.keeps.is_kept(id)
             })
@@ -187,25 +224,44 @@ impl Task {
                 peer_id,
                 connection_id,
                 ..
-            } => self.on_closed(peer_id, connection_id),
+            } => {
+                self.on_closed(peer_id, connection_id);
+                self.on_line(peer_id, connection_id);
+            }
             SwarmEvent::OutgoingConnectionError {
                 peer_id: Some(peer),
                 connection_id,
                 error,
             } => {
-                self.asks.dial_failed(peer, connection_id, &error);
+                self.asks
+                    .dial_failed(&mut self.swarm, connection_id, &error);
+                self.on_relay_dial_failed(peer, connection_id);
                 self.on_dial_failed(peer, &error);
             }
             SwarmEvent::NewListenAddr {
                 listener_id,
                 address,
             } => {
-                tracing::info!(%address, "listening");
+                // A relay may call it what it likes; what is told others is our own reading.
+                if !is_circuit(&address) {
+                    tracing::info!(%address, "listening");
+                    self.on_listening(&address);
+                    self.look_again();
+                }
                 self.starting.remove(&listener_id);
                 self.report_started();
                 self.announce();
             }
-            SwarmEvent::ExpiredListenAddr { .. } => self.announce(),
+            SwarmEvent::ExpiredListenAddr { .. } => {
+                self.announce();
+                self.look_again();
+            }
+            SwarmEvent::ExternalAddrConfirmed { address } => self.on_confirmed(&address),
+            SwarmEvent::ListenerClosed { listener_id, .. }
+                if self.reach.is_reservation(listener_id) =>
+            {
+                self.on_reservation_over(listener_id);
+            }
             SwarmEvent::ListenerClosed {
                 listener_id,
                 reason,
@@ -235,6 +291,13 @@ impl Task {
             BehaviourEvent::Table(event) => self.on_table(event),
             BehaviourEvent::Identify(event) => self.on_identify(event),
             BehaviourEvent::Ping(event) => self.on_ping(event),
+            BehaviourEvent::Probes(event) => self.on_probed(event),
+            BehaviourEvent::DialBacks(event) => {
+                tracing::debug!(client = %event.client, address = %event.tested_addr, result = ?event.result, "tried for another node");
+            }
+            BehaviourEvent::Relay(event) => tracing::debug!(?event, "relay"),
+            BehaviourEvent::Relays(event) => tracing::debug!(?event, "over a relay"),
+            BehaviourEvent::Punch(event) => self.on_punched(&event),
         }
     }
 
@@ -250,6 +313,9 @@ impl Task {
                         channel,
                     },
             } => {
+                if let Some(peer) = self.peers.get_mut(&peer) {
+                    peer.used = Instant::now();
+                }
                 // A connection that is gone needs no answer.
                 if let Some(observed) = self.remote_address(&peer, connection_id) {
                     self.answers.start(Inbound {
@@ -315,18 +381,21 @@ impl Task {
         else {
             return;
         };
+        self.on_observed(peer_id, connection_id, &info.observed_addr);
+        self.asks.identified(&mut self.swarm, connection_id);
         let Some(peer) = self.peers.get_mut(&peer_id) else {
             return;
         };
-        let Some(endpoint) = peer.connections.get(&connection_id) else {
+        let Some((endpoint, _)) = peer.connections.get(&connection_id) else {
             return;
         };
         peer.agent = printable(&info.agent_version);
         peer.server = info.protocols.contains(&self.protocols.kad)
             && info.protocols.contains(&self.protocols.index);
-        if !peer.server {
+        if !peer.server || endpoint.is_relayed() {
             return;
         }
+        let relays = info.protocols.contains(&HOP_PROTOCOL_NAME);
         let remote = endpoint.get_remote_address();
         let believed = endpoint.is_dialer() && self.permits.is_named(remote);
         let dialled = endpoint.is_dialer().then(|| bare(remote));
@@ -343,6 +412,11 @@ impl Task {
             &contact,
             &self.permits.rules,
         );
+        if relays {
+            let named = |address: &Multiaddr| self.permits.is_named(address);
+            let addrs = reach::for_relay(peer_id, contact.addrs, &self.permits.rules, named);
+            self.on_relay(peer_id, addrs);
+        }
     }
 
     fn on_ping(&mut self, event: ping::Event) {
@@ -376,8 +450,28 @@ impl Task {
             failed_pings: 0,
             connections: HashMap::new(),
         });
-        entry.connections.insert(id, endpoint);
+        let relayed = endpoint.is_relayed();
+        entry.connections.insert(id, (endpoint, Instant::now()));
+        if relayed {
+            self.asks.connected_over_relay(id);
+            return;
+        }
         self.asks.connected(&mut self.swarm, peer);
+        self.thin_out();
+        self.on_line(peer, id);
+    }
+
+    fn on_punched(&mut self, event: &dcutr::Event) {
+        let peer = event.remote_peer_id;
+        tracing::debug!(%peer, result = ?event.result, "direct connection");
+        if event.result.is_err()
+            && let Some(entry) = self.peers.get(&peer)
+        {
+            // The other side learns by this that nothing more is to be waited for.
+            for (id, _) in entry.relayed().collect::<Vec<_>>() {
+                self.swarm.close_connection(id);
+            }
+        }
     }
 
     fn on_closed(&mut self, peer: PeerId, id: ConnectionId) {
@@ -387,6 +481,7 @@ impl Task {
                 self.peers.remove(&peer);
             }
         }
+        self.asks.closed(id);
     }
 
     /// Removes a node from the table when it could not be reached several times in a row. Dials
@@ -436,7 +531,7 @@ impl Task {
         }
     }
 
-    fn connect(&mut self, contact: &Contact) {
+    pub(super) fn connect(&mut self, contact: &Contact) {
         let options = DialOpts::peer_id(contact.peer)
             .condition(PeerCondition::DisconnectedAndNotDialing)
             .addresses(contact.dialled())
@@ -466,12 +561,20 @@ impl Task {
 
     fn announce(&self) {
         if let Some(lan) = &self.lan {
-            lan.announce(&self.swarm.listeners().cloned().collect::<Vec<_>>());
+            lan.announce(&self.listening());
         }
     }
 
+    /// Without what is listened to over relays.
+    fn listening(&self) -> Vec<Multiaddr> {
+        let all = self.swarm.listeners();
+        all.filter(|address| !is_circuit(address))
+            .cloned()
+            .collect()
+    }
+
     fn remote_address(&self, peer: &PeerId, id: ConnectionId) -> Option<Multiaddr> {
-        let endpoint = self.peers.get(peer)?.connections.get(&id)?;
+        let endpoint = self.peers.get(peer)?.endpoint(id)?;
         Some(bare(endpoint.get_remote_address()))
     }
 
@@ -484,12 +587,16 @@ impl Task {
                 server: known.server,
                 rtt: known.rtt,
                 connected_for: known.since.elapsed(),
-                connections: known.connections.values().map(connection_of).collect(),
+                connections: known
+                    .connections
+                    .values()
+                    .map(|(endpoint, _)| connection_of(endpoint))
+                    .collect(),
             })
             .collect()
     }
 
-    fn publish(&self, event: Event) {
+    pub(super) fn publish(&self, event: Event) {
         // Nobody listening is no error.
         let _ = self.events.send(event);
     }

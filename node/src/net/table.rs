@@ -17,7 +17,7 @@ use libp2p::{Multiaddr, PeerId, StreamProtocol};
 use qk_protocol::hash::Point;
 use qk_protocol::message::ADDRESSES_MAX;
 
-use super::address::{AddressRules, Contact, Prefix, bare, ip_of, is_private};
+use super::address::{AddressRules, Contact, Prefix, bare, ip_of, is_circuit, is_private};
 use super::limits::{BUCKET_PER_PREFIX_MAX, TABLE_PER_PREFIX_MAX};
 
 /// How often kad looks for new neighbours.
@@ -54,7 +54,9 @@ pub(super) fn new(local: PeerId, protocol: StreamProtocol, server: bool) -> Tabl
 /// Puts a node into the table if it has a permitted address and its prefix does not hold too many
 /// places already. Says whether the node is in the table now.
 pub(super) fn offer(table: &mut Table, contact: &Contact, rules: &AddressRules) -> bool {
-    let addrs = rules.keep(contact.peer, contact.addrs.iter().cloned());
+    let mut addrs = rules.keep(contact.peer, contact.addrs.iter().cloned());
+    // Whoever is reached over relays only is no server.
+    addrs.retain(|address| !is_circuit(address));
     if addrs.is_empty() || !has_room_for(table, &contact.peer, &addrs) {
         return false;
     }

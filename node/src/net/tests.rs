@@ -26,6 +26,7 @@ fn config(listen: &[&str]) -> NetConfig {
         external: Vec::new(),
         bootstrap: Vec::new(),
         server: true,
+        nat: NatConfig::default(),
         lan: None,
         pre_shared: None,
         quic: true,
@@ -248,6 +249,49 @@ async fn connections_beyond_the_limit_are_refused() {
     until(|| async { server.peers().await.unwrap().len() < 2 }).await;
     let client = node(config(&[])).await;
     assert!(client.ask(there, vec![1], LONG).await.is_ok());
+}
+
+#[tokio::test]
+async fn whoever_was_not_heard_of_for_longest_makes_room() {
+    let mut limited = config(&[TCP]);
+    limited.limits.established_in_max = 8;
+    let crowded = limited.limits.crowded_in();
+    assert_eq!(crowded, 7);
+    let server = node(limited).await;
+    let there = contact(&server).await;
+    let mut clients = Vec::new();
+    for _ in 0..12 {
+        let client = node(config(&[])).await;
+        let reply = client.ask(there.clone(), vec![1], LONG).await;
+        assert!(reply.is_ok(), "client {}: {reply:?}", clients.len());
+        clients.push(client);
+        until(|| async { server.peers().await.unwrap().len() <= crowded }).await;
+    }
+    // The last ones are there still.
+    let peers = server.peers().await.unwrap();
+    let last = clients[11].local_peer();
+    assert!(peers.iter().any(|one| one.peer == last));
+    assert!(!peers.iter().any(|one| one.peer == clients[0].local_peer()));
+}
+
+#[tokio::test]
+async fn inbound_connections_are_closed_when_memory_is_short() {
+    for (memory_bytes_max, stays) in [(u64::MAX, true), (1, false)] {
+        let mut config = config(&[TCP]);
+        config.limits.memory_bytes_max = memory_bytes_max;
+        let server = node(config).await;
+        let client = node(self::config(&[])).await;
+        let there = contact(&server).await;
+        client.connect(there.clone(), LONG).await.unwrap();
+        let _kept = client.keep(there.peer);
+        if stays {
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            assert_eq!(server.peers().await.unwrap().len(), 1);
+        } else {
+            until(|| async { server.peers().await.unwrap().is_empty() }).await;
+            until(|| async { client.peers().await.unwrap().is_empty() }).await;
+        }
+    }
 }
 
 #[tokio::test]
@@ -531,8 +575,8 @@ async fn lanes_go_over_the_connections_of_the_node() {
     assert!(unconnected.is_err(), "lanes dial nobody");
     client.connect(there.clone(), LONG).await.unwrap();
     client.lanes().open(there.peer, LONG).await.unwrap();
-    let (peer, _) = lanes.recv().await.unwrap();
-    assert_eq!(peer, client.local_peer());
+    let (reader, _) = lanes.recv().await.unwrap();
+    assert_eq!(reader.peer, client.local_peer());
     // The client offers no blocks itself.
     let back = server.lanes().open(client.local_peer(), LONG).await;
     assert!(back.is_err());
@@ -546,7 +590,7 @@ async fn hostile(server: &Contact, bytes: Vec<u8>) -> Result<Vec<u8>, String> {
         allow_private: true,
         quic: false,
     };
-    let transport = transport::build(&keypair, None, Arc::new(Permits::new(rules))).unwrap();
+    let transport = transport::build(&keypair, None, None, Arc::new(Permits::new(rules))).unwrap();
     let index = Protocols::of(&NETWORK).index;
     let full = libp2p::request_response::ProtocolSupport::Full;
     let behaviour =

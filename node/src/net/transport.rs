@@ -2,6 +2,7 @@
 //! alone, inside a cipher whose key its members share.
 
 use std::collections::BTreeSet;
+use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -15,12 +16,12 @@ use libp2p::core::transport::{
 use libp2p::core::upgrade::Version;
 use libp2p::identity::Keypair;
 use libp2p::pnet::{PnetConfig, PreSharedKey};
-use libp2p::{Multiaddr, PeerId, dns, noise, quic, tcp, yamux};
+use libp2p::{Multiaddr, PeerId, dns, noise, quic, relay, tcp, yamux};
 
-use super::address::{AddressRules, bare};
+use super::address::{AddressRules, Circuit, bare, is_circuit};
 use super::limits::{
-    HANDSHAKE_TIME_MAX, NAMED_MAX, QUIC_CONNECTION_BYTES_MAX, QUIC_STREAM_BYTES_MAX,
-    STREAMS_PER_CONNECTION_MAX,
+    DIAL_TIME_MAX, HANDSHAKE_TIME_MAX, NAMED_MAX, QUIC_CONNECTION_BYTES_MAX, QUIC_KEEP_ALIVE,
+    QUIC_SILENCE_MAX, QUIC_STREAM_BYTES_MAX, STREAMS_PER_CONNECTION_MAX,
 };
 
 type Connection = (PeerId, StreamMuxerBox);
@@ -66,8 +67,15 @@ impl Permits {
         has(&self.named, address)
     }
 
+    /// Over a relay, it is the relay that is dialled.
     fn permit(&self, address: &Multiaddr) -> bool {
-        self.rules.permit(address) || self.is_named(address) || has(&self.found, address)
+        let direct = |address: &Multiaddr| {
+            self.rules.permit(address) || self.is_named(address) || has(&self.found, address)
+        };
+        match is_circuit(address) {
+            true => Circuit::of(address).is_some_and(|circuit| direct(&circuit.relay_address)),
+            false => direct(address),
+        }
     }
 }
 
@@ -76,10 +84,11 @@ fn has(set: &RwLock<BTreeSet<Multiaddr>>, address: &Multiaddr) -> bool {
     set.contains(&bare(address))
 }
 
-/// The transport of a node.
+/// The transport of a node; over relays too, if it is given that.
 pub(super) fn build(
     keypair: &Keypair,
     pre_shared: Option<PreSharedKey>,
+    over_relays: Option<relay::client::Transport>,
     permits: Arc<Permits>,
 ) -> Result<Boxed<Connection>, noise::Error> {
     let quic = permits.rules.quic;
@@ -90,7 +99,34 @@ pub(super) fn build(
             for_numbers(keypair, pre_shared, quic)?
         }
     };
+    let inner = match over_relays {
+        None => inner,
+        Some(relays) => secured(relays, keypair)?
+            .or_transport(inner)
+            .map(|either, _| either.into_inner())
+            .boxed(),
+    };
     Ok(Guard { inner, permits }.boxed())
+}
+
+/// What a relay carries is encrypted between the ends.
+fn secured(
+    relays: relay::client::Transport,
+    keypair: &Keypair,
+) -> Result<Boxed<Connection>, noise::Error> {
+    Ok(relays
+        .upgrade(Version::V1Lazy)
+        .authenticate(noise::Config::new(keypair)?)
+        .multiplex(muxing())
+        .timeout(HANDSHAKE_TIME_MAX)
+        .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)))
+        .boxed())
+}
+
+fn muxing() -> yamux::Config {
+    let mut muxer = yamux::Config::default();
+    muxer.set_max_num_streams(STREAMS_PER_CONNECTION_MAX);
+    muxer
 }
 
 /// TCP and QUIC for addresses that begin with an IP address.
@@ -99,8 +135,6 @@ fn for_numbers(
     pre_shared: Option<PreSharedKey>,
     quic: bool,
 ) -> Result<Boxed<Connection>, noise::Error> {
-    let mut muxer = yamux::Config::default();
-    muxer.set_max_num_streams(STREAMS_PER_CONNECTION_MAX);
     let tcp = tcp::tokio::Transport::new(tcp::Config::default())
         .and_then(move |socket, _| async move {
             Ok::<_, io::Error>(match pre_shared {
@@ -113,7 +147,7 @@ fn for_numbers(
         })
         .upgrade(Version::V1Lazy)
         .authenticate(noise::Config::new(keypair)?)
-        .multiplex(muxer)
+        .multiplex(muxing())
         .timeout(HANDSHAKE_TIME_MAX)
         .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)))
         .boxed();
@@ -133,6 +167,8 @@ fn quic_config(keypair: &Keypair) -> quic::Config {
     let mut config = quic::Config::new(keypair);
     config.handshake_timeout = HANDSHAKE_TIME_MAX;
     config.max_concurrent_stream_limit = STREAMS_PER_CONNECTION_MAX as u32;
+    config.keep_alive_interval = QUIC_KEEP_ALIVE;
+    config.max_idle_timeout = QUIC_SILENCE_MAX.as_millis() as u32;
     config.max_stream_data = QUIC_STREAM_BYTES_MAX;
     config.max_connection_data = QUIC_CONNECTION_BYTES_MAX;
     config
@@ -148,7 +184,7 @@ impl Transport for Guard {
     type Output = Connection;
     type Error = io::Error;
     type ListenerUpgrade = <Boxed<Connection> as Transport>::ListenerUpgrade;
-    type Dial = <Boxed<Connection> as Transport>::Dial;
+    type Dial = Pin<Box<dyn Future<Output = Result<Connection, io::Error>> + Send>>;
 
     fn listen_on(
         &mut self,
@@ -168,7 +204,18 @@ impl Transport for Guard {
         options: DialOpts,
     ) -> Result<Self::Dial, TransportError<io::Error>> {
         match self.permits.permit(&address) {
-            true => self.inner.dial(address, options),
+            true => {
+                // Over a relay two dials and more follow one another.
+                let time = match is_circuit(&address) {
+                    true => HANDSHAKE_TIME_MAX,
+                    false => DIAL_TIME_MAX,
+                };
+                let dialling = self.inner.dial(address, options)?;
+                Ok(Box::pin(async move {
+                    let dialled = tokio::time::timeout(time, dialling).await;
+                    dialled.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+                }))
+            }
             false => Err(TransportError::Other(io::Error::new(
                 io::ErrorKind::PermissionDenied,
                 "addresses of this kind are not dialled here",

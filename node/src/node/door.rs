@@ -9,11 +9,14 @@ use qk_protocol::blocks::EncodeError;
 use qk_protocol::hash::Root;
 
 use crate::blocks::serve::{Blobs, Held};
-use crate::store::{Options, Store, StoreError};
+use crate::store::{FileLeases, Options, Store, StoreError};
 
 /// How long a command waits for another one that has the store open.
 const WAIT_MAX: Duration = Duration::from_secs(10);
 const WAIT_STEP: Duration = Duration::from_millis(5);
+
+/// How long an artifact stays, whatever the quota, after some of it was given to somebody.
+const SERVED_TIME: Duration = Duration::from_secs(60);
 
 /// The way to the store.
 #[derive(Debug)]
@@ -38,6 +41,7 @@ impl Door {
     pub fn brief(dir: PathBuf, options: Options) -> Self {
         let options = Options {
             stays_marked: true,
+            file_leases: Some(FileLeases::default()),
             ..options
         };
         Self {
@@ -55,6 +59,11 @@ impl Door {
     /// The store's directory.
     pub fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// Bytes that the store's artifacts may take.
+    pub fn quota_bytes(&self) -> u64 {
+        self.options.quota_bytes
     }
 
     /// Does something with the store. It blocks: not for the reactor.
@@ -86,9 +95,15 @@ impl Door {
 
 impl Blobs for Door {
     fn open(&self, root: Root) -> io::Result<Option<Held>> {
-        let opened = self
-            .with(|store| store.open_blob(&root))
-            .map_err(io::Error::other)?;
+        // Its reader is likely to ask for more of it.
+        let open = |store: &Store| {
+            let opened = store.open_blob(&root)?;
+            if opened.is_some() {
+                store.lease_for(root, SERVED_TIME);
+            }
+            Ok(opened)
+        };
+        let opened = self.with(open).map_err(io::Error::other)?;
         opened
             .map(|blob| {
                 Ok(Held {

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use qk_protocol::blocks::{BLOCK_BYTES, Blob, RangeError};
@@ -20,12 +20,15 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::here::archive;
+use super::here::{INSTALL_TIME, archive};
 use super::member::{Member, next, now, unix_now};
 use super::{Node, NodeError};
 use crate::blocks::download::{self, DownloadError, DownloadOptions, Progress};
 use crate::blocks::part::{Finished, Part, PartError};
-use crate::net::Kept;
+use crate::blocks::source::Source;
+use crate::manners::Whose;
+use crate::net::limits::{PUNCH_SETTLE_TIME, PUNCH_TIME_MAX};
+use crate::net::{AskError, Kept, PeerId};
 use crate::store::{Keep, Store};
 
 /// Providers that wait to be asked.
@@ -33,6 +36,9 @@ const PROVIDERS_PENDING_MAX: usize = 64;
 
 /// How long a provider may take to accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Providers without a connection that an error names.
+const UNREACHED_MAX: usize = 3;
 
 /// How often a download looks whether another one of the same root has ended.
 const PART_POLL: Duration = Duration::from_millis(100);
@@ -160,12 +166,25 @@ pub enum FetchError {
         known: usize,
     },
     /// It is trusted, but nobody gives it.
-    #[error("{root} is trusted, but could not be had: {error}")]
+    #[error(
+        "{root} is trusted, but could not be had: {error}{}",
+        listed(unreached)
+    )]
     Download {
         /// The root.
         root: Root,
         /// Why.
         error: DownloadError,
+        /// Providers to whom there was no connection, and why.
+        unreached: Vec<String>,
+    },
+    /// It is trusted, but the month's bytes are used up.
+    #[error(
+        "{root} is trusted, but `share.download_month` of the configuration is used up and `share.download_own` says that this holds for one's own fetches, too"
+    )]
+    Spent {
+        /// The root.
+        root: Root,
     },
     /// It is trusted, but is not here, and nobody is to be asked.
     #[error("{0} is trusted, but is not here, and the network is not to be used")]
@@ -183,6 +202,14 @@ pub enum FetchError {
 
 pub(super) type OnEvent<'a> = &'a (dyn Fn(FetchEvent) + Send + Sync);
 
+/// What is fetched for whom, and who is told of it.
+#[derive(Clone, Copy)]
+pub(super) struct Asked<'a> {
+    pub(super) spec: &'a FetchSpec,
+    pub(super) whose: Whose,
+    pub(super) on_event: OnEvent<'a>,
+}
+
 impl Node {
     /// Fetches an artifact that the policy trusts into the store. Networks are asked in order; the
     /// next one only if the one before knows too little.
@@ -190,6 +217,22 @@ impl Node {
     /// # Errors
     /// See [`FetchError`]. What was fetched before a failure stays for the next attempt.
     pub async fn fetch(
+        &self,
+        spec: &FetchSpec,
+        on_event: OnEvent<'_>,
+    ) -> Result<Fetched, FetchError> {
+        let watched = self.traffic.watch(&spec.wanted.release);
+        let seen = |event: FetchEvent| {
+            watched.see(&event);
+            on_event(event);
+        };
+        let on_event: OnEvent<'_> = &seen;
+        let fetched = self.fetch_in_order(spec, on_event).await;
+        self.counters().fetch_ended(&fetched);
+        fetched
+    }
+
+    async fn fetch_in_order(
         &self,
         spec: &FetchSpec,
         on_event: OnEvent<'_>,
@@ -211,7 +254,12 @@ impl Node {
                 };
                 continue;
             }
-            match self.fetch_from(&member, candidates, spec, on_event).await {
+            let asked = Asked {
+                spec,
+                whose: Whose::Owner,
+                on_event,
+            };
+            match self.fetch_from(&member, candidates, asked).await {
                 Err(error) if is_miss(&error) => last = error,
                 result => return result,
             }
@@ -228,9 +276,9 @@ impl Node {
         &self,
         member: &Arc<Member>,
         candidates: Vec<Candidate>,
-        spec: &FetchSpec,
-        on_event: OnEvent<'_>,
+        asked: Asked<'_>,
     ) -> Result<Fetched, FetchError> {
+        let Asked { spec, on_event, .. } = asked;
         let mut clock = Stages::new();
         if !spec.offline && !member.joined().network.fresh(unix_now()) {
             self.up(member).await?;
@@ -264,7 +312,7 @@ impl Node {
         let found = !member.parents().await.is_empty();
         let again = (candidates.clone(), here.held.clone());
         let fetched = self
-            .fetch_remote(member, candidates, here.held, spec, clock, on_event)
+            .fetch_remote(member, candidates, here.held, asked, clock)
             .await;
         if !matches!(fetched, Err(FetchError::Silent { .. })) || found {
             return fetched;
@@ -275,7 +323,7 @@ impl Node {
             return fetched;
         }
         let (candidates, held) = again;
-        self.fetch_remote(member, candidates, held, spec, Stages::new(), on_event)
+        self.fetch_remote(member, candidates, held, asked, Stages::new())
             .await
     }
 
@@ -284,9 +332,8 @@ impl Node {
         member: &Arc<Member>,
         candidates: Vec<Candidate>,
         held: Vec<Held>,
-        spec: &FetchSpec,
+        asked: Asked<'_>,
         mut clock: Stages,
-        on_event: OnEvent<'_>,
     ) -> Result<Fetched, FetchError> {
         let point = candidates
             .first()
@@ -299,7 +346,7 @@ impl Node {
         let want = Want {
             network: Arc::new(member.joined().network.clone()),
             network_key: *member.key(),
-            policy: self.policy_for(member, spec),
+            policy: self.policy_for(member, asked.spec),
             own: Some(self.own()),
             candidates,
         };
@@ -320,7 +367,12 @@ impl Node {
         let Decision::Trusted(trusted) = decided.verdict.decision.clone() else {
             return Err(not_trusted(member, *decided));
         };
-        let downloaded = self.download(looking, named, &trusted, on_event).await;
+        let root = trusted.subject.root;
+        if !self.manners().may_download(asked.whose) {
+            return Err(FetchError::Spent { root });
+        }
+        self.make_space(trusted.subject.size).await?;
+        let downloaded = self.download(looking, named, &trusted, asked).await;
         clock.end("download");
         let (finished, fetched_bytes) = match downloaded? {
             Some((finished, bytes)) => (Some(finished), bytes),
@@ -329,6 +381,9 @@ impl Node {
         let archive = self.adopt(finished, trusted.subject.root).await?;
         let archive = archive.ok_or(NodeError::Stopping)?;
         clock.end("adopt");
+        if let Some(point) = point {
+            self.share_fetched(member, point, root);
+        }
         Ok(Fetched {
             network: member.id(),
             blocks_verified: trusted.subject.size.div_ceil(BLOCK_BYTES),
@@ -352,7 +407,9 @@ impl Node {
             let Some(finished) = finished else {
                 return archive(store, root);
             };
+            let _until_leased = store.lease(root);
             store.adopt(&finished.data, root, Keep::Cache, unix_now())?;
+            store.lease_for(root, INSTALL_TIME);
             // The part's directory is of no use any more; one that stays is cleaned up with age.
             let _ = finished.remove();
             Ok(Some(store.blob_path(&root)))
@@ -374,8 +431,11 @@ impl Node {
         mut looking: Looking,
         named: Vec<Contact>,
         trusted: &Trusted,
-        on_event: OnEvent<'_>,
+        asked: Asked<'_>,
     ) -> Result<Option<(Finished, u64)>, FetchError> {
+        let Asked {
+            whose, on_event, ..
+        } = asked;
         let root = trusted.subject.root;
         let blob = Blob::new(root, trusted.subject.size)?;
         let member = looking.member.clone();
@@ -385,16 +445,39 @@ impl Node {
         let Some(part) = self.part(blob, on_event).await? else {
             return Ok(None);
         };
+        let gateways = self.gateways();
         let (providers, receiver) = mpsc::channel(PROVIDERS_PENDING_MAX);
+        let unreached = Mutex::new(Vec::new());
         let given_up = CancellationToken::new();
         let mut parents = Parents::new(&looking.parents, given_up.clone());
         let naming = async {
-            let _kept = looking.name_providers(named, &providers, given_up).await;
+            let on_unreached = |peer: PeerId, error: AskError| {
+                let (provider, why) = (peer.to_string(), error.to_string());
+                let mut unreached = unreached.lock().unwrap_or_else(PoisonError::into_inner);
+                if unreached.len() < UNREACHED_MAX {
+                    unreached.push(format!("{provider}: {why}"));
+                }
+                on_event(FetchEvent::ProviderFailed {
+                    provider,
+                    why,
+                    banned: false,
+                });
+            };
+            // They wait for parents as other nodes do.
+            let naming_gateways = async {
+                given_up.cancelled().await;
+                for gateway in &gateways {
+                    // Nobody listens after the end.
+                    let _ = providers.send(Source::Gateway(gateway.url().clone())).await;
+                }
+            };
+            let naming_peers = looking.name_providers(named, &providers, &given_up, &on_unreached);
+            let (_kept, ()) = tokio::join!(naming_peers, naming_gateways);
             drop(providers);
             std::future::pending::<Infallible>().await
         };
         let mut fetched = 0;
-        let bans = member.clone();
+        let (bans, manners) = (member.clone(), self.manners().clone());
         let progress = |progress: Progress| match progress {
             Progress::Resumed { bytes } => on_event(FetchEvent::Begin {
                 here: bytes,
@@ -402,12 +485,14 @@ impl Node {
             }),
             Progress::Verified { from, range, bytes } => {
                 fetched += bytes;
-                parents.gave(from);
+                parents.gave(&from);
                 bans.verified(root, range);
+                self.counters().blocks_received(bytes);
+                manners.downloaded(bytes);
                 on_event(FetchEvent::Verified { bytes });
             }
             Progress::Failed { from, why } => {
-                let is_waiting = parents.failed(from, why);
+                let is_waiting = parents.failed(&from, why);
                 // That a cache is still fetching is not worth a line.
                 if !is_waiting {
                     on_event(FetchEvent::ProviderFailed {
@@ -418,14 +503,18 @@ impl Node {
                 }
             }
             Progress::Banned { provider, why } => {
-                parents.failed(provider, why);
+                parents.failed(&provider, why);
                 on_event(FetchEvent::ProviderFailed {
                     provider: provider.to_string(),
                     why: why.to_string(),
                     banned: true,
                 });
-                if let Some(net) = bans.net().cloned() {
-                    tokio::spawn(async move { net.ban(provider, why.to_string()).await });
+                match (provider, bans.net().cloned()) {
+                    (Source::Peer(peer), Some(net)) => {
+                        tokio::spawn(async move { net.ban(peer, why.to_string()).await });
+                    }
+                    (Source::Peer(_), None) => {}
+                    (Source::Gateway(url), _) => self.ban_gateway(&url),
                 }
             }
         };
@@ -433,14 +522,25 @@ impl Node {
             net.lanes(),
             part,
             receiver,
-            DownloadOptions::default(),
+            DownloadOptions {
+                gateways: gateways.clone(),
+                downloads: self.manners().downloads(whose),
+                ..DownloadOptions::default()
+            },
             progress,
         );
         let finished = tokio::select! {
             finished = downloading => finished,
             never = naming => match never {},
         };
-        let finished = finished.map_err(|error| FetchError::Download { root, error })?;
+        let unreached = unreached
+            .into_inner()
+            .unwrap_or_else(PoisonError::into_inner);
+        let finished = finished.map_err(|error| FetchError::Download {
+            root,
+            error,
+            unreached,
+        })?;
         Ok(Some((finished, fetched)))
     }
 
@@ -512,8 +612,9 @@ impl Looking {
     async fn name_providers(
         &mut self,
         named: Vec<Contact>,
-        providers: &mpsc::Sender<libp2p::PeerId>,
-        given_up: CancellationToken,
+        providers: &mpsc::Sender<Source>,
+        given_up: &CancellationToken,
+        on_unreached: &(dyn Fn(PeerId, AskError) + Send + Sync),
     ) -> Vec<Kept> {
         let mut connecting = JoinSet::new();
         let (parents, mut others): (Vec<_>, Vec<_>) = named
@@ -523,12 +624,12 @@ impl Looking {
             given_up.cancel();
         }
         for contact in parents {
-            self.connect(contact, providers, &given_up, &mut connecting);
+            self.connect(contact, providers, given_up, &mut connecting);
         }
         while !self.asking.is_empty() || !given_up.is_cancelled() || !others.is_empty() {
             if given_up.is_cancelled() {
                 for contact in others.drain(..) {
-                    self.connect(contact, providers, &given_up, &mut connecting);
+                    self.connect(contact, providers, given_up, &mut connecting);
                 }
             }
             tokio::select! {
@@ -544,22 +645,29 @@ impl Looking {
                 }
             }
         }
-        connecting.join_all().await.into_iter().flatten().collect()
+        let mut kept = Vec::new();
+        for connected in connecting.join_all().await.into_iter().flatten() {
+            match connected {
+                Ok(one) => kept.push(one),
+                Err((peer, error)) => on_unreached(peer, error),
+            }
+        }
+        kept
     }
 
     fn connect(
         &self,
         contact: Contact,
-        providers: &mpsc::Sender<libp2p::PeerId>,
+        providers: &mpsc::Sender<Source>,
         given_up: &CancellationToken,
-        connecting: &mut JoinSet<Option<Kept>>,
+        connecting: &mut JoinSet<Option<Result<Kept, (PeerId, AskError)>>>,
     ) {
         let (member, providers) = (self.member.clone(), providers.clone());
         let is_parent = self.parents.contains(&contact.node);
         let given_up = given_up.clone();
         connecting.spawn(async move {
             let named = name(&member, &contact, &providers).await;
-            if named.is_none() && is_parent {
+            if is_parent && !matches!(named, Some(Ok(_))) {
                 given_up.cancel();
             }
             named
@@ -601,20 +709,35 @@ impl Looking {
 async fn name(
     member: &Member,
     contact: &Contact,
-    providers: &mpsc::Sender<libp2p::PeerId>,
-) -> Option<Kept> {
+    providers: &mpsc::Sender<Source>,
+) -> Option<Result<Kept, (PeerId, AskError)>> {
     let (net, contact) = (member.net()?, member.to_dial(contact)?);
     let peer = contact.peer;
     // Marked before it is dialled, so that nothing closes the connection in between.
     let kept = net.keep(peer);
-    net.connect(contact, CONNECT_TIMEOUT).await.ok()?;
-    providers.send(peer).await.ok()?;
-    Some(kept)
+    let time = match contact.is_behind_relays() {
+        true => PUNCH_TIME_MAX,
+        false => CONNECT_TIMEOUT,
+    };
+    let mut connected = net.connect(contact.clone(), time).await;
+    if connected.is_ok() && contact.is_behind_relays() {
+        // Both sides dialled each other at several addresses, and each keeps what came about
+        // first of its own: a lane on one of the others would break.
+        tokio::time::sleep(PUNCH_SETTLE_TIME).await;
+        connected = net.connect(contact, time).await;
+    }
+    match connected {
+        Ok(()) => {
+            providers.send(peer.into()).await.ok()?;
+            Some(Ok(kept))
+        }
+        Err(error) => Some(Err((peer, error))),
+    }
 }
 
 /// When to give up the parents as providers, so that others are asked, too.
 struct Parents {
-    parents: Vec<libp2p::PeerId>,
+    parents: Vec<Source>,
     /// How often they asked to come again since they last gave something.
     busy: u32,
     given_up: CancellationToken,
@@ -624,7 +747,8 @@ impl Parents {
     fn new(parents: &BTreeSet<NodeId>, given_up: CancellationToken) -> Self {
         let peers = parents
             .iter()
-            .filter_map(|node| libp2p::PeerId::from_bytes(&node.0).ok());
+            .filter_map(|node| PeerId::from_bytes(&node.0).ok())
+            .map(Source::Peer);
         Self {
             parents: peers.collect(),
             busy: 0,
@@ -632,15 +756,15 @@ impl Parents {
         }
     }
 
-    fn gave(&mut self, from: libp2p::PeerId) {
-        if self.parents.contains(&from) {
+    fn gave(&mut self, from: &Source) {
+        if self.parents.contains(from) {
             self.busy = 0;
         }
     }
 
     /// Says whether this one is only to be asked again.
-    fn failed(&mut self, from: libp2p::PeerId, why: Why) -> bool {
-        if !self.parents.contains(&from) {
+    fn failed(&mut self, from: &Source, why: Why) -> bool {
+        if !self.parents.contains(from) {
             return false;
         }
         let is_busy = why == Why::Busy;
@@ -671,6 +795,10 @@ impl Stages {
         self.stages.push((name, self.begin.elapsed()));
         self.begin = Instant::now();
     }
+}
+
+fn listed(unreached: &[String]) -> String {
+    unreached.iter().map(|one| format!("; {one}")).collect()
 }
 
 /// Whether the next network may be asked: this one knows nothing against the artifact.

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use qk_protocol::candidate::Candidate;
 use qk_protocol::decide::{Decision, Held, Question, Trusted, choose, decide};
@@ -15,6 +16,9 @@ use super::member::{Member, unix_now};
 use super::shelf::StoreShelf;
 use super::{Node, NodeError};
 use crate::store::{Store, StoreError};
+
+/// How long an archive that was named to somebody stays, whatever the quota: time to install it.
+pub(super) const INSTALL_TIME: Duration = Duration::from_secs(600);
 
 /// What the store has of what is wanted.
 pub(super) struct Here {
@@ -148,12 +152,15 @@ fn archive_of(store: &Store, decided: Decided) -> Result<Option<Archive>, StoreE
     }))
 }
 
-/// The archive of a root, if it is here and intact.
+/// The archive of a root, if it is here and intact; leased for [`INSTALL_TIME`].
 pub(super) fn archive(store: &Store, root: Root) -> Result<Option<PathBuf>, StoreError> {
     let blob = match store.open_blob(&root) {
         Err(StoreError::CorruptBlob { .. }) => None,
         opened => opened?,
     };
+    if blob.is_some() {
+        store.lease_for(root, INSTALL_TIME);
+    }
     store.touch(&root, unix_now())?;
     Ok(blob.map(|_| store.blob_path(&root)))
 }

@@ -25,6 +25,8 @@ pub(super) struct Named {
     pub(super) parents: Vec<Contact>,
     /// By the manifest, as bootstrap nodes.
     pub(super) bootstrap: Vec<Contact>,
+    /// Where the manifest says that this very node is.
+    pub(super) itself: Vec<Multiaddr>,
     /// Whether the network is a laboratory's: a bootstrap address, this node's own included, is of a
     /// private range, and so may be those of all others.
     pub(super) is_local: bool,

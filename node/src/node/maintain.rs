@@ -1,18 +1,22 @@
 //! What a running node does by itself: stay connected, stay up to date, stay known.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use qk_protocol::hash::{NetworkId, Point, Root};
+use qk_protocol::key::Linker;
 use qk_protocol::manifest::NetworkFile;
 use qk_protocol::statement::Statement;
+use tokio::sync::oneshot;
 
 use super::member::{Member, unix_now};
 use super::shelf::StoreShelf;
 use super::{Node, NodeError};
+use crate::build::{TOOLCHAINS_QUOTA_BYTES, Toolchains};
 use crate::control::Reloaded;
-use crate::home::Joined;
+use crate::home::{HomeError, Joined};
 
 /// How often newer manifests and timestamps are asked for.
 const REFRESH_EVERY: Duration = Duration::from_secs(600);
@@ -28,10 +32,23 @@ const OWN_POINTS_MAX: usize = 100_000;
 impl Node {
     /// Runs until it is dropped.
     pub async fn maintain(&self) {
+        let (ready, settled) = oneshot::channel();
+        let manners = self.manners().clone();
+        tokio::select! {
+            () = manners.watch(|| { let _ = ready.send(()); }) => {}
+            () = self.maintain_after(settled) => {}
+        }
+    }
+
+    /// As [`maintain`](Self::maintain), once it is known whether anything pauses this node.
+    async fn maintain_after(&self, settled: oneshot::Receiver<()>) {
+        // Told or dropped, both will do.
+        let _ = settled.await;
         tokio::join!(self.keep_up(), self.serve_cache());
     }
 
     async fn keep_up(&self) {
+        let mut pauses = self.manners().changes();
         let mut refresh = tokio::time::interval(REFRESH_EVERY);
         let mut announce = tokio::time::interval(ANNOUNCE_EVERY);
         let mut clean = tokio::time::interval(CLEAN_EVERY);
@@ -40,6 +57,8 @@ impl Node {
                 _ = refresh.tick() => self.refresh().await,
                 _ = announce.tick() => self.announce().await,
                 _ = clean.tick() => self.clean().await,
+                _ = pauses.changed() => self.make_up().await,
+                () = self.moved.notified() => self.announce().await,
             };
             if let Err(error) = done {
                 tracing::warn!(%error, "maintenance failed and will be tried again");
@@ -47,11 +66,25 @@ impl Node {
         }
     }
 
-    /// Keeps the store within its quota and looks for damage.
+    /// Does after a pause what was left undone in it.
+    async fn make_up(&self) -> Result<(), NodeError> {
+        if !self.manners().is_paused() && self.unannounced.swap(false, Ordering::Relaxed) {
+            self.announce().await?;
+        }
+        Ok(())
+    }
+
+    /// Keeps the store and the toolchains within their quotas, and looks for damage; not in a pause.
     ///
     /// # Errors
     /// When the store cannot be read or written.
     pub async fn clean(&self) -> Result<(), NodeError> {
+        for member in self.members() {
+            member.forget_hints();
+        }
+        if self.manners().is_paused() {
+            return Ok(());
+        }
         let cleaned = self.store_gc().await?;
         for evicted in &cleaned.artifacts.evicted {
             tracing::info!(root = %evicted.root, bytes = evicted.bytes, "evicted as the quota asks");
@@ -59,8 +92,40 @@ impl Node {
         if let Some(damage) = self.blocking(|store| store.scrub()).await? {
             tracing::error!(%damage, "the store was damaged, and mended as far as possible");
         }
+        self.clean_toolchains().await
+    }
+
+    /// Keeps the toolchains within their quota.
+    async fn clean_toolchains(&self) -> Result<(), NodeError> {
+        let mut named = BTreeSet::new();
         for member in self.members() {
-            member.forget_hints();
+            let joined = member.joined();
+            let linkers = joined
+                .network
+                .manifest()
+                .builds
+                .iter()
+                .map(|build| &build.linker);
+            named.extend(linkers.filter_map(|linker| match linker {
+                Linker::Zig { wheel, .. } => Some(*wheel),
+                Linker::System { .. } => None,
+            }));
+        }
+        let toolchains = Toolchains::new(self.home().toolchains());
+        let quota_bytes = self.config().toolchains_quota_bytes;
+        let quota_bytes = quota_bytes.unwrap_or(TOOLCHAINS_QUOTA_BYTES);
+        let clean = tokio::task::spawn_blocking(move || toolchains.gc(quota_bytes, &named));
+        let removed = clean.await.map_err(|_| NodeError::Stopping)?;
+        let removed = removed.map_err(|error| HomeError::Io {
+            path: self.home().toolchains().to_owned(),
+            error,
+        })?;
+        for one in removed {
+            tracing::info!(
+                toolchain = one.name,
+                bytes = one.bytes,
+                "removed as the toolchains' quota asks"
+            );
         }
         Ok(())
     }
@@ -174,50 +239,64 @@ impl Node {
         leaves.iter().map(|member| member.id()).collect()
     }
 
-    /// Puts this node's own statements again, and tells who it is that has their artifacts.
+    /// Puts this node's own statements again, and tells who it is that has their artifacts and, if
+    /// its owner shares them, those that were fetched; not in a pause.
     ///
     /// # Errors
     /// When the store cannot be read.
     pub async fn announce(&self) -> Result<(), NodeError> {
+        if self.manners().is_paused() {
+            self.unannounced.store(true, Ordering::Relaxed);
+            return Ok(());
+        }
+        let mut announced = BTreeSet::new();
         for member in self.members() {
-            self.up(&member).await?;
-            for (point, (statements, roots)) in self.own_statements(&member).await? {
+            if let Err(error) = self.up(&member).await {
+                super::log_failure(&member, &error);
+                continue;
+            }
+            for (point, (statements, roots)) in self.to_announce(&member).await? {
                 self.tell(&member, point, &statements, &roots).await;
+                announced.extend(roots);
             }
         }
+        self.traffic.announced(announced.len());
         Ok(())
     }
 
-    /// Own statements by point, and which of their artifacts are here.
-    async fn own_statements(
+    /// Own statements by point, and which artifacts are here that others are told of.
+    async fn to_announce(
         &self,
         member: &Arc<Member>,
     ) -> Result<BTreeMap<Point, (Vec<Arc<Statement>>, Vec<Root>)>, NodeError> {
         let (network, own, joined) = (member.id(), self.own(), member.joined());
+        let shares_fetched = self.manners().shares_fetched();
         self.blocking(move |store| {
             let shelf = StoreShelf { store, network };
             let mut by_point = BTreeMap::new();
             for point in store.near(&network, &Point([0; 32]), OWN_POINTS_MAX)? {
-                let statements: Vec<Arc<Statement>> = shelf
+                let all = shelf
                     .held(point)
                     .into_iter()
                     .map(|held| held.statement)
-                    .filter(|statement| statement.observer() == own)
                     // The manifest may have listed the registry once, and no longer.
                     .filter(|statement| {
                         let registries = &joined.network.manifest().registries;
                         registries.contains(&statement.key().registry)
-                    })
-                    .collect();
-                let observed = statements
-                    .iter()
-                    .filter_map(|statement| statement.observation());
-                let here = observed
-                    .map(|one| one.subject.root)
-                    .filter(|root| store.has_blob(root));
-                let roots: Vec<Root> = here.collect();
-                if !statements.is_empty() {
-                    by_point.insert(point, (statements, roots));
+                    });
+                let (mut statements, mut roots) = (Vec::new(), BTreeSet::new());
+                for statement in all {
+                    let is_own = statement.observer() == own;
+                    if is_own || shares_fetched {
+                        let observed = statement.observation().map(|one| one.subject.root);
+                        roots.extend(observed.filter(|root| store.has_blob(root)));
+                    }
+                    if is_own {
+                        statements.push(statement);
+                    }
+                }
+                if !statements.is_empty() || !roots.is_empty() {
+                    by_point.insert(point, (statements, roots.into_iter().collect()));
                 }
             }
             Ok(by_point)

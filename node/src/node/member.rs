@@ -25,8 +25,10 @@ use super::door::Door;
 use super::kin::{self, Named};
 use super::shelf::{StoreShelf, record};
 use crate::blocks::serve::Server;
+use crate::counters::Counters;
 use crate::home::Joined;
-use crate::net::{AskError, LanRole, Multiaddr, Net, PeerId};
+use crate::net::address::CIRCUITS_MAX;
+use crate::net::{AskError, Circuit, LanRole, Multiaddr, Net, PeerId};
 use crate::store::StoreError;
 
 /// How long a node may take to store what it is told.
@@ -51,6 +53,7 @@ pub struct Member {
     cache: Option<Arc<Cache>>,
     /// Downloads whose progress neighbours wait for.
     watched: Mutex<BTreeMap<Root, Arc<watch::Sender<Underway>>>>,
+    counters: Counters,
 }
 
 /// What was found at a point.
@@ -88,6 +91,7 @@ impl Member {
         door: Arc<Door>,
         named: Named,
         cache: Option<Arc<Cache>>,
+        counters: Counters,
     ) -> Arc<Self> {
         Arc::new(Self {
             id: joined.network.id(),
@@ -101,6 +105,7 @@ impl Member {
             on_lan: RwLock::default(),
             cache,
             watched: Mutex::default(),
+            counters,
         })
     }
 
@@ -226,7 +231,10 @@ impl Member {
         observed: Multiaddr,
         bytes: Vec<u8>,
     ) -> Vec<u8> {
-        let Ok(decoded) = Request::decode(&bytes) else {
+        let decoded = Request::decode(&bytes).ok();
+        self.counters
+            .index_asked(decoded.as_ref().map(|decoded| &decoded.message));
+        let Some(decoded) = decoded else {
             return Vec::new();
         };
         let joined = self.joined();
@@ -245,17 +253,37 @@ impl Member {
         {
             cache.look(&self, get.point).await;
         }
-        let answered = tokio::task::spawn_blocking(move || {
-            self.answer_from_disk(peer, &observed, request, closer)
-        });
+        let addrs = match &request {
+            Request::Have(have) => {
+                let relays = self.relay_hosts(&have.addrs).await;
+                claimed(&have.addrs, peer, &observed, &relays)
+            }
+            Request::Put(_) | Request::Get(_) | Request::Near { .. } | Request::Network { .. } => {
+                Vec::new()
+            }
+        };
+        let node = NodeId(peer.to_bytes());
+        let from = Contact { node, addrs };
+        let answered =
+            tokio::task::spawn_blocking(move || self.answer_from_disk(&from, request, closer));
         let reply = answered.await.ok().and_then(Result::ok);
         reply.map_or_else(Vec::new, |reply| reply.encode())
     }
 
+    /// Where this node itself knows those to be that are named as relays.
+    async fn relay_hosts(&self, addrs: &[ByteBuf]) -> Vec<(PeerId, IpAddr)> {
+        let circuits = addrs.iter().filter_map(circuit);
+        let mut relays: Vec<PeerId> = circuits.map(|circuit| circuit.relay).collect();
+        relays.truncate(CIRCUITS_MAX);
+        match self.net() {
+            Some(net) if !relays.is_empty() => net.hosts(relays).await.unwrap_or_default(),
+            _ => Vec::new(),
+        }
+    }
+
     fn answer_from_disk(
         &self,
-        peer: PeerId,
-        observed: &Multiaddr,
+        from: &Contact,
         request: Request,
         closer: Vec<Contact>,
     ) -> Result<Reply, StoreError> {
@@ -263,16 +291,6 @@ impl Member {
         let rules = Rules {
             network: &joined.network,
             key: &self.key,
-        };
-        let from = Contact {
-            node: NodeId(peer.to_bytes()),
-            addrs: match &request {
-                Request::Have(have) => claimed(&have.addrs, observed),
-                Request::Put(_)
-                | Request::Get(_)
-                | Request::Near { .. }
-                | Request::Network { .. } => Vec::new(),
-            },
         };
         let now = unix_now();
         self.door.with(|store| {
@@ -282,7 +300,7 @@ impl Member {
             };
             let (reply, writes) = {
                 let hints = self.hints.lock().unwrap_or_else(PoisonError::into_inner);
-                index::answer(&shelf, &hints, &rules, &from, request, closer, now)
+                index::answer(&shelf, &hints, &rules, from, request, closer, now)
             };
             let mut records = Vec::new();
             let mut hints = self.hints.lock().unwrap_or_else(PoisonError::into_inner);
@@ -479,12 +497,17 @@ impl Member {
         let Some(net) = self.net() else {
             return 0;
         };
-        let addrs = net.listen_addrs().await.unwrap_or_default();
-        if addrs.is_empty() {
+        let reach = net.reach().await.unwrap_or_default();
+        let listening = net.listen_addrs().await.unwrap_or_default();
+        if listening.is_empty() {
             return 0;
         }
-        let addrs: Vec<ByteBuf> = addrs
+        let addrs = reach
+            .external
             .iter()
+            .chain(&reach.relayed)
+            .chain(&listening);
+        let addrs: Vec<ByteBuf> = addrs
             .take(qk_protocol::message::ADDRESSES_MAX)
             .map(|addr| ByteBuf::from(addr.to_vec()))
             .collect();
@@ -610,9 +633,15 @@ pub(super) async fn next<T: Send + 'static>(
     tokio::time::timeout(wait, finished).await.ok().flatten()
 }
 
-/// Of the addresses that a peer claims, those at the host it was seen at: it cannot send readers to
-/// a victim. The port it listens on is not the one it was seen with.
-fn claimed(addrs: &[ByteBuf], observed: &Multiaddr) -> Vec<ByteBuf> {
+/// Of the addresses that a peer claims, those at the host it was seen at, and those over relays that
+/// this node itself knows to be at that host: it cannot send readers to a victim. The port it listens
+/// on is not the one it was seen with.
+fn claimed(
+    addrs: &[ByteBuf],
+    peer: PeerId,
+    observed: &Multiaddr,
+    relays: &[(PeerId, IpAddr)],
+) -> Vec<ByteBuf> {
     let Some(seen) = ip(observed) else {
         return Vec::new();
     };
@@ -621,12 +650,30 @@ fn claimed(addrs: &[ByteBuf], observed: &Multiaddr) -> Vec<ByteBuf> {
         let Ok(parsed) = Multiaddr::try_from(addr.to_vec()) else {
             continue;
         };
-        let unspecified = ip(&parsed).is_some_and(|ip| ip.is_unspecified());
-        if ip(&parsed) == Some(seen) && !unspecified && !kept.contains(addr) {
+        let Some(host) = ip(&parsed).filter(|ip| !ip.is_unspecified()) else {
+            continue;
+        };
+        let believed = match circuit(addr) {
+            Some(circuit) => {
+                relays.contains(&(circuit.relay, host))
+                    && circuit.target.is_none_or(|target| target == peer)
+            }
+            None => host == seen && !over_relay(&parsed),
+        };
+        if believed && !kept.contains(addr) {
             kept.push(addr.clone());
         }
     }
     kept
+}
+
+fn circuit(addr: &ByteBuf) -> Option<Circuit> {
+    let parsed = Multiaddr::try_from(addr.to_vec()).ok()?;
+    Circuit::of(&parsed)
+}
+
+fn over_relay(address: &Multiaddr) -> bool {
+    address.iter().any(|part| part == Protocol::P2pCircuit)
 }
 
 fn ip(address: &Multiaddr) -> Option<IpAddr> {
@@ -654,11 +701,44 @@ mod tests {
             bytes("/dns4/victim.example/tcp/80"),
             ByteBuf::from(vec![0xff; 12]),
         ];
-        let seen = |text: &str| claimed(&all, &text.parse().unwrap());
+        let peer = PeerId::random();
+        let seen = |text: &str| claimed(&all, peer, &text.parse().unwrap(), &[]);
         assert_eq!(seen("/ip4/192.0.2.1/tcp/50000"), [own]);
         assert!(seen("/ip4/198.51.100.1/tcp/50000").is_empty());
         assert!(seen("/dns4/host.example/tcp/50000").is_empty());
         let nowhere: Multiaddr = "/ip4/0.0.0.0/tcp/1".parse().unwrap();
-        assert!(claimed(&all, &nowhere).is_empty());
+        assert!(claimed(&all, peer, &nowhere, &[]).is_empty());
+    }
+
+    #[test]
+    fn a_relay_is_believed_only_where_this_node_knows_it_to_be() {
+        let (relay, peer) = (PeerId::random(), PeerId::random());
+        let over = |host: &str, relay: PeerId| {
+            let text = format!("/ip4/{host}/tcp/4001/p2p/{relay}/p2p-circuit");
+            ByteBuf::from(text.parse::<Multiaddr>().unwrap().to_vec())
+        };
+        let relays = [(relay, "192.0.2.9".parse().unwrap())];
+        let seen: Multiaddr = "/ip4/198.51.100.1/tcp/50000".parse().unwrap();
+        let good = over("192.0.2.9", relay);
+        let victim = over("203.0.113.80", relay);
+        let unknown = over("192.0.2.9", PeerId::random());
+        // At its own host it cannot pass for a relay that this node does not know either.
+        let own = over("198.51.100.1", PeerId::random());
+        let text = format!("/ip4/192.0.2.9/tcp/1/p2p/{relay}/p2p-circuit/p2p/{relay}");
+        let other_target = ByteBuf::from(text.parse::<Multiaddr>().unwrap().to_vec());
+        let odd = "/ip4/198.51.100.1/tcp/1/p2p-circuit";
+        let odd = ByteBuf::from(odd.parse::<Multiaddr>().unwrap().to_vec());
+        let all = [
+            good.clone(),
+            victim.clone(),
+            unknown,
+            own,
+            other_target,
+            odd,
+        ];
+        assert_eq!(claimed(&all, peer, &seen, &relays), [good]);
+        // Whoever believed what is said of the relay would send readers to the victim.
+        let lied = [(relay, "203.0.113.80".parse().unwrap())];
+        assert_eq!(claimed(&all, peer, &seen, &lied), [victim]);
     }
 }

@@ -6,18 +6,22 @@
 mod cache;
 mod door;
 mod fetch;
+mod given;
 mod here;
 mod kin;
 mod listen;
 mod maintain;
 mod member;
+mod reload;
 mod report;
 mod shelf;
 #[cfg(test)]
 mod tests;
+mod traffic;
 
-use std::path::PathBuf;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Instant;
 
 use ed25519_dalek::SigningKey;
@@ -30,20 +34,28 @@ use qk_protocol::manifest::{Manifest, ManifestError, NetworkFile};
 use qk_protocol::policy::Policy;
 use qk_protocol::statement::Statement;
 use serde::{Deserialize, Serialize};
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{Notify, broadcast};
 
 pub use self::cache::CacheConfig;
 use self::cache::{Cache, Neighbours};
 pub use self::door::Door;
 pub use self::fetch::{FetchError, FetchEvent, FetchSpec, Fetched, From};
+use self::given::Given;
 use self::kin::Named;
 pub use self::listen::NetworkConfig;
 pub use self::member::{Found, Member, unix_now};
 use self::shelf::{StoreShelf, record};
+use self::traffic::Traffic;
 use crate::blocks::behaviour::serving;
-use crate::blocks::serve::{Obtain, ServeLimits, Server};
+use crate::blocks::serve::{Blobs, Obtain, ServeLimits, Server};
+use crate::counters::Counters;
+use crate::gateway::client::{Client, GatewayUrl, GatewayUrlError, gateways};
 use crate::home::{Config, Home, HomeError, Joined};
+use crate::manners::{Manners, ShareConfig, ShareFlags};
 use crate::net::{
-    self, Contact, LanRole, Limits, Multiaddr, Net, NetConfig, PreSharedKey, StartError,
+    self, Contact, Event, LanRole, Limits, Multiaddr, NatConfig, Net, NetConfig, PreSharedKey,
+    StartError,
 };
 use crate::secret::{Secret, SecretError};
 use crate::store::{Keep, Options, Store, StoreError};
@@ -51,11 +63,15 @@ use crate::store::{Keep, Options, Store, StoreError};
 /// How often another point is drawn when there is nothing to do at one.
 const DRAWS_MAX: usize = 16;
 
+/// The part of its disk that a store takes at most unless its owner says otherwise.
+const QUOTA_PERCENT: u64 = 5;
+
 /// A node at work.
 #[derive(Debug)]
 pub struct Node {
     home: Home,
-    config: Config,
+    /// As it was read last.
+    config: RwLock<Arc<Config>>,
     door: Arc<Door>,
     options: NodeOptions,
     /// In the order in which they are asked.
@@ -66,7 +82,15 @@ pub struct Node {
     starting: tokio::sync::Mutex<()>,
     cache: Option<Arc<Cache>>,
     observer: SigningKey,
+    manners: Arc<Manners>,
+    /// Whether something was not announced because of a pause.
+    unannounced: AtomicBool,
     started: Instant,
+    traffic: Arc<Traffic>,
+    counters: Counters,
+    gateways: Mutex<Vec<Client>>,
+    /// Told when others reach this node at other addresses than before.
+    moved: Arc<Notify>,
 }
 
 /// How a node takes part.
@@ -82,6 +106,8 @@ pub struct NodeOptions {
     pub offline: bool,
     /// Whether to be a cache for the neighbours, whatever the configuration says.
     pub cache: bool,
+    /// What the command line says of sharing.
+    pub share: ShareFlags,
 }
 
 /// What was published, and to how many.
@@ -113,6 +139,9 @@ pub enum NodeError {
         /// What is wrong with it.
         why: String,
     },
+    /// The address of a gateway.
+    #[error(transparent)]
+    Gateway(#[from] GatewayUrlError),
     /// A network that is not joined.
     #[error("network {0} is not joined here: run `qk join`")]
     NotJoined(NetworkId),
@@ -144,9 +173,22 @@ impl Node {
     /// See [`NodeError`]; when none of the networks could be started, why the first one was not.
     pub async fn start(home: Home, options: NodeOptions) -> Result<Self, NodeError> {
         let config = home.config()?;
+        let gateways = gateways(&config.gateway)?;
+        let is_cache = options.hold && (options.cache || config.cache.enabled);
+        // Beside the configuration, with which a file that is read again is compared.
+        let told = Config {
+            share: share_of(&config, &options.share, is_cache),
+            quota_bytes: options
+                .share
+                .quota
+                .map(|size| size.0)
+                .or(config.quota_bytes),
+            ..config.clone()
+        };
         let observer = home.key("observer")?;
         let joined = home.networks()?;
-        let store = store_options(&config);
+        let store = store_options(&told, &home.store());
+        let manners = Manners::open(&home, told.share, told.pause, options.hold);
         let door = Arc::new(match options.hold {
             true => Door::hold(home.store(), store)?,
             false => Door::brief(home.store(), store),
@@ -154,18 +196,23 @@ impl Node {
         // What the user typed is checked once, not network by network.
         addresses(&options.listen)?;
         parents_of(&options, &config)?;
-        let is_cache = options.hold && (options.cache || config.cache.enabled);
         let node = Self {
             home,
             cache: is_cache.then(|| Cache::new(config.cache.clone())),
-            config,
+            config: RwLock::new(Arc::new(config)),
             door,
             options,
             members: RwLock::default(),
             reloading: tokio::sync::Mutex::default(),
             starting: tokio::sync::Mutex::default(),
             observer,
+            manners,
+            unannounced: AtomicBool::default(),
             started: Instant::now(),
+            traffic: Arc::default(),
+            counters: Counters::default(),
+            gateways: Mutex::new(gateways.into_iter().map(Client::new).collect()),
+            moved: Arc::default(),
         };
         let mut failures = Vec::new();
         for one in joined {
@@ -194,8 +241,9 @@ impl Node {
         let own = identity.public().to_peer_id();
         let is_other = |contact: &Contact| contact.peer != own;
         let mut named = Named {
-            parents: parents_of(&self.options, &self.config)?,
+            parents: parents_of(&self.options, &self.config())?,
             bootstrap: Vec::new(),
+            itself: Vec::new(),
             is_local: false,
         };
         for text in &joined.network.manifest().bootstrap {
@@ -218,12 +266,16 @@ impl Node {
         let is_lab = tell.iter().flat_map(|one| &one.addrs).any(is_local);
         named.is_local = is_lab;
         named.parents.retain(is_other);
-        named.bootstrap.retain(is_other);
+        let (others, itself) = named.bootstrap.into_iter().partition(is_other);
+        named.bootstrap = others;
+        let itself: Vec<Contact> = itself;
+        named.itself = itself.into_iter().flat_map(|one| one.addrs).collect();
         Ok(Member::new(
             joined,
             self.door.clone(),
             named,
             self.cache.clone(),
+            self.counters.clone(),
         ))
     }
 
@@ -242,7 +294,7 @@ impl Node {
         let joined = member.joined();
         let general = addresses(&self.options.listen)?;
         let is_first = self.members().iter().all(|other| other.net().is_none());
-        let listening = listen::listening(&self.config, &general, &joined, is_first)?;
+        let listening = listen::listening(&self.config(), &general, &joined, is_first)?;
         if listening.moved {
             let network = &joined.network.manifest().name;
             tracing::warn!(
@@ -250,13 +302,25 @@ impl Node {
                 "listens on free ports: the given ones are another network's; `[networks.NAME] listen` in the configuration gives it its own"
             );
         }
-        let server = member.server(|| self.server(member));
         let config = self.net_config(member, &joined, listening.addresses)?;
-        let answering = member.clone();
-        let answer = move |peer, observed, bytes| answering.clone().answer(peer, observed, bytes);
+        let (answering, traffic) = (member.clone(), self.traffic.clone());
+        let answer = move |peer, observed, bytes| {
+            let (answering, traffic) = (answering.clone(), traffic.clone());
+            async move {
+                let reply = answering.answer(peer, observed, bytes).await;
+                if !reply.is_empty() {
+                    traffic.answered();
+                }
+                reply
+            }
+        };
         // Only a node that holds the store open serves from it.
-        let serve = self.options.hold.then(|| serving(server));
+        let hold = self.options.hold;
+        let serve = hold.then(|| serving(member.server(|| self.server(member))));
         let net = Net::start(config, answer, serve).await?;
+        if hold {
+            tokio::spawn(tell_moves(net.events(), self.moved.clone()));
+        }
         member.set_net(net);
         Ok(())
     }
@@ -272,43 +336,70 @@ impl Node {
             let network = joined.network.manifest().name.clone();
             return Err(NodeError::Secret(SecretError::Missing { network }));
         }
-        let named = member.named().all();
-        let bootstrap: Vec<Multiaddr> = named.flat_map(full_addresses).collect();
-        let private = pre_shared.is_some() || member.named().is_local;
+        let config = self.config();
+        let named = member.named();
+        let bootstrap: Vec<Multiaddr> = named.all().flat_map(full_addresses).collect();
+        // Whom the manifest names can be reached there; the owner says more.
+        let external = named.itself.iter().cloned();
+        let external = external.chain(addresses(&config.relay.external)?);
+        let external: Vec<Multiaddr> = match listen.is_empty() {
+            true => Vec::new(),
+            false => external.collect(),
+        };
+        // Where nobody is named, others are found on the LAN.
+        let on_lan = bootstrap.is_empty() && external.is_empty();
+        let private = pre_shared.is_some() || named.is_local;
         let hold = self.options.hold;
         // A command looks around only where there may be a cache, and announces nothing.
-        let looks = self.config.mdns.unwrap_or(true) && (hold || member.expects_lan());
+        let looks = config.mdns.unwrap_or(true) && (hold || member.expects_lan());
         let role = match self.cache {
             Some(_) => LanRole::Cache,
             None => LanRole::Node,
+        };
+        let limits = match (&self.cache, listen.is_empty()) {
+            (Some(_), _) => Limits::cache(),
+            (None, true) => Limits::laptop(),
+            (None, false) => Limits::server(),
         };
         Ok(NetConfig {
             identity: net::identity_of(self.home.key("node")?.to_bytes())?,
             network: member.id(),
             bootstrap,
-            external: Vec::new(),
+            external,
             server: !listen.is_empty(),
-            limits: match (&self.cache, listen.is_empty()) {
-                (Some(_), _) => Limits::cache(),
-                (None, true) => Limits::laptop(),
-                (None, false) => Limits::server(),
+            nat: NatConfig {
+                traverse: config.relay.traverse.unwrap_or(!private && !on_lan),
+                relay: config.relay.serve,
+            },
+            limits: match self.manners.connections() {
+                Some(connections) => limits.connections(connections),
+                None => limits,
             },
             listen,
             lan: looks.then_some(role),
             pre_shared,
-            quic: self.config.quic.unwrap_or(true),
+            quic: config.quic.unwrap_or(true),
             allow_private: private,
         })
     }
 
     /// What serves artifacts in a network: on a cache, also those that are not here yet.
     fn server(&self, member: &Arc<Member>) -> Arc<Server> {
-        let Some(cache) = self.cache.clone() else {
-            return Server::new(self.door.clone(), ServeLimits::default());
+        let (uploads, counters) = (self.manners.uploads(), self.counters.clone());
+        let server = match self.cache.clone() {
+            None => Server::with(self.given(), ServeLimits::default(), uploads, counters),
+            Some(cache) => {
+                let neighbours: Arc<dyn Obtain> = Arc::new(Neighbours {
+                    cache,
+                    member: Arc::downgrade(member),
+                    manners: self.manners.clone(),
+                });
+                let limits = ServeLimits::cache();
+                Server::obtaining(self.given(), limits, uploads, counters, Some(neighbours))
+            }
         };
-        let member = Arc::downgrade(member);
-        let neighbours: Arc<dyn Obtain> = Arc::new(Neighbours { cache, member });
-        Server::obtaining(self.door.clone(), ServeLimits::cache(), Some(neighbours))
+        self.traffic.serves(server.clone());
+        server
     }
 
     /// Whether this is a running node, not a command's.
@@ -316,14 +407,53 @@ impl Node {
         self.options.hold
     }
 
+    /// What the user configured, as it was read last.
+    pub fn config(&self) -> Arc<Config> {
+        let config = self.config.read();
+        config.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Where this node keeps things.
     pub fn home(&self) -> &Home {
         &self.home
     }
 
+    /// What this node counts.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// The gateways that artifacts may be had from, without those that lied.
+    fn gateways(&self) -> Vec<Client> {
+        let gateways = self.gateways.lock();
+        gateways.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Asks a gateway nothing more until this node starts again.
+    fn ban_gateway(&self, url: &GatewayUrl) {
+        let mut gateways = self.gateways.lock().unwrap_or_else(PoisonError::into_inner);
+        gateways.retain(|gateway| gateway.url() != url);
+    }
+
     /// The store.
     pub fn door(&self) -> &Arc<Door> {
         &self.door
+    }
+
+    /// What this node gives and takes, and whether it pauses.
+    pub fn manners(&self) -> &Arc<Manners> {
+        &self.manners
+    }
+
+    /// What is given to others, peers and readers over HTTP alike. Only a node that holds the store
+    /// open gives any of it.
+    pub(crate) fn given_to_all(&self) -> Option<Arc<dyn Blobs>> {
+        let given = self.options.hold.then(|| self.given());
+        given.map(|given| given as Arc<dyn Blobs>)
+    }
+
+    fn given(&self) -> Arc<Given> {
+        Given::new(self.door.clone(), self.manners.clone(), self.own())
     }
 
     /// The networks that this node takes part in, in the order in which they are asked.
@@ -380,7 +510,7 @@ impl Node {
 
     /// What this node's owner asks for in a network: the stricter of the user's and the manifest's.
     pub fn policy(&self, member: &Member) -> Policy {
-        policy_of(&self.config, member.joined().network.manifest())
+        policy_of(&self.config(), member.joined().network.manifest())
     }
 
     /// What the store holds about a release in a network.
@@ -464,13 +594,63 @@ impl Node {
     ) -> Published {
         let nearest = member.find(point).await.answered;
         let holders = member.put(point, statements, &nearest).await;
-        let told = match roots {
-            [] => 0,
-            _ => member.announce(point, roots, &nearest).await,
-        };
         Published {
             holders: holders + 1,
-            told,
+            told: self.announce_roots(member, point, roots, &nearest).await,
+        }
+    }
+
+    /// Tells others what was fetched, if this is a running node whose owner shares it.
+    fn share_fetched(&self, member: &Arc<Member>, point: Point, root: Root) {
+        if !self.options.hold || !self.manners.shares_fetched() {
+            return;
+        }
+        if self.manners.is_paused() {
+            self.unannounced.store(true, Ordering::Relaxed);
+        }
+        if !self.manners.gives() {
+            return;
+        }
+        let (member, announces) = (member.clone(), self.manners.announces());
+        tokio::spawn(async move {
+            let nearest = match announces {
+                true => member.find(point).await.answered,
+                false => Vec::new(),
+            };
+            member.announce(point, &[root], &nearest).await;
+        });
+    }
+
+    /// Evicts what is in the way of so many bytes more, where the disk is nearly full.
+    async fn make_space(&self, bytes: u64) -> Result<(), NodeError> {
+        let made = self.blocking(move |store| store.make_space(bytes, unix_now()));
+        for evicted in made.await?.evicted {
+            tracing::info!(root = %evicted.root, bytes = evicted.bytes, "evicted: the disk is nearly full");
+        }
+        Ok(())
+    }
+
+    /// Tells others that these roots are here, as far as the owner wants it; how many know then.
+    async fn announce_roots(
+        &self,
+        member: &Arc<Member>,
+        point: Point,
+        roots: &[Root],
+        nearest: &[qk_protocol::message::Contact],
+    ) -> usize {
+        if self.manners.is_paused() {
+            self.unannounced.store(true, Ordering::Relaxed);
+        }
+        // Who announces nothing still says so of itself when it is asked.
+        let nearest = if self.manners.announces() {
+            nearest
+        } else {
+            &[]
+        };
+        match roots {
+            [] => 0,
+            _ if !self.manners.gives() => 0,
+            _ => member.announce(point, roots, nearest).await,
         }
     }
 
@@ -526,6 +706,7 @@ impl Node {
                 net.shutdown().await;
             }
         }
+        self.manners.close();
     }
 
     /// Does something with the store, off the reactor.
@@ -558,6 +739,20 @@ fn keep(store: &Store, member: &Member, statements: &[Arc<Statement>]) -> Result
     store.append(records).map(drop)
 }
 
+/// How a node shares. A cache is there for others: it gives what it fetched, and its neighbours are
+/// not to wait because its owner named no address to listen on.
+fn share_of(config: &Config, flags: &ShareFlags, is_cache: bool) -> ShareConfig {
+    let flags = ShareFlags {
+        laptop: flags.laptop && !is_cache,
+        ..flags.clone()
+    };
+    let mut share = config.share.clone().with(&flags);
+    if is_cache && !share.leech {
+        share.fetched = Some(true);
+    }
+    share
+}
+
 /// What a user with this configuration asks for in a network: the stricter of both policies.
 pub fn policy_of(config: &Config, manifest: &Manifest) -> Policy {
     match &config.policy {
@@ -566,14 +761,25 @@ pub fn policy_of(config: &Config, manifest: &Manifest) -> Policy {
     }
 }
 
-/// The store's options as the user configured them.
-pub fn store_options(config: &Config) -> Options {
+/// The store's options as the user configured them, for a store in `dir`.
+pub fn store_options(config: &Config, dir: &Path) -> Options {
     let defaults = Options::default();
+    let small_disk = || disk_bytes(dir).map_or(u64::MAX, |disk| disk / 100 * QUOTA_PERCENT);
     Options {
-        quota_bytes: config.quota_bytes.unwrap_or(defaults.quota_bytes),
+        quota_bytes: config
+            .quota_bytes
+            .unwrap_or_else(|| defaults.quota_bytes.min(small_disk())),
         free_floor_bytes: config.free_floor_bytes.unwrap_or(defaults.free_floor_bytes),
         ..defaults
     }
+}
+
+/// Bytes of the disk that `dir` lies on, or will.
+fn disk_bytes(dir: &Path) -> Option<u64> {
+    let there = dir
+        .ancestors()
+        .find_map(|dir| rustix::fs::statvfs(dir).ok())?;
+    Some(there.f_blocks.saturating_mul(there.f_frsize))
 }
 
 /// What the nodes of a private network encrypt their connections with, beside their own keys.
@@ -603,6 +809,17 @@ fn parents_of(options: &NodeOptions, config: &Config) -> Result<Vec<Contact>, No
         })
     };
     texts.map(parse).collect()
+}
+
+/// Tells when a node is reached at other addresses than before, until its network side ends.
+async fn tell_moves(mut events: broadcast::Receiver<Event>, moved: Arc<Notify>) {
+    loop {
+        match events.recv().await {
+            Ok(Event::Reach(_)) | Err(RecvError::Lagged(_)) => moved.notify_one(),
+            Ok(Event::Routed(_) | Event::OnLan(_) | Event::Forgotten(_)) => {}
+            Err(RecvError::Closed) => return,
+        }
+    }
 }
 
 /// A contact's addresses, each with its peer id at the end.

@@ -1,6 +1,7 @@
 //! What a node says of itself and of what it holds.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -8,15 +9,18 @@ use qk_protocol::archive;
 use qk_protocol::decide::Held;
 use qk_protocol::hash::{Root, StatementId};
 use qk_protocol::key::ArtifactKey;
+use qk_protocol::time::UnixTime;
 
 use super::fetch::{FetchError, FetchSpec, OnEvent};
 use super::member::{Found, Member, unix_now};
-use super::{Node, NodeError, store_options};
+use super::{Node, NodeError};
 use crate::control::{
     Artifact, Cleaned, ConnectionReport, FetchReport, FindReport, FindSpec, NetworkStatus,
-    PeerReport, Status, StoreStatus,
+    PeerReport, ReachStatus, Status, StoreStatus,
 };
-use crate::net::{self, PeerInfo};
+use crate::home::HomeError;
+use crate::manners::{Manners, PauseReason};
+use crate::net::{self, Multiaddr, PeerInfo, Reach, Reachability};
 use crate::store::{BlobInfo, FsckReport};
 
 impl Node {
@@ -41,11 +45,16 @@ impl Node {
             peers: networks.iter().map(|network| network.peers).sum(),
             networks,
             store: self.store_status().await?,
+            share: self.manners.status(),
+            paused: self.manners.reasons(),
+            counters: self.traffic.counters(),
+            downloads: self.traffic.downloads(),
+            announced: self.traffic.last_announced(),
         })
     }
 
-    async fn store_status(&self) -> Result<StoreStatus, NodeError> {
-        let quota_bytes = store_options(&self.config).quota_bytes;
+    pub(crate) async fn store_status(&self) -> Result<StoreStatus, NodeError> {
+        let quota_bytes = self.door.quota_bytes();
         self.blocking(move |store| {
             let blobs = store.ls()?;
             Ok(StoreStatus {
@@ -57,6 +66,37 @@ impl Node {
             })
         })
         .await
+    }
+
+    /// Pauses until then, or until [`resume`](Self::resume), also through a restart; says why this
+    /// node pauses now.
+    ///
+    /// # Errors
+    /// When it cannot be written down.
+    pub async fn pause(&self, until: Option<UnixTime>) -> Result<Vec<PauseReason>, NodeError> {
+        self.with_manners(move |manners| manners.pause(until)).await
+    }
+
+    /// Ends a pause that was asked for; says why this node pauses still.
+    ///
+    /// # Errors
+    /// When it cannot be written down.
+    pub async fn resume(&self) -> Result<Vec<PauseReason>, NodeError> {
+        self.with_manners(|manners| manners.resume()).await
+    }
+
+    async fn with_manners(
+        &self,
+        work: impl FnOnce(&Manners) -> io::Result<()> + Send + 'static,
+    ) -> Result<Vec<PauseReason>, NodeError> {
+        let manners = self.manners.clone();
+        let done = tokio::task::spawn_blocking(move || work(&manners)).await;
+        done.map_err(|_| NodeError::Stopping)?
+            .map_err(|error| HomeError::Io {
+                path: self.home.dir().to_owned(),
+                error,
+            })?;
+        Ok(self.manners.reasons())
     }
 
     /// All connected peers, network by network.
@@ -213,6 +253,7 @@ async fn network_status(member: &Arc<Member>) -> NetworkStatus {
         contacts: 0,
         private: manifest.secret_id.is_some(),
         sent_bytes: member.sent_bytes(),
+        reach: ReachStatus::default(),
     };
     if let Some(net) = member.net()
         && let (Ok(listening), Ok(peers), Ok(contacts)) = (
@@ -225,8 +266,23 @@ async fn network_status(member: &Arc<Member>) -> NetworkStatus {
         status.listening = listening.iter().map(ToString::to_string).collect();
         status.peers = peers.len();
         status.contacts = contacts.len();
+        status.reach = reach_status(net.reach().await.unwrap_or_default());
     }
     status
+}
+
+fn reach_status(reach: Reach) -> ReachStatus {
+    let texts = |addrs: &[Multiaddr]| addrs.iter().map(ToString::to_string).collect();
+    ReachStatus {
+        reachability: match reach.reachability {
+            Reachability::Public => "public",
+            Reachability::Private => "private",
+            Reachability::Unknown => "unknown",
+        }
+        .to_owned(),
+        external: texts(&reach.external),
+        relayed: texts(&reach.relayed),
+    }
 }
 
 fn peer_report(network: String, peer: PeerInfo) -> PeerReport {

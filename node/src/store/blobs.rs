@@ -5,7 +5,6 @@ use std::fs::{self, File};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::UNIX_EPOCH;
 
 use bao_tree::io::outboard::PreOrderOutboard;
@@ -18,7 +17,7 @@ use tempfile::TempPath;
 
 use super::error::{At, StoreError};
 use super::index::BlobRow;
-use super::{Damage, FsckReport, Store, layout};
+use super::{Damage, FsckReport, Lease, Store, layout};
 
 /// Blocks of 16 KiB: 2^4 chunks of BLAKE3.
 pub const BLOCK_SIZE: BlockSize = BlockSize::from_chunk_log(4);
@@ -96,36 +95,6 @@ impl Blob {
             EncodeError::ParentHashMismatch(_) => "the outboard does not match the root".to_owned(),
             other => other.to_string(),
         })
-    }
-}
-
-/// Keeps a root from being evicted while it lives.
-#[derive(Debug)]
-pub struct Lease {
-    root: Root,
-    leases: Arc<Mutex<BTreeMap<Root, usize>>>,
-}
-
-impl Lease {
-    fn take(root: Root, leases: &Arc<Mutex<BTreeMap<Root, usize>>>) -> Self {
-        let mut held = leases.lock().unwrap_or_else(PoisonError::into_inner);
-        *held.entry(root).or_default() += 1;
-        Self {
-            root,
-            leases: leases.clone(),
-        }
-    }
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        let mut held = self.leases.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = held.get_mut(&self.root) {
-            *count -= 1;
-            if *count == 0 {
-                held.remove(&self.root);
-            }
-        }
     }
 }
 
@@ -321,11 +290,6 @@ impl Store {
         self.blob_paths(root).0.exists()
     }
 
-    /// Keeps a root from being evicted while the answer lives; for downloads under way.
-    pub fn lease(&self, root: Root) -> Lease {
-        Lease::take(root, &self.shared.leases)
-    }
-
     /// Notes that a blob was used.
     pub fn touch(&self, root: &Root, used: UnixTime) -> Result<(), StoreError> {
         // Only of a checked one: the row also says that it was checked.
@@ -389,14 +353,16 @@ impl Store {
             ..GcReport::default()
         };
         let to_free = self.bytes_to_free(bytes_before, bytes)?;
-        blobs.retain(|blob| !blob.pinned && !self.is_leased(&blob.root));
+        blobs.retain(|blob| !blob.pinned);
         blobs.sort_by_key(|blob| (blob.used, blob.root));
         let mut freed = 0;
         for blob in blobs {
             if freed >= to_free {
                 break;
             }
-            self.remove_blob(&blob.root)?;
+            if !self.evict(&blob.root)? {
+                continue;
+            }
             freed += blob.bytes;
             report.bytes_after -= blob.bytes;
             report.evicted.push(blob);
@@ -404,16 +370,14 @@ impl Store {
         Ok(report)
     }
 
-    /// The directory of a download under way; made if it is not there.
-    pub fn part_dir(&self, root: &Root) -> Result<PathBuf, StoreError> {
-        let dir = self.shared.layout.part.join(root.to_string());
-        layout::create_dir(&dir)?;
-        Ok(dir)
-    }
-
-    /// Gives a download up.
-    pub fn remove_part(&self, root: &Root) -> Result<(), StoreError> {
-        layout::remove_dir(&self.shared.layout.part.join(root.to_string()))
+    /// As [`Store::make_room`] where the free-space floor asks for it; the quota is left to
+    /// [`Store::gc`], as to know what is stored takes a look at every artifact.
+    pub fn make_space(&self, bytes: u64, now: UnixTime) -> Result<GcReport, StoreError> {
+        let wanted = self.shared.options.free_floor_bytes.saturating_add(bytes);
+        match self.shared.free_bytes()? < wanted {
+            true => self.make_room(bytes, now),
+            false => Ok(GcReport::default()),
+        }
     }
 
     /// Hashes every blob, moves corrupt ones aside, makes wrong outboards again.
@@ -508,15 +472,6 @@ impl Store {
         };
         let wanted = options.free_floor_bytes.saturating_add(more);
         Ok(over.max(wanted.saturating_sub(self.shared.free_bytes()?)))
-    }
-
-    fn is_leased(&self, root: &Root) -> bool {
-        let leases = self
-            .shared
-            .leases
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        leases.contains_key(root)
     }
 
     fn remove_stale_parts(&self, now: UnixTime) -> Result<usize, StoreError> {

@@ -21,7 +21,7 @@
 use qk_protocol::hash::{KeyId, NetworkId, Point, PublicKey, Root, StatementId};
 use qk_protocol::time::UnixTime;
 
-use super::{MANIFEST_BYTES_MAX, Record, STATEMENT_BYTES_MAX};
+use super::{Record, STATEMENT_BYTES_MAX};
 
 /// Version of the journal's format, in every segment's header.
 pub(super) const FORMAT: u32 = 1;
@@ -29,12 +29,13 @@ pub(super) const FORMAT: u32 = 1;
 pub(super) const HEADER_LEN: u64 = 2 * HEADER_COPY_LEN as u64;
 /// Bytes of a frame before its payload.
 pub(super) const PREFIX_LEN: usize = 32;
-/// The largest payload of any frame.
-pub(super) const PAYLOAD_MAX: usize = NETWORK_LEN + MANIFEST_BYTES_MAX;
+/// The largest payload of any frame: that of a manifest's, which earlier versions wrote.
+pub(super) const PAYLOAD_MAX: usize = 32 + (256 << 10);
 
+/// The kind of frame that is obsolete; not to be used for anything else.
+const MANIFEST_KIND: u8 = 5;
 const MAGIC: &[u8; 8] = b"qkjournl";
 const HEADER_COPY_LEN: usize = 64;
-const NETWORK_LEN: usize = 32;
 /// Bytes of a statement's payload before the envelope.
 pub(super) const RECORD_FIXED_LEN: usize = 5 * 32 + 1 + 32 + 8;
 const RECORD_MAX: usize = RECORD_FIXED_LEN + STATEMENT_BYTES_MAX;
@@ -86,6 +87,16 @@ impl Header {
         outcome
     }
 
+    /// Where a copy is not what it should be, and what that is.
+    pub(super) fn damaged_copy(bytes: &[u8]) -> Option<(usize, Vec<u8>)> {
+        let whole = Self::decode(bytes).ok()?.encode();
+        let copies = whole
+            .chunks_exact(HEADER_COPY_LEN)
+            .zip(bytes.chunks_exact(HEADER_COPY_LEN));
+        let bad = copies.enumerate().find(|(_, (good, found))| good != found);
+        bad.map(|(n, (good, _))| (n * HEADER_COPY_LEN, good.to_vec()))
+    }
+
     fn decode_copy(copy: &[u8]) -> Result<Self, HeaderError> {
         let (head, sum) = copy.split_at(HEADER_COPY_LEN - 8);
         if !head.starts_with(MAGIC) || header_sum(head) != sum {
@@ -116,8 +127,8 @@ pub(super) enum Frame {
     Pin(Root),
     /// A root is pinned no longer.
     Unpin(Root),
-    /// The network's manifest; replaces the one before.
-    Manifest(NetworkId, Vec<u8>),
+    /// What earlier versions wrote and nothing reads any more: a network's manifest.
+    Obsolete,
 }
 
 /// Why bytes at an offset are not a frame.
@@ -163,11 +174,22 @@ impl Codec {
 
     /// Appends `frame` to `out` as it is to stand at `offset` of the segment; returns its length.
     pub(super) fn encode(&self, frame: &Frame, offset: u64, out: &mut Vec<u8>) -> u32 {
+        self.encode_form(frame.kind(), |out| frame.write_payload(out), offset, out)
+    }
+
+    /// As [`Codec::encode`], for a frame of which only the form on disk is known.
+    pub(super) fn encode_form(
+        &self,
+        kind: u8,
+        payload: impl FnOnce(&mut Vec<u8>),
+        offset: u64,
+        out: &mut Vec<u8>,
+    ) -> u32 {
         let start = out.len();
         out.extend_from_slice(&self.marker);
-        out.extend_from_slice(&[frame.kind(), 0, 0, 0]);
+        out.extend_from_slice(&[kind, 0, 0, 0]);
         out.extend_from_slice(&[0; PREFIX_LEN - 12]);
-        frame.write_payload(out);
+        payload(out);
         let payload_len = (out.len() - start - PREFIX_LEN) as u32;
         out[start + 12..start + 16].copy_from_slice(&payload_len.to_le_bytes());
         let sum = self.sum(offset, &out[start..start + 16], &out[start + PREFIX_LEN..]);
@@ -217,25 +239,26 @@ impl Frame {
             + match self {
                 Self::Statement(record) => RECORD_FIXED_LEN + record.bytes.len(),
                 Self::Removed(_) | Self::Pin(_) | Self::Unpin(_) => 32,
-                Self::Manifest(_, bytes) => NETWORK_LEN + bytes.len(),
+                Self::Obsolete => 0,
             }
     }
 
     /// Refuses what no reader would take back.
     pub(super) fn check_size(&self) -> Result<(), super::StoreError> {
-        let (what, bytes, bytes_max) = match self {
-            Self::Statement(record) => ("statement", record.bytes.len(), STATEMENT_BYTES_MAX),
-            Self::Manifest(_, bytes) => ("network manifest", bytes.len(), MANIFEST_BYTES_MAX),
-            Self::Removed(_) | Self::Pin(_) | Self::Unpin(_) => return Ok(()),
-        };
-        if bytes > bytes_max {
-            return Err(super::StoreError::TooLarge {
-                what,
-                bytes,
-                bytes_max,
-            });
+        match self {
+            Self::Statement(record) if record.bytes.len() > STATEMENT_BYTES_MAX => {
+                Err(super::StoreError::TooLarge {
+                    what: "statement",
+                    bytes: record.bytes.len(),
+                    bytes_max: STATEMENT_BYTES_MAX,
+                })
+            }
+            Self::Statement(_)
+            | Self::Removed(_)
+            | Self::Pin(_)
+            | Self::Unpin(_)
+            | Self::Obsolete => Ok(()),
         }
-        Ok(())
     }
 
     fn kind(&self) -> u8 {
@@ -244,7 +267,7 @@ impl Frame {
             Self::Removed(_) => 2,
             Self::Pin(_) => 3,
             Self::Unpin(_) => 4,
-            Self::Manifest(..) => 5,
+            Self::Obsolete => MANIFEST_KIND,
         }
     }
 
@@ -253,10 +276,7 @@ impl Frame {
             Self::Statement(record) => write_record(record, out),
             Self::Removed(id) => out.extend_from_slice(&id.0),
             Self::Pin(root) | Self::Unpin(root) => out.extend_from_slice(&root.0),
-            Self::Manifest(network, bytes) => {
-                out.extend_from_slice(&network.0);
-                out.extend_from_slice(bytes);
-            }
+            Self::Obsolete => {}
         }
     }
 
@@ -267,12 +287,7 @@ impl Frame {
             2 => Self::Removed(StatementId(reader.array()?)),
             3 => Self::Pin(Root(reader.array()?)),
             4 => Self::Unpin(Root(reader.array()?)),
-            5 => {
-                return Some(Self::Manifest(
-                    NetworkId(reader.array()?),
-                    reader.0.to_vec(),
-                ));
-            }
+            MANIFEST_KIND => return Some(Self::Obsolete),
             _ => return None,
         };
         reader.0.is_empty().then_some(frame)
@@ -378,8 +393,6 @@ mod tests {
             hash().prop_map(|id| Frame::Removed(StatementId(id))),
             hash().prop_map(|root| Frame::Pin(Root(root))),
             hash().prop_map(|root| Frame::Unpin(Root(root))),
-            (hash(), proptest::collection::vec(any::<u8>(), 0..400))
-                .prop_map(|(network, bytes)| Frame::Manifest(NetworkId(network), bytes)),
         ]
     }
 
@@ -417,7 +430,7 @@ mod tests {
             let mut marked = codec.marker().to_vec();
             marked.extend_from_slice(&bytes);
             prop_assert!(codec.decode(0, &marked).is_err());
-            if let Some(frame) = Frame::read(kind, &bytes) {
+            if let Some(frame) = Frame::read(kind, &bytes).filter(|frame| *frame != Frame::Obsolete) {
                 let mut payload = Vec::new();
                 frame.write_payload(&mut payload);
                 prop_assert_eq!(payload, bytes);
@@ -465,21 +478,19 @@ mod tests {
                 bytes: vec![0; len],
             })
         };
-        let manifest = |len| Frame::Manifest(NetworkId([0; 32]), vec![0; len]);
         let codec = Codec::new([0; 32]);
-        for (most, over) in [
-            (record(STATEMENT_BYTES_MAX), record(STATEMENT_BYTES_MAX + 1)),
-            (
-                manifest(MANIFEST_BYTES_MAX),
-                manifest(MANIFEST_BYTES_MAX + 1),
-            ),
-        ] {
-            let mut bytes = Vec::new();
-            codec.encode(&most, 0, &mut bytes);
-            assert!(most.check_size().is_ok() && codec.decode(0, &bytes).is_ok());
+        let (most, over) = (record(STATEMENT_BYTES_MAX), record(STATEMENT_BYTES_MAX + 1));
+        let mut bytes = Vec::new();
+        codec.encode(&most, 0, &mut bytes);
+        assert!(most.check_size().is_ok() && codec.decode(0, &bytes).is_ok());
+        bytes.clear();
+        codec.encode(&over, 0, &mut bytes);
+        assert!(over.check_size().is_err() && codec.decode(0, &bytes).is_err());
+        for (len, is_frame) in [(PAYLOAD_MAX, true), (PAYLOAD_MAX + 1, false)] {
             bytes.clear();
-            codec.encode(&over, 0, &mut bytes);
-            assert!(over.check_size().is_err() && codec.decode(0, &bytes).is_err());
+            let payload = |out: &mut Vec<u8>| out.resize(out.len() + len, 0);
+            codec.encode_form(MANIFEST_KIND, payload, 0, &mut bytes);
+            assert_eq!(codec.decode(0, &bytes).is_ok(), is_frame);
         }
     }
 }

@@ -10,7 +10,6 @@
 //! k ‖ network ‖ key id ‖ id      -> (empty)
 //! r ‖ root ‖ id                  -> (empty)
 //! p ‖ root                       -> Position of the pin
-//! n ‖ network                    -> Position of the manifest
 //! b ‖ root                       -> BlobRow of a blob that was checked
 //! ```
 //!
@@ -19,7 +18,9 @@
 
 use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
-use std::{fs, io};
+use std::sync::mpsc;
+use std::time::Duration;
+use std::{fs, io, thread};
 
 use qk_protocol::hash::{KeyId, NetworkId, Point, PublicKey, Root, StatementId};
 use qk_protocol::time::UnixTime;
@@ -30,6 +31,8 @@ use super::{Record, layout};
 
 const CACHE_BYTES: u64 = 8 << 20;
 const SUM_LEN: usize = 8;
+/// How long sled's flush is waited for before a second one is asked as well.
+const FLUSH_PATIENCE: Duration = Duration::from_secs(1);
 const META: &[u8] = b"m";
 
 /// Why the index did not answer. All of them are cured by making it again.
@@ -101,7 +104,17 @@ impl Index {
     /// Opens the newest index in `dir`, or an empty one.
     pub(super) fn open(dir: &Path) -> Result<Self, IndexError> {
         let newest = generations(dir)?.pop().unwrap_or(1);
-        Self::open_generation(dir, newest)
+        // Before sled opens them, which changes them.
+        let sum = sum_of_files(&dir.join(newest.to_string())).ok();
+        let index = Self::open_generation(dir, newest)?;
+        index.check_files(sum)?;
+        Ok(index)
+    }
+
+    /// As sled opens it.
+    #[cfg(test)]
+    pub(super) fn open_unchecked(dir: &Path) -> Result<Self, IndexError> {
+        Self::open_generation(dir, generations(dir)?.pop().unwrap_or(1))
     }
 
     /// Begins an empty index beside those in `dir`. Each has a directory of its own, because sled
@@ -111,6 +124,7 @@ impl Index {
         let newest = before.last().copied().unwrap_or(0);
         for old in before.into_iter().filter(|old| *old < newest) {
             let old = dir.join(old.to_string());
+            fs::remove_file(sum_path(&old)).ok();
             layout::remove_dir(&old).map_err(|error| IndexError::Files(error.to_string()))?;
         }
         Self::open_generation(dir, newest + 1)
@@ -136,6 +150,26 @@ impl Index {
         self.generation
     }
 
+    /// Closes it and leaves a sum over its files, by which the next opening knows them again.
+    pub(super) fn close(self) {
+        let path = self.path.clone();
+        drop(self);
+        // Unsynced, and no loss: files without a sum that fits are scrubbed.
+        if let Ok(sum) = sum_of_files(&path) {
+            fs::write(sum_path(&path), sum).ok();
+        }
+    }
+
+    /// Fails where the files are not as they were left and a row is wrong, stale or missing. sled
+    /// answers from a damaged file as if the damaged rows had never been written.
+    fn check_files(&self, sum: Option<[u8; 32]>) -> Result<(), IndexError> {
+        let left = fs::read(sum_path(&self.path)).ok();
+        match (left, sum) {
+            (Some(left), Some(sum)) if left == sum => Ok(()),
+            (_, _) => self.scrub(),
+        }
+    }
+
     /// Up to where the journal is applied.
     pub(super) fn meta(&self) -> Result<Meta, IndexError> {
         self.get(META)?.map_or(Ok(Meta::default()), |value| {
@@ -147,17 +181,6 @@ impl Index {
     pub(super) fn entry(&self, id: &StatementId) -> Result<Option<Entry>, IndexError> {
         self.get(&key(b'i', &[&id.0]))?
             .map(|value| Entry::decode(&value).ok_or(IndexError::Corrupt("statement row")))
-            .transpose()
-    }
-
-    /// Where the frame of a pin (`b'p'`, root) or manifest (`b'n'`, network) stands.
-    pub(super) fn position(
-        &self,
-        letter: u8,
-        of: &[u8; 32],
-    ) -> Result<Option<Position>, IndexError> {
-        self.get(&key(letter, &[of]))?
-            .map(|value| decode_position(&value).ok_or(IndexError::Corrupt("position row")))
             .transpose()
     }
 
@@ -232,7 +255,26 @@ impl Index {
 
     /// Writes out what sled holds in memory; survives kill -9, not a power cut.
     pub(super) fn flush(&self) -> Result<(), IndexError> {
-        self.guard(|db| db.flush().map(drop))
+        // Where a write fails, sled may wake a waiting flush a moment before it waits, and never
+        // again. One that begins later sees the failure at once, and its answer is as good.
+        let (answer, answered) = mpsc::channel();
+        let mut patience = FLUSH_PATIENCE;
+        loop {
+            let (db, answer) = (self.db()?.clone(), answer.clone());
+            let flush = move || {
+                let done = guard(|| db.flush().map(drop));
+                drop(db); // Before the answer, or the next opening could find its files locked.
+                answer.send(done).ok();
+            };
+            let thread = thread::Builder::new().name("qk-flush".to_owned());
+            thread
+                .spawn(flush)
+                .map_err(|error| IndexError::Files(error.to_string()))?;
+            match answered.recv_timeout(patience) {
+                Ok(done) => return done,
+                Err(_) => patience *= 2,
+            }
+        }
     }
 
     /// Writes out what sled holds in memory, durably.
@@ -287,6 +329,8 @@ impl Index {
 
 impl Drop for Index {
     fn drop(&mut self) {
+        // sled's own end flushes, too; with nothing left to write or after a failure it cannot wait.
+        self.flush().ok();
         let db = self.db.take();
         guard(|| {
             drop(db);
@@ -319,13 +363,9 @@ impl<'a> Changes<'a> {
             .transpose()
     }
 
-    /// Where a pin or manifest stands with these changes; letters as in [`Index::position`].
-    pub(super) fn position(
-        &self,
-        letter: u8,
-        of: &[u8; 32],
-    ) -> Result<Option<Position>, IndexError> {
-        self.get(&key(letter, &[of]))?
+    /// Where the pin of a root stands with these changes.
+    pub(super) fn pin(&self, root: &Root) -> Result<Option<Position>, IndexError> {
+        self.get(&key(b'p', &[&root.0]))?
             .map(|value| decode_position(&value).ok_or(IndexError::Corrupt("position row")))
             .transpose()
     }
@@ -369,17 +409,16 @@ impl<'a> Changes<'a> {
         Ok(())
     }
 
-    /// Sets or clears where a pin or manifest stands; letters as in [`Index::position`].
-    pub(super) fn set_position(
+    /// Sets or clears where the pin of a root stands.
+    pub(super) fn set_pin(
         &mut self,
-        letter: u8,
-        of: &[u8; 32],
+        root: &Root,
         position: Option<Position>,
     ) -> Result<(), IndexError> {
-        if let Some(old) = self.position(letter, of)? {
+        if let Some(old) = self.pin(root)? {
             self.dead(old);
         }
-        let key = key(letter, &[of]);
+        let key = key(b'p', &[&root.0]);
         self.delete(key.clone())?;
         if let Some(position) = position {
             self.meta.live_bytes += u64::from(position.len);
@@ -539,6 +578,36 @@ fn catch<T>(run: impl FnOnce() -> Result<T, IndexError>) -> Result<T, IndexError
 
 fn guard<T>(run: impl FnOnce() -> sled::Result<T>) -> Result<T, IndexError> {
     catch(|| run().map_err(IndexError::from))
+}
+
+/// Where the sum over the files of the index in `path` is.
+fn sum_path(path: &Path) -> PathBuf {
+    path.with_extension("sum")
+}
+
+/// A sum over names and contents of all files of the index in `path`.
+fn sum_of_files(path: &Path) -> io::Result<[u8; 32]> {
+    let mut sum = blake3::Hasher::new();
+    let mut dirs = vec![path.to_owned()];
+    let mut files = Vec::new();
+    while let Some(dir) = dirs.pop() {
+        for entry in fs::read_dir(&dir)? {
+            let entry = entry?;
+            match entry.file_type()?.is_dir() {
+                true => dirs.push(entry.path()),
+                false => files.push(entry.path()),
+            }
+        }
+    }
+    files.sort_unstable();
+    for file in files {
+        let name = file.strip_prefix(path).unwrap_or(&file);
+        sum.update(blake3::hash(name.as_os_str().as_encoded_bytes()).as_bytes());
+        let mut content = blake3::Hasher::new();
+        content.update_reader(fs::File::open(&file)?)?;
+        sum.update(content.finalize().as_bytes());
+    }
+    Ok(*sum.finalize().as_bytes())
 }
 
 /// The numbers of the indexes in `dir`, ascending.

@@ -13,6 +13,8 @@ use super::{Damage, layout};
 
 /// How much of a segment is read at once when it is scanned.
 const SCAN_WINDOW: usize = 512 * 1024;
+/// The file that says that what the newest segment seems to hold may be in memory only.
+const DOUBT: &str = "doubt";
 
 /// Where a frame stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -125,6 +127,39 @@ impl Segment {
         }
     }
 
+    /// Writes everything again and syncs it. A sync that failed left pages that count as written: no
+    /// later sync would write them, and every reader sees what a power cut takes away.
+    fn write_again(&self) -> io::Result<()> {
+        let (end, mut at) = (self.len()?, 0);
+        let mut window = vec![0; SCAN_WINDOW];
+        while at < end {
+            let len = (end - at).min(SCAN_WINDOW as u64) as usize;
+            self.file.read_exact_at(&mut window[..len], at)?;
+            self.file.write_all_at(&window[..len], at)?;
+            at += len as u64;
+        }
+        self.file.sync_all()
+    }
+
+    /// Writes a copy of the header again that is damaged; says where it is.
+    pub(super) fn mend_header(&self) -> io::Result<Option<(u64, u64)>> {
+        let mut bytes = [0; HEADER_LEN as usize];
+        self.file.read_exact_at(&mut bytes, 0)?;
+        let Some((at, good)) = Header::damaged_copy(&bytes) else {
+            return Ok(None);
+        };
+        self.file.write_all_at(&good, at as u64)?;
+        self.file.sync_data()?;
+        Ok(Some((at as u64, good.len() as u64)))
+    }
+
+    /// Appends a frame of any kind and payload to `out` as it is to stand at `offset`.
+    #[cfg(test)]
+    pub(super) fn encode_form(&self, kind: u8, offset: u64, payload: &[u8], out: &mut Vec<u8>) {
+        let payload = |out: &mut Vec<u8>| out.extend_from_slice(payload);
+        self.codec.encode_form(kind, payload, offset, out);
+    }
+
     fn open(path: &Path, number: u64) -> Result<Result<Self, HeaderError>, StoreError> {
         let file = OpenOptions::new()
             .read(true)
@@ -134,7 +169,8 @@ impl Segment {
         let mut bytes = vec![0; file.metadata().at(path)?.len().min(HEADER_LEN) as usize];
         file.read_exact_at(&mut bytes, 0).at(path)?;
         let header = match Header::decode(&bytes) {
-            Ok(header) if header.number == number => header,
+            Ok(header) if header.number == number && bytes.len() as u64 == HEADER_LEN => header,
+            // Of another segment, or cut short while it was begun.
             Ok(_) => return Ok(Err(HeaderError::Damaged)),
             Err(error) => return Ok(Err(error)),
         };
@@ -275,16 +311,28 @@ pub(super) struct Journal {
     dir: PathBuf,
     segments: Arc<Segments>,
     tail: Option<Tail>,
+    uncut: Option<Uncut>,
     segment_bytes_max: u64,
     /// How many of the next syncs fail, as a dying disk would make them.
     #[cfg(test)]
     pub(super) failing_syncs: u32,
+    /// How many of the next cuts behind a failed write fail.
+    #[cfg(test)]
+    pub(super) failing_cuts: u32,
 }
 
 #[derive(Debug)]
 struct Tail {
     segment: Arc<Segment>,
     len: u64,
+}
+
+/// A segment with bytes behind its end that were refused.
+#[derive(Debug)]
+struct Uncut {
+    tail: Tail,
+    /// Whether it may be written to again, once they are cut off.
+    good: bool,
 }
 
 impl Journal {
@@ -310,13 +358,22 @@ impl Journal {
                 Err(error @ HeaderError::Damaged) => set_aside(&path, aside, &error, damage)?,
             }
         }
+        if dir.join(DOUBT).exists() {
+            if let Some(newest) = segments.all().pop() {
+                newest.write_again().at(&newest.path)?;
+            }
+            fs::remove_file(dir.join(DOUBT)).at(&dir)?;
+        }
         Ok(Self {
             dir,
             segments: Arc::new(segments),
             tail: None,
+            uncut: None,
             segment_bytes_max,
             #[cfg(test)]
             failing_syncs: 0,
+            #[cfg(test)]
+            failing_cuts: 0,
         })
     }
 
@@ -325,11 +382,19 @@ impl Journal {
         &self.segments
     }
 
-    /// Makes the newest segment the one that is appended to, and cuts off what stands after `len`.
+    /// Makes the newest segment the one that is appended to, and cuts off what stands after `len`; one
+    /// without frames is begun anew.
     pub(super) fn resume(&mut self, len: u64) -> Result<(), StoreError> {
         let Some(segment) = self.segments.all().pop() else {
             return Ok(());
         };
+        if len <= HEADER_LEN {
+            // Its header may be in memory only: where the sync of a new segment fails, nothing shows
+            // that to the next process, and no later sync would write it.
+            fs::remove_file(&segment.path).at(&segment.path)?;
+            self.segments.remove(segment.number);
+            return Ok(());
+        }
         if segment.len().at(&segment.path)? > len {
             segment.file.set_len(len).at(&segment.path)?;
             segment.file.sync_all().at(&segment.path)?;
@@ -340,6 +405,7 @@ impl Journal {
 
     /// The segment that the next batch goes to, and the offset of its first frame.
     pub(super) fn tail(&mut self) -> Result<(Arc<Segment>, u64), StoreError> {
+        self.settle()?;
         if self
             .tail
             .as_ref()
@@ -368,6 +434,33 @@ impl Journal {
         Ok(())
     }
 
+    /// Cuts off, durably, what a failed write left. Before that is done nothing may be acknowledged,
+    /// not even that something is there already: the next start could find the frames that were
+    /// refused, among them one that takes it away.
+    pub(super) fn settle(&mut self) -> Result<(), StoreError> {
+        let Some(Uncut { tail, .. }) = &self.uncut else {
+            return Ok(());
+        };
+        let Tail { segment, len } = tail;
+        #[cfg(test)]
+        if let Some(fewer) = self.failing_cuts.checked_sub(1) {
+            self.failing_cuts = fewer;
+            return Err(StoreError::io(
+                &segment.path,
+                io::Error::from_raw_os_error(5),
+            ));
+        }
+        let cut = segment.file.set_len(*len);
+        let cut = cut.and_then(|()| segment.file.sync_all());
+        cut.at(&segment.path)?;
+        fs::remove_file(self.dir.join(DOUBT)).ok();
+        self.tail = self
+            .uncut
+            .take()
+            .and_then(|uncut| uncut.good.then_some(uncut.tail));
+        Ok(())
+    }
+
     /// Appends `bytes`, which were encoded for what [`Journal::tail`] said, and makes them durable.
     pub(super) fn write(&mut self, bytes: &[u8]) -> Result<(), WriteError> {
         let Some(mut tail) = self.tail.take() else {
@@ -376,21 +469,28 @@ impl Journal {
         };
         let path = tail.segment.path.clone();
         if let Err(error) = tail.segment.file.write_all_at(bytes, tail.len) {
-            // Frames after a torn one would be lost with it; without the cut the segment is closed.
-            if tail.segment.file.set_len(tail.len).is_ok() {
-                self.tail = Some(tail);
-            }
+            // Frames after a torn one would be lost with it.
+            self.cut_off(tail, true);
             return Err(WriteError::Refused(StoreError::io(path, error)));
         }
         if let Err(error) = self.sync(&tail.segment) {
             // The kernel has marked the pages clean: a second fdatasync would succeed without
-            // having written anything. Best effort, so that nobody reads what may not be there.
-            tail.segment.file.set_len(tail.len).ok();
+            // having written anything.
+            self.cut_off(tail, false);
             return Err(WriteError::Unsynced(StoreError::io(path, error)));
         }
         tail.len += bytes.len() as u64;
         self.tail = Some(tail);
         Ok(())
+    }
+
+    fn cut_off(&mut self, tail: Tail, good: bool) {
+        // For the next process of this boot, should this one end before the cut.
+        File::create(self.dir.join(DOUBT)).ok();
+        self.uncut = Some(Uncut { tail, good });
+        if let Err(error) = self.settle() {
+            tracing::warn!(%error, "journal: nothing is acknowledged until a failed write is cut off");
+        }
     }
 
     /// Deletes a segment whose live frames stand elsewhere by now; one with damage is kept aside.
@@ -400,13 +500,17 @@ impl Journal {
         damaged: bool,
         aside: &Path,
     ) -> Result<(), StoreError> {
-        self.segments.remove(segment.number);
-        if damaged {
-            layout::move_aside(&segment.path, aside)?;
-        } else {
-            fs::remove_file(&segment.path).at(&segment.path)?;
+        // It may be gone from an attempt whose last step failed.
+        match segment.path.exists() {
+            true if damaged => drop(layout::move_aside(&segment.path, aside)?),
+            true => fs::remove_file(&segment.path).at(&segment.path)?,
+            false => {}
         }
-        layout::sync_dir(&self.dir)
+        layout::sync_dir(&self.dir)?;
+        // Last: while its file may still be there, later segments must not be compacted. They say
+        // which of its frames were taken back.
+        self.segments.remove(segment.number);
+        Ok(())
     }
 
     fn create(&self, number: u64) -> Result<Segment, StoreError> {
@@ -449,6 +553,15 @@ impl Journal {
         }
         segment.file.sync_data()
     }
+}
+
+/// Whether a segment in `dir` has an intact header of this format.
+pub(super) fn any_intact(dir: &Path) -> bool {
+    let files = segment_files(dir).unwrap_or_default();
+    let mut opened = files
+        .iter()
+        .map(|(number, path)| Segment::open(path, *number));
+    opened.any(|segment| matches!(segment, Ok(Ok(_))))
 }
 
 /// The segments' files by number; other names are not the journal's.

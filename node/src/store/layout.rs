@@ -8,6 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::error::{At, StoreError};
+use super::{Damage, journal};
 
 /// Version of the directory's layout, in the file `version`.
 pub(super) const VERSION: u32 = 1;
@@ -47,8 +48,10 @@ impl Layout {
 /// How the store was left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Left {
-    /// Closed, or never opened, or its process ended within this boot: what was written is there.
-    Intact,
+    /// Closed, or never opened: what was written is there, and whole.
+    Closed,
+    /// Its process ended within this boot: what was written is there, the last write maybe in part.
+    Killed,
     /// The machine went down while it was open: what was not synced may be missing or mixed.
     Unclean,
 }
@@ -56,8 +59,12 @@ pub(super) enum Left {
 impl Layout {
     /// Takes the lock, checks the version, creates what is missing. The lock holds as long as the
     /// file lives.
-    pub(super) fn open(dir: &Path) -> Result<(Self, File), StoreError> {
-        create_dir(dir)?;
+    pub(super) fn open(dir: &Path, damage: &mut Vec<Damage>) -> Result<(Self, File), StoreError> {
+        if !dir.is_dir() {
+            create_dir(dir)?;
+            let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty());
+            sync_dir(parent.unwrap_or(Path::new(".")))?;
+        }
         let lock = take_lock(dir)?;
         let layout = Self {
             dir: dir.to_owned(),
@@ -70,7 +77,7 @@ impl Layout {
             boot: dir.join("boot"),
             boot_id: boot_id(),
         };
-        layout.check_version()?;
+        layout.check_version(damage)?;
         // Syncs are what an opening takes: none where nothing is new.
         let kept = [&layout.blobs, &layout.journal, &layout.part, &layout.aside];
         if kept.iter().any(|kept| !kept.is_dir()) {
@@ -84,16 +91,21 @@ impl Layout {
     }
 
     /// Notes that the store is open in this boot, and says how it was left.
-    pub(super) fn mark_open(&self) -> Result<Left, StoreError> {
-        let mark = format!("open {}\n", self.boot_id);
-        let before = match fs::read_to_string(&self.boot) {
+    pub(super) fn mark_open(&self, damage: &mut Vec<Damage>) -> Result<Left, StoreError> {
+        let mark = with_sum(&format!("open {}", self.boot_id));
+        let before = match fs::read(&self.boot) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             read => Some(read.at(&self.boot)?),
         };
         let left = match before.as_deref() {
-            Some(before) if before == mark => return Ok(Left::Intact),
-            None | Some("closed\n") => Left::Intact,
-            Some(_) => Left::Unclean,
+            Some(before) if before == mark.as_bytes() => return Ok(Left::Killed),
+            Some(b"closed\n") => Left::Closed,
+            None if !self.index.exists() => Left::Closed,
+            Some(before) => {
+                damage.extend(self.damaged_mark(before));
+                Left::Unclean
+            }
+            None => Left::Unclean,
         };
         if left == Left::Unclean {
             // Before the mark, or a second crash here would find an old index that looks trusted.
@@ -109,9 +121,28 @@ impl Layout {
         self.replace(&self.boot, b"closed\n")
     }
 
-    fn check_version(&self) -> Result<(), StoreError> {
+    /// What is wrong with the mark of a boot that is not this one.
+    fn damaged_mark(&self, mark: &[u8]) -> Option<Damage> {
+        let text = String::from_utf8_lossy(mark);
+        let words: Vec<_> = text.split(' ').collect();
+        let intact = match words[..] {
+            // As earlier versions left it.
+            ["open", boot] => boot.ends_with('\n'),
+            ["open", boot, _] => text == with_sum(&format!("open {boot}")),
+            _ => false,
+        };
+        (!intact).then(|| Damage::Mark {
+            path: self.boot.clone(),
+            why: "it does not say how the store was left; taken as unclean".to_owned(),
+        })
+    }
+
+    /// A damaged file is written again where the journal's headers say what it should. So whoever
+    /// changes [`VERSION`] changes the journal's format, too.
+    fn check_version(&self, damage: &mut Vec<Damage>) -> Result<(), StoreError> {
         let path = self.dir.join("version");
-        let text = match fs::read_to_string(&path) {
+        let written = with_sum(&VERSION.to_string());
+        let text = match fs::read(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 if self.journal.exists() {
                     return Err(StoreError::NotAStore {
@@ -119,17 +150,33 @@ impl Layout {
                         why: "it has a journal but no file named version".to_owned(),
                     });
                 }
-                return self.replace(&path, format!("{VERSION}\n").as_bytes());
+                return self.replace(&path, written.as_bytes());
             }
-            read => read.at(&path)?,
+            read => String::from_utf8_lossy(&read.at(&path)?).into_owned(),
         };
-        match text.trim_end().parse() {
-            Ok(VERSION) => Ok(()),
-            Ok(found) if found > VERSION => Err(StoreError::NewerVersion {
-                path,
-                found,
-                known: VERSION,
-            }),
+        if text == written {
+            return Ok(());
+        }
+        // A bare number is what earlier versions wrote.
+        let (stated, bare) = match text.split_once(' ') {
+            Some((stated, _)) => (stated, false),
+            None => (text.trim_end(), true),
+        };
+        match stated.parse::<u32>() {
+            Ok(VERSION) if bare => self.replace(&path, written.as_bytes()),
+            Ok(found) if found > VERSION && (bare || text == with_sum(stated)) => {
+                Err(StoreError::NewerVersion {
+                    path,
+                    found,
+                    known: VERSION,
+                })
+            }
+            Ok(_) | Err(_) if journal::any_intact(&self.journal) => {
+                let why = format!("expected {written:?}");
+                self.replace(&path, written.as_bytes())?;
+                damage.push(Damage::Mark { path, why });
+                Ok(())
+            }
             Ok(_) | Err(_) => Err(StoreError::NotAStore {
                 path,
                 why: format!(
@@ -149,6 +196,12 @@ impl Layout {
         fs::rename(&temp, path).at(path)?;
         sync_dir(&self.dir)
     }
+}
+
+/// A line with a sum over it, by which a flipped bit is told from another text.
+pub(super) fn with_sum(text: &str) -> String {
+    let sum = blake3::derive_key("qk store mark v1", text.as_bytes());
+    format!("{text} {}\n", hex::encode(super::frame::first::<8>(sum)))
 }
 
 /// Identity of this boot. Where the system gives none, every opening counts as one of its own.

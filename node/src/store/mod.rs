@@ -1,10 +1,10 @@
 //! Artifacts and statements on disk. Truth is files; sled is an index that is made again from them.
 //!
 //! ```text
-//! version, lock, boot                 what this is, who has it open, whether it was left cleanly
+//! version, lock, boot                 what this is, who has it open, how it was left
 //! blobs/<2 hex>/<root>.tar, .obao4    artifacts and their outboards (blocks of 16 KiB)
-//! journal/NNNNNNNN.log                statements, pins and manifests (see `frame`)
-//! index/<generation>/                 sled
+//! journal/NNNNNNNN.log                statements and pins (see `frame`)
+//! index/<generation>/, .sum           sled, and a sum over its files
 //! part/<root>/                        downloads under way
 //! temp/                               emptied at every start
 //! aside/                              what was found corrupt
@@ -20,16 +20,17 @@ mod frame;
 mod index;
 mod journal;
 mod layout;
+mod lease;
 mod writer;
 
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, SyncSender, TrySendError};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread::{self, JoinHandle};
 
 use qk_protocol::hash::{KeyId, NetworkId, Point, PublicKey, Root, StatementId};
@@ -37,18 +38,19 @@ use qk_protocol::time::UnixTime;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
-pub use self::blobs::{BLOCK_SIZE, Blob, BlobInfo, GcReport, Keep, Lease, TempBlob};
+pub use self::blobs::{BLOCK_SIZE, Blob, BlobInfo, GcReport, Keep, TempBlob};
 pub use self::error::StoreError;
 use self::frame::Frame;
 use self::index::{Index, IndexError};
 use self::journal::{Journal, ReadError, Segments};
 use self::layout::{Layout, Left};
+use self::lease::Leases;
+pub(crate) use self::lease::Locked;
+pub use self::lease::{FileLeases, Lease};
 use self::writer::{Command, Writer};
 
 /// The largest statement (a DSSE envelope) that is stored.
 pub const STATEMENT_BYTES_MAX: usize = 16 << 10;
-/// The largest network manifest that is stored.
-pub const MANIFEST_BYTES_MAX: usize = 256 << 10;
 /// Commands that wait for the writer before the next one has to wait, or is refused.
 const QUEUE_MAX: usize = 256;
 /// Reports of damage that are kept; the oldest go.
@@ -90,6 +92,9 @@ pub struct Options {
     /// Whether closing leaves the mark that says open, and syncs nothing. Openings until the next
     /// boot then cost no sync either; the first one after it makes the index again.
     pub stays_marked: bool,
+    /// Where leases for a while are kept that outlast this opening, as a command needs them; none
+    /// for a store that stays open.
+    pub file_leases: Option<FileLeases>,
 }
 
 impl Default for Options {
@@ -100,6 +105,7 @@ impl Default for Options {
             reserve_bytes: 16 << 20,
             segment_bytes_max: 64 << 20,
             stays_marked: false,
+            file_leases: None,
         }
     }
 }
@@ -108,6 +114,14 @@ impl Default for Options {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "damage", rename_all = "kebab-case")]
 pub enum Damage {
+    /// A file that says what the store is or how it was left was not as it was written; it was
+    /// written again.
+    Mark {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
     /// Bytes of the journal that are not a frame; the frames after them were read.
     Frame {
         /// The segment's file.
@@ -152,6 +166,7 @@ pub enum Damage {
 impl std::fmt::Display for Damage {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
+            Self::Mark { path, why } => write!(f, "{}: {why}; written again", path.display()),
             Self::Frame {
                 segment,
                 offset,
@@ -229,6 +244,14 @@ pub struct Store {
     lock: File,
 }
 
+/// What was found damaged.
+#[derive(Debug, Default)]
+struct Notes {
+    all: VecDeque<Damage>,
+    /// Those that no check has told of yet.
+    untold: VecDeque<Damage>,
+}
+
 /// What readers and the writer share.
 #[derive(Debug)]
 struct Shared {
@@ -237,8 +260,8 @@ struct Shared {
     segments: Arc<Segments>,
     /// `None` where it failed and could not be made again yet.
     index: RwLock<Option<Arc<Index>>>,
-    damage: Mutex<VecDeque<Damage>>,
-    leases: Arc<Mutex<BTreeMap<Root, usize>>>,
+    damage: Mutex<Notes>,
+    leases: Arc<Mutex<Leases>>,
 }
 
 impl Store {
@@ -255,12 +278,12 @@ impl Store {
 
     /// Everything of opening but the writer's thread.
     fn prepare(dir: &Path, options: Options) -> Result<(Writer, File), StoreError> {
-        let (layout, lock) = Layout::open(dir)?;
-        let left = layout.mark_open()?;
+        let mut damage = Vec::new();
+        let (layout, lock) = Layout::open(dir, &mut damage)?;
+        let left = layout.mark_open(&mut damage)?;
         if left == Left::Unclean {
             tracing::info!(dir = %layout.dir.display(), "store: it was not closed before the machine went down");
         }
-        let mut damage = Vec::new();
         let mut journal = Journal::open(
             layout.journal.clone(),
             &layout.aside,
@@ -268,7 +291,7 @@ impl Store {
             &mut damage,
         )?;
         let segments = journal.segments().clone();
-        let (index, tail_len) = writer::open_index(&layout, &segments, &mut damage)?;
+        let (index, tail_len) = writer::open_index(&layout, &segments, left, &mut damage)?;
         journal.resume(tail_len)?;
         let shared = Arc::new(Shared {
             layout,
@@ -367,26 +390,6 @@ impl Store {
         Ok(roots.into_iter().map(Root).collect())
     }
 
-    /// Stores a network's manifest in place of the one before; durable when it returns.
-    pub fn put_manifest(&self, network: NetworkId, bytes: Vec<u8>) -> Result<(), StoreError> {
-        self.write(vec![Frame::Manifest(network, bytes)]).map(drop)
-    }
-
-    /// The manifest of every network, sorted by network.
-    pub fn manifests(&self) -> Result<Vec<(NetworkId, Vec<u8>)>, StoreError> {
-        let networks = self.with_index(|index| index.last_parts(b"n"))?;
-        let mut manifests = Vec::with_capacity(networks.len());
-        for network in networks {
-            let frame = self.load(|index| index.position(b'n', &network))?;
-            if let Some(Frame::Manifest(id, bytes)) = frame
-                && id.0 == network
-            {
-                manifests.push((id, bytes));
-            }
-        }
-        Ok(manifests)
-    }
-
     /// A statement by its id; `None` also if its frame is damaged, which is noted.
     pub fn get(&self, id: &StatementId) -> Result<Option<Record>, StoreError> {
         for last_try in [false, true] {
@@ -458,7 +461,8 @@ impl Store {
     }
 
     /// Reads every frame and hashes every blob. Corrupt blobs are moved aside, a wrong index is made
-    /// again; damage in the journal is reported, its place is left as it is.
+    /// again; damage in the journal is reported, its place is left as it is. What was found and
+    /// mended since the last such check, or since the store was opened, is reported, too.
     pub fn fsck(&self) -> Result<FsckReport, StoreError> {
         let (frames, damage) = self.command(Command::Check)?;
         let mut report = FsckReport {
@@ -467,17 +471,17 @@ impl Store {
             ..FsckReport::default()
         };
         self.check_blobs(&mut report)?;
+        for told in self.shared.untold() {
+            if !report.damage.contains(&told) {
+                report.damage.push(told);
+            }
+        }
         Ok(report)
     }
 
     /// What was found damaged since the store was opened, oldest first, at most 256.
     pub fn damage(&self) -> Vec<Damage> {
-        let damage = self
-            .shared
-            .damage
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        damage.iter().cloned().collect()
+        self.shared.notes().all.iter().cloned().collect()
     }
 
     fn records(&self, prefix: &[u8]) -> Result<Vec<Record>, StoreError> {
@@ -604,18 +608,29 @@ impl Shared {
     }
 
     fn note(&self, damage: impl IntoIterator<Item = Damage>) {
-        let mut notes = self.damage.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut notes = self.notes();
         for one in damage {
             // Every read of a lost frame would tell of it again.
-            if matches!(one, Damage::Frame { .. }) && notes.contains(&one) {
+            if matches!(one, Damage::Frame { .. }) && notes.all.contains(&one) {
                 continue;
             }
             tracing::warn!(damage = %one, "store");
-            if notes.len() == DAMAGE_MAX {
-                notes.pop_front();
+            let Notes { all, untold } = &mut *notes;
+            for list in [all, untold] {
+                if list.len() == DAMAGE_MAX {
+                    list.pop_front();
+                }
+                list.push_back(one.clone());
             }
-            notes.push_back(one);
         }
+    }
+
+    fn notes(&self) -> MutexGuard<'_, Notes> {
+        self.damage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn untold(&self) -> VecDeque<Damage> {
+        std::mem::take(&mut self.notes().untold)
     }
 
     /// Bytes of the file system that this user may still write.

@@ -6,10 +6,11 @@ use std::sync::mpsc::{Receiver, TryRecvError};
 use qk_protocol::hash::StatementId;
 
 use super::error::StoreError;
-use super::frame::{Frame, HEADER_LEN};
+use super::frame::{Frame, FrameError, HEADER_LEN};
 use super::index::{Changes, Index, IndexError};
 use super::journal::{Journal, Position, Scanned, Segment, Segments, WriteError};
-use super::{CompactReport, Damage, Shared, layout};
+use super::layout::{self, Left};
+use super::{CompactReport, Damage, Shared};
 
 /// A batch is written when it has this many bytes, even if more is waiting.
 const BATCH_BYTES: usize = 4 << 20;
@@ -198,9 +199,11 @@ impl Writer {
         self.shared.note([Damage::Index {
             why: why.to_owned(),
         }]);
+        // Or the new index would know frames that are about to be cut off.
+        self.journal.settle()?;
         let error = |error: IndexError| self.shared.index_error(&error);
         let index = Index::fresh(&self.shared.layout.index).map_err(error)?;
-        match replay(&index, self.journal.segments()) {
+        match replay(&index, self.journal.segments(), Left::Killed) {
             Ok(replayed) => {
                 self.shared.note(replayed.damage);
                 self.shared.set_index(Some(index));
@@ -318,6 +321,14 @@ impl Writer {
         let (mut frames, mut live) = (0, std::collections::BTreeSet::<StatementId>::new());
         for segment in self.journal.segments().all() {
             let at = |error| StoreError::io(&segment.path, error);
+            if let Some((offset, bytes)) = segment.mend_header().map_err(at)? {
+                found.push(Damage::Frame {
+                    segment: segment.path.clone(),
+                    offset,
+                    bytes,
+                    why: "one of the two copies of the header; written again".to_owned(),
+                });
+            }
             let mut scanner = segment.scan(HEADER_LEN).map_err(at)?;
             while let Some(next) = scanner.next().map_err(at)? {
                 match next {
@@ -326,7 +337,7 @@ impl Writer {
                         match *frame {
                             Frame::Statement(record) => live.insert(record.id),
                             Frame::Removed(id) => live.remove(&id),
-                            Frame::Pin(_) | Frame::Unpin(_) | Frame::Manifest(..) => false,
+                            Frame::Pin(_) | Frame::Unpin(_) | Frame::Obsolete => false,
                         };
                     }
                     Scanned::Bad { from, to, why } => {
@@ -334,6 +345,10 @@ impl Writer {
                     }
                 }
             }
+        }
+        if !found.is_empty() {
+            // A lost frame may be the one that took a statement back: the index may know better.
+            live.clear();
         }
         if let Err(why) = self.check_index(&live) {
             self.rebuild(&why)?;
@@ -364,16 +379,20 @@ impl Writer {
     }
 
     fn close(self) {
-        if self.shared.options.stays_marked {
-            return;
+        if !self.shared.options.stays_marked {
+            let synced = self.shared.index().and_then(|index| index.sync());
+            let marked = match synced {
+                Ok(()) => self.shared.layout.mark_closed(),
+                Err(error) => Err(self.shared.index_error(&error)),
+            };
+            if let Err(error) = marked {
+                tracing::warn!(%error, "store: not closed cleanly, the next start replays");
+            }
         }
-        let synced = self.shared.index().and_then(|index| index.sync());
-        let marked = match synced {
-            Ok(()) => self.shared.layout.mark_closed(),
-            Err(error) => Err(self.shared.index_error(&error)),
-        };
-        if let Err(error) = marked {
-            tracing::warn!(%error, "store: not closed cleanly, the next start replays");
+        let index = self.shared.index().ok();
+        self.shared.set_index(None);
+        if let Some(index) = index.and_then(Arc::into_inner) {
+            index.close();
         }
     }
 }
@@ -387,7 +406,8 @@ fn wants(
 ) -> Result<bool, IndexError> {
     let place = place(changes, frame)?;
     Ok(match (frame, place) {
-        (Frame::Statement(_) | Frame::Pin(_) | Frame::Manifest(..), None) => true,
+        (Frame::Obsolete, _) => false,
+        (Frame::Statement(_) | Frame::Pin(_), None) => true,
         (Frame::Removed(_) | Frame::Unpin(_), place) => place.is_some(),
         (Frame::Statement(_) | Frame::Pin(_), Some(place))
             if pending.is_some_and(|from| (place.segment, place.offset) >= from) =>
@@ -398,9 +418,7 @@ fn wants(
         (Frame::Statement(record), Some(place)) => {
             !matches!(segments.read(place), Ok(Frame::Statement(kept)) if kept.id == record.id)
         }
-        (Frame::Pin(_) | Frame::Manifest(..), Some(place)) => {
-            segments.read(place).ok().as_ref() != Some(frame)
-        }
+        (Frame::Pin(_), Some(place)) => segments.read(place).ok().as_ref() != Some(frame),
     })
 }
 
@@ -409,8 +427,8 @@ fn place(changes: &Changes<'_>, frame: &Frame) -> Result<Option<Position>, Index
     match frame {
         Frame::Statement(record) => Ok(changes.entry(&record.id)?.map(|entry| entry.position)),
         Frame::Removed(id) => Ok(changes.entry(id)?.map(|entry| entry.position)),
-        Frame::Pin(root) | Frame::Unpin(root) => changes.position(b'p', &root.0),
-        Frame::Manifest(network, _) => changes.position(b'n', &network.0),
+        Frame::Pin(root) | Frame::Unpin(root) => changes.pin(root),
+        Frame::Obsolete => Ok(None),
     }
 }
 
@@ -418,9 +436,9 @@ fn put(changes: &mut Changes<'_>, frame: &Frame, position: Position) -> Result<(
     match frame {
         Frame::Statement(record) => changes.put_statement(record, position),
         Frame::Removed(id) => changes.remove_statement(id),
-        Frame::Pin(root) => changes.set_position(b'p', &root.0, Some(position)),
-        Frame::Unpin(root) => changes.set_position(b'p', &root.0, None),
-        Frame::Manifest(network, _) => changes.set_position(b'n', &network.0, Some(position)),
+        Frame::Pin(root) => changes.set_pin(root, Some(position)),
+        Frame::Unpin(root) => changes.set_pin(root, None),
+        Frame::Obsolete => Ok(()),
     }
 }
 
@@ -448,7 +466,11 @@ impl From<IndexError> for ReplayError {
 }
 
 /// Applies to the index what the journal has beyond it.
-pub(super) fn replay(index: &Index, segments: &Segments) -> Result<Replayed, ReplayError> {
+pub(super) fn replay(
+    index: &Index,
+    segments: &Segments,
+    left: Left,
+) -> Result<Replayed, ReplayError> {
     let meta = index.meta()?;
     let all = segments.all();
     let reached = all.iter().find(|segment| segment.number == meta.segment);
@@ -464,8 +486,8 @@ pub(super) fn replay(index: &Index, segments: &Segments) -> Result<Replayed, Rep
         } else {
             HEADER_LEN
         };
-        let is_newest = Some(segment.number) == newest;
-        replay_segment(index, segments, segment, from, is_newest, &mut replayed)?;
+        let torn = (Some(segment.number) == newest).then_some(left);
+        replay_segment(index, segments, segment, from, torn, &mut replayed)?;
     }
     Ok(replayed)
 }
@@ -475,7 +497,7 @@ fn replay_segment(
     segments: &Segments,
     segment: &Segment,
     from: u64,
-    is_newest: bool,
+    torn: Option<Left>,
     replayed: &mut Replayed,
 ) -> Result<(), ReplayError> {
     let at = |error| ReplayError::Store(StoreError::io(&segment.path, error));
@@ -490,11 +512,14 @@ fn replay_segment(
                 }
                 end = position.offset + u64::from(position.len);
             }
-            // What a crash left of a write that was never acknowledged.
-            Scanned::Bad { to, why, .. }
-                if is_newest
-                    && to == scanner.end()
-                    && !matches!(why, super::frame::FrameError::Form(_)) => {}
+            // A write that was never acknowledged, or damage; cut off in either case.
+            Scanned::Bad { from, to, why }
+                if to == scanner.end() && torn.is_some() && !matches!(why, FrameError::Form(_)) =>
+            {
+                if !torn.is_some_and(|left| is_rest(left, &why)) {
+                    replayed.damage.push(bad_frame(segment, from, to, &why));
+                }
+            }
             Scanned::Bad { from, to, why } => {
                 replayed.damage.push(bad_frame(segment, from, to, &why));
                 end = to;
@@ -512,7 +537,16 @@ fn replay_segment(
     Ok(())
 }
 
-fn bad_frame(segment: &Segment, from: u64, to: u64, why: &super::frame::FrameError) -> Damage {
+/// Whether the end of a journal that was left like that may be the rest of a write.
+fn is_rest(left: Left, why: &FrameError) -> bool {
+    match left {
+        Left::Closed => false,
+        Left::Killed => matches!(why, FrameError::Short),
+        Left::Unclean => true,
+    }
+}
+
+fn bad_frame(segment: &Segment, from: u64, to: u64, why: &FrameError) -> Damage {
     Damage::Frame {
         segment: segment.path.clone(),
         offset: from,
@@ -525,6 +559,7 @@ fn bad_frame(segment: &Segment, from: u64, to: u64, why: &super::frame::FrameErr
 pub(super) fn open_index(
     layout: &layout::Layout,
     segments: &Segments,
+    left: Left,
     damage: &mut Vec<Damage>,
 ) -> Result<(Index, u64), StoreError> {
     let failed = |error: &IndexError| StoreError::Index {
@@ -532,7 +567,7 @@ pub(super) fn open_index(
         why: error.to_string(),
     };
     let opened = Index::open(&layout.index).map_err(ReplayError::Index);
-    let first = opened.and_then(|index| Ok((replay(&index, segments)?, index)));
+    let first = opened.and_then(|index| Ok((replay(&index, segments, left)?, index)));
     let (replayed, index) = match first {
         Ok(done) => done,
         Err(ReplayError::Store(error)) => return Err(error),
@@ -542,7 +577,7 @@ pub(super) fn open_index(
                 why: error.to_string(),
             });
             let index = Index::fresh(&layout.index).map_err(|error| failed(&error))?;
-            match replay(&index, segments) {
+            match replay(&index, segments, left) {
                 Ok(replayed) => (replayed, index),
                 Err(ReplayError::Store(error)) => return Err(error),
                 Err(ReplayError::Index(error)) => return Err(failed(&error)),

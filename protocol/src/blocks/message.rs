@@ -11,9 +11,12 @@
 //! | 35 | 8 | size of the blob in bytes |
 //! | 43 | 5 `n` | ranges, ascending and apart: first block (4), number of blocks (1) |
 //!
-//! An answer is one byte of [`Status`], and after [`Status::Ok`] exactly [`wire_len`] bytes. The
-//! size is part of the request because a reader with a wrong one would take every honest answer
-//! for a forged one.
+//! An answer is one byte of [`Status`], and after [`Status::Ok`] exactly [`wire_len`] bytes. Where
+//! zstd was asked for, a length of four bytes comes between, and then as many bytes as that says: one
+//! zstd frame that unpacks to exactly [`wire_len`] bytes, or, where the length is [`wire_len`], these
+//! as they are. A larger length is none that an honest node sends: see [`packed_len`]. The size is
+//! part of the request because a reader with a wrong one would take every honest answer for a forged
+//! one.
 
 use super::{Blob, BlockRange, RANGES_MAX, RangeError, Ranges};
 use crate::hash::Root;
@@ -24,6 +27,8 @@ pub const REQUEST_HEAD_BYTES: usize = 43;
 pub const REQUEST_RANGE_BYTES: usize = 5;
 /// The longest request.
 pub const REQUEST_BYTES_MAX: usize = REQUEST_HEAD_BYTES + RANGES_MAX * REQUEST_RANGE_BYTES;
+/// The length before a packed answer.
+pub const PACKED_HEAD_BYTES: usize = 4;
 const VERSION: u8 = 1;
 
 /// How an answer's bytes are packed.
@@ -31,7 +36,7 @@ const VERSION: u8 = 1;
 pub enum Encoding {
     /// The bao encoding as it is.
     Raw,
-    /// The bao encoding compressed; reserved, this version answers [`Status::NotSpoken`].
+    /// The bao encoding compressed. A node that does not do that answers [`Status::NotSpoken`].
     Zstd,
 }
 
@@ -136,6 +141,13 @@ fn decode_range(bytes: &[u8]) -> Result<BlockRange, RangeError> {
     // Zero, an empty range, where the sum is no number.
     let end = start.checked_add(u32::from(bytes[4])).unwrap_or_default();
     BlockRange::new(start, end)
+}
+
+/// How many bytes of a packed answer follow its head, where the raw one has `raw_bytes`; none where
+/// nobody packs like this.
+pub fn packed_len(head: [u8; PACKED_HEAD_BYTES], raw_bytes: u32) -> Option<u32> {
+    let bytes = u32::from_le_bytes(head);
+    (1..=raw_bytes).contains(&bytes).then_some(bytes)
 }
 
 /// The first byte of an answer.

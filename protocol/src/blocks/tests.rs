@@ -172,6 +172,13 @@ fn requests_have_one_layout() {
 }
 
 #[test]
+fn a_packed_answer_is_never_longer_than_the_raw_one() {
+    let of = |bytes: u32| packed_len(bytes.to_le_bytes(), 1000);
+    assert_eq!([of(0), of(1001), of(u32::MAX)], [None, None, None]);
+    assert_eq!([of(1), of(999), of(1000)], [Some(1), Some(999), Some(1000)]);
+}
+
+#[test]
 fn malformed_requests_are_refused() {
     let good = Request {
         blob: Blob::new(Root([0xab; 32]), 1_000_000).expect("in bounds"),
@@ -304,4 +311,105 @@ proptest! {
         }
         prop_assert_eq!(next, blob.blocks());
     }
+}
+
+/// Sizes around where the tree changes its shape.
+const SHAPES: [usize; 10] = [
+    1,
+    16 << 10,
+    (16 << 10) + 1,
+    3 << 14,
+    (16 << 14) - 5,
+    16 << 14,
+    (16 << 14) + 1,
+    (33 << 14) + 1025,
+    (64 << 14) + 9,
+    (129 << 14) - 1,
+];
+
+#[test]
+fn plain_bytes_are_read_and_woven_into_the_wire_form_again() {
+    for size in SHAPES {
+        let it = fixture(size);
+        for range in it.blob.units(48) {
+            let span = it.blob.bytes_of(range);
+            let honest = &it.data[span.start as usize..span.end as usize];
+            let plain = read(&it.blob, range, &it.data[..], &it.outboard[..]).expect("valid");
+            assert_eq!(plain, honest);
+            let wire = weave(&it.blob, range, &plain, &it.outboard).expect("in the blob");
+            let ranges = Ranges::from(range);
+            assert_eq!(
+                wire,
+                encode(&it.blob, &ranges, &it.data[..], &it.outboard[..]).expect("valid")
+            );
+            // What lies is found, what is short or too long is told apart from it.
+            let mut forged = plain.clone();
+            let middle = forged.len() / 2;
+            forged[middle] ^= 1;
+            let wire = weave(&it.blob, range, &forged, &it.outboard).expect("in the blob");
+            let found = verify(&it.blob, &ranges, &wire);
+            assert!(matches!(found, Err(VerifyError::Wrong { .. })), "{size}");
+            let wire = weave(&it.blob, range, &plain[..middle], &it.outboard).expect("in the blob");
+            let found = verify(&it.blob, &ranges, &wire);
+            assert!(
+                matches!(found, Err(VerifyError::Truncated { .. })),
+                "{size}"
+            );
+            let longer = [&plain[..], &[0]].concat();
+            let wire = weave(&it.blob, range, &longer, &it.outboard).expect("in the blob");
+            let found = verify(&it.blob, &ranges, &wire);
+            assert!(matches!(found, Err(VerifyError::Excess { .. })), "{size}");
+        }
+    }
+}
+
+fn walked(blob: &Blob, outboard: &[u8], from: u64, to: u64) -> Result<Vec<u8>, EncodeError> {
+    let mut walk = OutboardWalk::new(blob, from..to);
+    let mut all = Vec::new();
+    loop {
+        match walk.next_bytes(outboard, 200)? {
+            some if some.is_empty() => return Ok(all),
+            some => all.extend(some),
+        }
+    }
+}
+
+#[test]
+fn an_outboard_is_walked_in_any_part() {
+    for size in SHAPES {
+        let Fixture { blob, outboard, .. } = fixture(size);
+        let end = outboard.len() as u64;
+        for from in (0..=end).step_by(97) {
+            for to in (from..=end).step_by(211).chain([end]) {
+                let part = walked(&blob, &outboard, from, to).expect("valid");
+                assert_eq!(part, &outboard[from as usize..to as usize], "{size}");
+            }
+        }
+    }
+}
+
+#[test]
+fn no_flipped_bit_of_an_outboard_is_returned() {
+    let Fixture { blob, outboard, .. } = fixture((33 << 14) + 1025);
+    for at in 0..outboard.len() {
+        let mut flipped = outboard.clone();
+        flipped[at] ^= 4;
+        let whole = walked(&blob, &flipped, 0, u64::MAX);
+        assert!(matches!(whole, Err(EncodeError::Corrupt { .. })), "{at}");
+        let alone = walked(&blob, &flipped, at as u64, at as u64 + 1);
+        assert!(matches!(alone, Err(EncodeError::Corrupt { .. })), "{at}");
+    }
+    let cut = walked(&blob, &outboard[..outboard.len() - 1], 0, u64::MAX);
+    assert!(matches!(cut, Err(EncodeError::Short { .. })));
+}
+
+#[test]
+fn every_byte_lies_in_a_unit() {
+    let blob = fixture((33 << 14) + 1).blob;
+    for (offset, unit) in [(0, "0..16"), (16 << 14, "16..32"), (33 << 14, "32..34")] {
+        let found = unit_at(&blob, offset).expect("in the blob");
+        assert_eq!(found.to_string(), unit);
+    }
+    assert!(unit_at(&blob, (34 << 14) + (16 << 14)).is_err());
+    assert!(unit_at(&blob, u64::MAX).is_err());
 }

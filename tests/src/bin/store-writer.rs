@@ -1,7 +1,9 @@
-//! Opens a store and works on it until it is killed, saying what is acknowledged.
+//! Opens a store and works on it until it is killed, saying what is acknowledged; now and then it
+//! closes the store and opens it again.
 //!
 //! `store-writer DIR SEED FIRST`: numbers of new things begin at FIRST. Lines on stdout: `opening`,
-//! `open`, `> THREAD OP…` before a group of operations, `< THREAD` when it is acknowledged.
+//! `open`, `> THREAD OP…` before a group of operations, `< THREAD` when it is acknowledged,
+//! `closing`, `closed`.
 
 use std::io::Write;
 use std::path::Path;
@@ -18,29 +20,47 @@ fn main() -> anyhow::Result<()> {
         anyhow::bail!("usage: store-writer DIR SEED FIRST");
     };
     let (seed, first): (u64, u64) = (seed.parse()?, first.parse()?);
-    say("opening")?;
-    let store = Store::open(Path::new(dir), store_load::options())?;
-    say("open")?;
-    std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..THREADS)
-            .map(|thread| {
-                let rng = StdRng::seed_from_u64(seed ^ (thread << 56));
-                let store = &store;
-                scope.spawn(move || work(store, thread, first, rng))
-            })
-            .collect();
-        threads.into_iter().try_for_each(|thread| {
-            thread
-                .join()
-                .map_err(|_| anyhow::anyhow!("a thread panicked"))?
+    let mut states: Vec<_> = (0..THREADS)
+        .map(|thread| {
+            let rng = StdRng::seed_from_u64(seed ^ (thread << 56));
+            (first.next_multiple_of(THREADS) + thread, rng)
         })
-    })
+        .collect();
+    let mut rng = StdRng::seed_from_u64(seed ^ (THREADS << 56));
+    loop {
+        say("opening")?;
+        let store = Store::open(Path::new(dir), store_load::options())?;
+        say("open")?;
+        let groups = rng.random_range(5..60);
+        std::thread::scope(|scope| {
+            let numbered = states.iter_mut().zip(0..);
+            let threads: Vec<_> = numbered
+                .map(|((next, rng), thread)| {
+                    let store = &store;
+                    scope.spawn(move || work(store, thread, groups, next, rng))
+                })
+                .collect();
+            threads.into_iter().try_for_each(|thread| {
+                thread
+                    .join()
+                    .map_err(|_| anyhow::anyhow!("a thread panicked"))?
+            })
+        })?;
+        say("closing")?;
+        drop(store);
+        say("closed")?;
+    }
 }
 
-fn work(store: &Store, thread: u64, first: u64, mut rng: StdRng) -> anyhow::Result<()> {
-    let mut next = first.next_multiple_of(THREADS) + thread;
-    loop {
-        let ops = choose(&mut next, thread, &mut rng);
+fn work(
+    store: &Store,
+    thread: u64,
+    groups: u64,
+    next: &mut u64,
+    rng: &mut StdRng,
+) -> anyhow::Result<()> {
+    for _ in 0..groups {
+        let ops = choose(next, thread, rng);
         let line: Vec<String> = ops.iter().map(Op::to_string).collect();
         say(&format!("> {thread} {}", line.join(" ")))?;
         carry_out(store, &ops)?;
@@ -49,6 +69,7 @@ fn work(store: &Store, thread: u64, first: u64, mut rng: StdRng) -> anyhow::Resu
             store.compact()?;
         }
     }
+    Ok(())
 }
 
 /// New things mostly; else something older put or taken away.

@@ -39,7 +39,7 @@ fn published(lab: &Lab, padding_bytes: usize) -> Artifact {
 
 /// Starts bob's node as a cache, and says how it is named as a parent.
 fn start_cache(lab: &mut Lab) -> String {
-    lab.start_with(BOB, &["--cache", "--listen", ANYWHERE]);
+    lab.start_with(BOB, ANYWHERE, &["--cache"], &[]);
     format!("parent = [\"{}\"]\n", lab.addresses(BOB)[0])
 }
 
@@ -289,7 +289,7 @@ fn fetch_on_a_lan(namespace: &Arc<Namespace>, named_by: NamedBy) -> Result<Strin
     }
     lab.start_alice();
     let _artifact = published(&lab, 300_000);
-    lab.start_with(BOB, &["--cache", "--listen", &on_lan]);
+    lab.start_with(BOB, &on_lan, &["--cache"], &[]);
     until("the cache holds the index", || {
         lab.qk(BOB, &["status"]).done()["store"]["statements"] == 2
     });
@@ -312,7 +312,7 @@ fn fetch_on_a_lan(namespace: &Arc<Namespace>, named_by: NamedBy) -> Result<Strin
     }
     if named_by == NamedBy::Nobody {
         // It hears the cache, and keeps what it wants to itself.
-        lab.start_with(CLIENT, &["--listen", "/ip4/127.0.0.1/tcp/0"]);
+        lab.start_with(CLIENT, "/ip4/127.0.0.1/tcp/0", &[], &[]);
         until("the client hears the cache", || {
             lab.log(CLIENT).contains("found on the LAN")
         });

@@ -3,14 +3,21 @@
 
 mod bad_input;
 mod cache;
+mod enemies;
 mod fetch;
+mod gateway;
+mod gateways;
 mod hostile;
 mod interrupted;
+mod manners;
+mod nat;
 mod networks;
 mod node;
 mod node_kill;
 mod private;
 mod providers;
 mod secret;
+mod service;
+mod shared_node;
 mod sources;
 mod trust;

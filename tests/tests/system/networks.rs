@@ -94,7 +94,7 @@ impl Two {
 
     fn start_bob(&mut self) {
         let listen = format!("/ip4/127.0.0.1/tcp/{}", self.private_port);
-        self.lab.start_with(BOB, &["--listen", &listen]);
+        self.lab.start_with(BOB, &listen, &[], &[]);
     }
 
     /// What a command of the client's does without a running node, for a crate of any registry.
@@ -254,8 +254,7 @@ fn a_network_that_cannot_start_stops_no_other_and_is_tried_again() {
         two.private_port
     );
     two.lab.configure(CLIENT, &own);
-    two.lab
-        .start_with(CLIENT, &["--listen", "/ip4/127.0.0.1/tcp/0"]);
+    two.lab.start_with(CLIENT, "/ip4/127.0.0.1/tcp/0", &[], &[]);
     let online = |lab: &Lab, name: &str| {
         let status = lab.qk(CLIENT, &["status"]).done();
         let networks = status["networks"].as_array().unwrap().clone();

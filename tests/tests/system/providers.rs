@@ -1,6 +1,7 @@
 //! Providers that lie, and stores that rot.
 
 use std::fs::{self, File};
+use std::net::TcpListener;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -87,6 +88,43 @@ fn a_lying_provider_is_dropped_and_another_one_used() {
         run(&mut Command::new(lab.root().join("bin/hexyl"))).stdout,
         "hexyl 0.17.0\n"
     );
+}
+
+/// Whether readers connect with a host that an attacker names in its hint. What listens there is no
+/// node, and never asked for anything.
+fn victim_is_dialled(host: &str) -> bool {
+    let mut lab = Lab::new();
+    lab.start_alice();
+    let artifact = artifact(&lab);
+    lab.state(ALICE, &artifact);
+    lab.state(BOB, &artifact);
+    let victim = TcpListener::bind((host, 0)).unwrap();
+    victim.set_nonblocking(true).unwrap();
+    let address = victim.local_addr().unwrap();
+    let joined = lab.joined(ALICE);
+    let point = artifact.key.release().location(&joined.key()).point();
+    let named = format!("/ip4/{host}/tcp/{}", address.port());
+    let named = [named.parse().unwrap()];
+    let _attacker = lab.runtime().block_on(async {
+        let peer = Peer::asking(joined.network.id()).await;
+        let told = peer.claim(
+            &lab.addresses(ALICE)[0],
+            point,
+            artifact.subject.root,
+            &named,
+        );
+        assert!(told.await.is_some());
+        peer
+    });
+    lab.fetch(&[SPEC]).failed(14, &["could not be had"]);
+    victim.accept().is_ok()
+}
+
+#[test]
+fn a_hint_with_a_victims_address_makes_nobody_dial_it() {
+    assert!(!victim_is_dialled("127.0.0.2"));
+    // The attacker's own host, which it may name: so a reader does dial what a hint says.
+    assert!(victim_is_dialled("127.0.0.1"));
 }
 
 #[test]

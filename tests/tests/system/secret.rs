@@ -39,7 +39,7 @@ impl Private {
     fn with_artifact() -> Self {
         let mut private = Self::new();
         let address = private.address.clone();
-        private.lab.start_with(ALICE, &["--listen", &address]);
+        private.lab.start_with(ALICE, &address, &[], &[]);
         let artifact = artifact(&private.lab.joined(ALICE).network);
         private.lab.publish(ALICE, &artifact);
         private

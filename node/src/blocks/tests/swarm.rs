@@ -23,6 +23,7 @@ use super::super::download::{DownloadError, DownloadOptions, Progress, download}
 use super::super::lane::Lane;
 use super::super::part::{Finished, Part};
 use super::super::serve::{Blobs, Held, ServeLimits, Server, read_request};
+use super::super::source::Source;
 use super::super::test_bytes;
 
 pub(super) const PATIENCE: Duration = Duration::from_secs(20);
@@ -290,15 +291,16 @@ impl Client {
     ) -> Result<Finished, DownloadError> {
         let (sender, receiver) = mpsc::channel(8);
         for provider in providers {
-            sender.send(provider.peer).await.expect("has room");
+            sender.send(provider.peer.into()).await.expect("has room");
         }
         drop(sender);
         let part = Part::open(self.parts.path(), blob)?;
         let options = DownloadOptions {
             stall_max: self.stall_max,
+            ..DownloadOptions::default()
         };
         let fetch = download(self.node.lanes.clone(), part, receiver, options, |step| {
-            self.seen.lock().expect("no panic").push(step);
+            self.seen.lock().expect("no panic").push(step.clone());
             progress(step);
         });
         tokio::time::timeout(PATIENCE, fetch)
@@ -322,7 +324,10 @@ impl Client {
     pub(super) fn failures(&self) -> Vec<(PeerId, Why)> {
         let seen = self.seen.lock().expect("no panic");
         let failures = seen.iter().filter_map(|step| match step {
-            Progress::Failed { from, why } => Some((*from, *why)),
+            Progress::Failed {
+                from: Source::Peer(from),
+                why,
+            } => Some((*from, *why)),
             _ => None,
         });
         failures.collect()
@@ -331,7 +336,10 @@ impl Client {
     pub(super) fn banned(&self) -> Vec<(PeerId, Why)> {
         let seen = self.seen.lock().expect("no panic");
         let banned = seen.iter().filter_map(|step| match step {
-            Progress::Banned { provider, why } => Some((*provider, *why)),
+            Progress::Banned {
+                provider: Source::Peer(provider),
+                why,
+            } => Some((*provider, *why)),
             _ => None,
         });
         banned.collect()

@@ -15,7 +15,8 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use self::fixture::{TestHome, artifact_key, fetch_of};
-use super::server::{Events, may_ask};
+use super::peer::may_ask;
+use super::server::Events;
 use super::{Client, FetchReport, FindSpec, Listener, Problem, ProblemKind, REQUEST_BYTES_MAX};
 use crate::access::Access;
 use crate::home::Home;

@@ -31,8 +31,12 @@ impl Node {
         if !cache.config.mirror {
             return std::future::pending().await;
         }
+        let mut pauses = self.manners().changes();
         let mut turn = 0;
         loop {
+            if pauses.wait_for(Vec::is_empty).await.is_err() {
+                return;
+            }
             let mut all_reached = true;
             for member in self.members() {
                 match self.mirror_once(&member, turn).await {

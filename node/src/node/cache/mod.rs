@@ -29,6 +29,7 @@ use super::member::Member;
 use super::{Node, NodeError};
 use crate::blocks::part::Part;
 use crate::blocks::serve::{Held, Obtain, Obtained};
+use crate::manners::{Manners, Whose};
 use crate::store::{Store, StoreError};
 
 /// Downloads that a cache runs for others at once.
@@ -265,6 +266,7 @@ impl Node {
 pub(super) struct Neighbours {
     pub(super) cache: Arc<Cache>,
     pub(super) member: Weak<Member>,
+    pub(super) manners: Arc<Manners>,
 }
 
 impl Obtain for Neighbours {
@@ -273,6 +275,10 @@ impl Obtain for Neighbours {
             let Some(member) = self.member.upgrade() else {
                 return Obtained::Lacks;
             };
+            // What would not be given is not fetched either.
+            if !self.manners.gives() || !self.manners.may_download(Whose::Others) {
+                return Obtained::Lacks;
+            }
             if !self.cache.config.everybody && !member.is_neighbour(peer).await {
                 return Obtained::Lacks;
             }
@@ -307,6 +313,8 @@ enum ObtainError {
     NotAllowed(String),
     #[error("none of the network's builds makes it")]
     OtherBuild,
+    #[error("the node pauses, or this month's bytes are used up")]
+    Rests,
     #[error("the policy trusts another artifact in its place")]
     OtherRoot,
     #[error(transparent)]

@@ -11,7 +11,9 @@ use tokio::sync::watch;
 
 use super::{Cache, ObtainError, Underway};
 use crate::blocks::serve::Obtained;
-use crate::node::{FetchSpec, Node};
+use crate::manners::Whose;
+use crate::node::fetch::Asked;
+use crate::node::{FetchError, FetchSpec, Node};
 
 /// Keys that one root is tried as; honest archives have one, as it stands in them.
 const KEYS_MAX: usize = 8;
@@ -103,9 +105,18 @@ impl Node {
             offline: false,
             policy: None,
         };
-        let fetched = self
-            .fetch_from(member, vec![candidate], &spec, &|_| {})
-            .await?;
+        let watched = self.traffic.watch(&release);
+        let asked = Asked {
+            spec: &spec,
+            whose: Whose::Others,
+            on_event: &|event| watched.see(&event),
+        };
+        let fetched = self.fetch_from(member, vec![candidate], asked).await;
+        self.counters().fetch_ended(&fetched);
+        let fetched = match fetched {
+            Err(FetchError::Spent { .. }) => return Err(ObtainError::Rests),
+            fetched => fetched?,
+        };
         match fetched.trusted.subject.root == root {
             true => Ok(release.to_string()),
             false => Err(ObtainError::OtherRoot),

@@ -1,6 +1,7 @@
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::FileExt;
+use std::time::Duration;
 
 use bao_tree::io::sync::encode_ranges_validated;
 use bao_tree::{ChunkNum, ChunkRanges};
@@ -20,6 +21,14 @@ fn put(store: &Store, bytes: &[u8], root: Root, used: u64) -> Result<(), StoreEr
     let mut temp = store.begin()?;
     temp.write_all(bytes).unwrap();
     store.commit(temp, root, Keep::Durable, UnixTime(used))
+}
+
+/// The directory of a download under way.
+fn part_dir(store: &Store, root: &Root) -> PathBuf {
+    let parts = Store::parts_in(store.dir()).unwrap();
+    let dir = parts.join(root.to_string());
+    fs::create_dir(&dir).unwrap();
+    dir
 }
 
 fn blob_path(dir: &tempfile::TempDir, root: &Root, extension: &str) -> PathBuf {
@@ -78,12 +87,11 @@ fn blobs_are_what_their_names_say() {
             .is_err()
     );
     assert!(store.remove_blob(&root).unwrap() && !store.remove_blob(&root).unwrap());
-    let part = store.part_dir(&root).unwrap().join("data");
+    let part = part_dir(&store, &root).join("data");
     fs::write(&part, &bytes).unwrap();
     store
         .adopt(&part, root, Keep::Durable, UnixTime(1))
         .unwrap();
-    store.remove_part(&root).unwrap();
     assert_eq!(
         store.open_blob(&root).unwrap().unwrap().read_all().unwrap(),
         bytes
@@ -247,6 +255,54 @@ fn eviction_takes_the_least_recently_used_and_spares_pins_and_leases() {
     );
 }
 
+/// A store that has to evict all that it may.
+fn cramped() -> Options {
+    Options {
+        quota_bytes: 1,
+        ..options()
+    }
+}
+
+#[test]
+fn what_was_named_to_somebody_stays_for_a_while() {
+    let dir = dir();
+    let store = Store::open(dir.path(), cramped()).unwrap();
+    let ((root, bytes), (other, other_bytes)) = (archive(1, 10_000), archive(2, 10_000));
+    put(&store, &bytes, root, 1).unwrap();
+    put(&store, &other_bytes, other, 2).unwrap();
+    store.lease_for(root, Duration::from_secs(600));
+    // A shorter one does not end a longer one.
+    store.lease_for(root, Duration::ZERO);
+    store.lease_for(other, Duration::ZERO);
+    let report = store.gc(UnixTime(1000)).unwrap();
+    let evicted: Vec<_> = report.evicted.iter().map(|blob| blob.root).collect();
+    assert_eq!(evicted, [other], "the attack: without a lease it is gone");
+    assert!(store.has_blob(&root));
+    // Another process has other leases.
+    drop(store);
+    let store = Store::open(dir.path(), cramped()).unwrap();
+    assert_eq!(store.gc(UnixTime(1000)).unwrap().evicted.len(), 1);
+}
+
+#[test]
+fn what_a_command_found_stays_until_that_ends() {
+    let dir = dir();
+    let (root, bytes) = archive(1, 10_000);
+    let brief = Options {
+        file_leases: Some(FileLeases::default()),
+        ..options()
+    };
+    let store = Store::open(dir.path(), brief.clone()).unwrap();
+    put(&store, &bytes, root, 1).unwrap();
+    store.lease_for(root, Duration::from_secs(600));
+    drop(store);
+    let store = Store::open(dir.path(), cramped()).unwrap();
+    assert_eq!(store.gc(UnixTime(1000)).unwrap().evicted, []);
+    assert!(store.has_blob(&root));
+    drop(brief);
+    assert_eq!(store.gc(UnixTime(1000)).unwrap().evicted.len(), 1);
+}
+
 #[test]
 fn the_floor_evicts_whatever_the_quota_says() {
     let Some(disk) = TinyDisk::mount("4m") else {
@@ -265,9 +321,10 @@ fn the_floor_evicts_whatever_the_quota_says() {
         put(&store, &bytes, root, n).unwrap();
     }
     assert!(store.shared.free_bytes().unwrap() < 2 << 20);
-    let report = store.gc(UnixTime(9)).unwrap();
+    let report = store.make_space(0, UnixTime(9)).unwrap();
     assert!(!report.evicted.is_empty() && report.evicted[0].root == archive(0, 400_000).0);
     assert!(store.shared.free_bytes().unwrap() >= 2 << 20);
+    assert_eq!(store.make_space(0, UnixTime(9)).unwrap().evicted, []);
     let (root, bytes) = archive(100, 3_500_000);
     let mut temp = store.begin().unwrap();
     assert_eq!(
@@ -286,12 +343,8 @@ fn old_downloads_are_given_up() {
         .duration_since(std::time::UNIX_EPOCH)
         .unwrap()
         .as_secs();
-    fs::write(
-        store.part_dir(&Root([1; 32])).unwrap().join("data"),
-        b"begun",
-    )
-    .unwrap();
-    store.part_dir(&Root([2; 32])).unwrap();
+    fs::write(part_dir(&store, &Root([1; 32])).join("data"), b"begun").unwrap();
+    part_dir(&store, &Root([2; 32]));
     let lease = store.lease(Root([2; 32]));
     assert_eq!(store.gc(UnixTime(now + 3600)).unwrap().parts_removed, 0);
     assert_eq!(

@@ -1,0 +1,142 @@
+//! HTTP as plain as it gets: a question, a server that lies, a proxy that counts.
+
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+use qk_protocol::blocks;
+
+use crate::lab::PATIENCE;
+
+/// What a request's head may have here.
+const HEAD_BYTES_MAX: usize = 8 << 10;
+
+/// Asks for a path; the status and the body, or nothing where nobody answers.
+pub fn get(address: &str, path: &str) -> Option<(u16, Vec<u8>)> {
+    let mut stream = TcpStream::connect(address).ok()?;
+    stream.set_read_timeout(Some(PATIENCE)).ok()?;
+    let head = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    stream.write_all(head.as_bytes()).ok()?;
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes).ok()?;
+    let end = bytes.windows(4).position(|four| four == b"\r\n\r\n")?;
+    let head = String::from_utf8_lossy(&bytes[..end]).into_owned();
+    let status = head.split(' ').nth(1)?.parse().ok()?;
+    Some((status, bytes[end + 4..].to_vec()))
+}
+
+/// A server of this process, and how often it was asked. It ends with the process.
+#[derive(Debug)]
+pub struct Server {
+    /// Where it is.
+    pub address: SocketAddr,
+    asked: Arc<AtomicUsize>,
+}
+
+impl Server {
+    /// How often it was asked: for ranges of the archive, or to connect.
+    pub fn asked(&self) -> usize {
+        self.asked.load(Ordering::SeqCst)
+    }
+
+    /// Its address as that of a gateway.
+    pub fn url(&self) -> String {
+        format!("http://{}/", self.address)
+    }
+
+    fn start(
+        answer: impl Fn(TcpStream, String, &AtomicUsize) -> io::Result<()> + Send + Sync + 'static,
+    ) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let asked = Arc::new(AtomicUsize::new(0));
+        let (counted, answer) = (asked.clone(), Arc::new(answer));
+        thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                let (counted, answer) = (counted.clone(), answer.clone());
+                thread::spawn(move || {
+                    let (stream, head) = read_head(stream)?;
+                    // Who does not like the answer goes away.
+                    answer(stream, head, &counted)
+                });
+            }
+        });
+        Self { address, asked }
+    }
+}
+
+fn read_head(mut stream: TcpStream) -> io::Result<(TcpStream, String)> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") && head.len() < HEAD_BYTES_MAX {
+        let mut byte = [0];
+        stream.read_exact(&mut byte)?;
+        head.push(byte[0]);
+    }
+    Ok((stream, String::from_utf8_lossy(&head).into_owned()))
+}
+
+/// A gateway with the right outboard of an archive, and a wrong bit in every range of it.
+///
+/// # Panics
+/// When the bytes are no blob.
+pub fn lying(archive: Vec<u8>) -> Server {
+    let size = archive.len();
+    let (_, outboard) = blocks::outboard(&archive[..], size as u64).expect("a slice reads");
+    Server::start(move |mut stream, head, asked| {
+        let range = head.lines().find_map(|line| {
+            line.to_ascii_lowercase()
+                .strip_prefix("range: bytes=")
+                .map(str::to_owned)
+        });
+        let Some((first, last)) = range.as_deref().and_then(parse_range) else {
+            let length = outboard.len();
+            write!(
+                stream,
+                "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"
+            )?;
+            return stream.write_all(&outboard);
+        };
+        asked.fetch_add(1, Ordering::SeqCst);
+        let mut part = archive[first..=last].to_vec();
+        part[0] ^= 1;
+        let length = part.len();
+        write!(
+            stream,
+            "HTTP/1.1 206 Partial Content\r\nContent-Range: bytes {first}-{last}/{size}\r\n\
+             Content-Length: {length}\r\nConnection: close\r\n\r\n"
+        )?;
+        stream.write_all(&part)
+    })
+}
+
+fn parse_range(text: &str) -> Option<(usize, usize)> {
+    let (first, last) = text.split_once('-')?;
+    Some((first.parse().ok()?, last.parse().ok()?))
+}
+
+/// A proxy that connects as it is told to.
+pub fn proxy() -> Server {
+    Server::start(|mut stream, head, asked| {
+        let Some(to) = head
+            .strip_prefix("CONNECT ")
+            .and_then(|rest| rest.split(' ').next())
+        else {
+            return write!(stream, "HTTP/1.1 405 No\r\nContent-Length: 0\r\n\r\n");
+        };
+        asked.fetch_add(1, Ordering::SeqCst);
+        let there = TcpStream::connect(to)?;
+        write!(stream, "HTTP/1.1 200 OK\r\n\r\n")?;
+        let (mut from, mut into) = (stream.try_clone()?, there.try_clone()?);
+        let up = thread::spawn(move || {
+            let copied = io::copy(&mut from, &mut into);
+            let _ = into.shutdown(Shutdown::Write);
+            copied
+        });
+        let _ = io::copy(&mut { there }, &mut stream);
+        let _ = stream.shutdown(Shutdown::Both);
+        let _ = up.join();
+        Ok(())
+    })
+}
