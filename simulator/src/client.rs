@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use qk_protocol::blocks::{self, Blob, Encoding, Request as BlocksRequest, Status, VerifyError};
+use qk_protocol::blocks::{self, Blob, Request as BlocksRequest, Status, VerifyError};
 use qk_protocol::decide::Decision;
 use qk_protocol::fetch::{Decided, Fetch, FetchIn, FetchOut};
 use qk_protocol::hash::Root;
@@ -103,9 +103,8 @@ impl Client {
             Ok(wire) => self.write(&request, &wire),
             Err(Status::Lacks) => RangeEnd::Failed(Why::Lacks),
             Err(Status::Busy) => RangeEnd::Failed(Why::Busy),
-            Err(Status::Ok | Status::BadRange | Status::NotSpoken) => {
-                RangeEnd::Failed(Why::Malformed)
-            }
+            Err(Status::NotSpoken) => RangeEnd::Failed(Why::NotSpoken),
+            Err(Status::Ok | Status::BadRange) => RangeEnd::Failed(Why::Malformed),
         };
         self.transfer_in(In::Range(slot, end), now)
     }
@@ -117,7 +116,9 @@ impl Client {
                     let at = usize::try_from(at).expect("the artifact is in memory");
                     self.file[at..at + bytes.len()].copy_from_slice(bytes);
                 }
-                RangeEnd::Verified
+                RangeEnd::Verified {
+                    received: u32::try_from(wire.len()).unwrap_or(u32::MAX),
+                }
             }
             Err(VerifyError::Wrong { block, .. }) => RangeEnd::Failed(Why::Wrong(block)),
             Err(VerifyError::Truncated { .. }) => RangeEnd::Failed(Why::Ended),
@@ -182,14 +183,18 @@ impl Client {
         for one in out {
             match one {
                 Out::Pull {
-                    slot, from, range, ..
+                    slot,
+                    from,
+                    range,
+                    encoding,
+                    ..
                 } => {
                     let Ok(blob) = Blob::new(subject.root, subject.size) else {
                         continue;
                     };
                     let request = BlocksRequest {
                         blob,
-                        encoding: Encoding::Raw,
+                        encoding,
                         ranges: range.into(),
                     };
                     self.pulls.insert(slot, request.clone());

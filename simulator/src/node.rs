@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use qk_protocol::blocks::{self, Blob, Request as BlocksRequest, Status};
+use qk_protocol::blocks::{self, Blob, Encoding, Request as BlocksRequest, Status};
 use qk_protocol::hash::NetworkKey;
 use qk_protocol::index::{self, Hints, MemoryShelf, Rules, Write};
 use qk_protocol::manifest::Network;
@@ -93,6 +93,10 @@ impl Node {
         if self.kind == Kind::Silent {
             self.fired += 1;
             return None;
+        }
+        // Packing is the node's work; here nobody speaks it.
+        if request.encoding == Encoding::Zstd {
+            return Some(Err(Status::NotSpoken));
         }
         let Some(copy) = self.copy.as_ref().filter(|copy| copy.blob == request.blob) else {
             return Some(Err(Status::Lacks));

@@ -7,7 +7,7 @@ use std::time::Instant;
 use indicatif::ProgressBar;
 use qk_node::access::{Access, FetchReport, Stage};
 use qk_node::install::{Incompatible, InstallError, InstallMeta, InstallRoot, runs_here};
-use qk_node::node::{FetchEvent, FetchSpec, From, NodeOptions, unix_now};
+use qk_node::node::{FetchEvent, FetchSpec, From, NodeOptions, Share, unix_now};
 use qk_node::registry::{Registry, RegistryOptions, Resolved};
 use qk_node::unpack::{UnpackError, unpack};
 use qk_protocol::archive::EXECUTABLES_PREFIX;
@@ -57,6 +57,8 @@ struct Done {
     key_id: Option<KeyId>,
     root: Root,
     bytes: u64,
+    /// Who gave how much of what was fetched.
+    providers: Vec<Share>,
     blocks_verified: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     network: Option<String>,
@@ -216,6 +218,7 @@ struct Ready {
     subject: Subject,
     archive: PathBuf,
     how: How,
+    providers: Vec<Share>,
     blocks_verified: u64,
     network: Option<String>,
     lines: Vec<Line>,
@@ -235,6 +238,7 @@ impl Ready {
             key_id: self.key_id,
             root: self.subject.root,
             bytes: self.subject.size,
+            providers: self.providers,
             blocks_verified: self.blocks_verified,
             network: self.network,
             observations: self
@@ -259,6 +263,7 @@ fn fetched(report: FetchReport) -> Ready {
             From::Store => How::Store,
             From::Network => How::Network,
         },
+        providers: report.providers,
         blocks_verified: report.blocks_verified,
         network: Some(report.network_name),
         lines: report.lines,
@@ -274,6 +279,7 @@ fn own(built: Built) -> Ready {
         subject: built.subject,
         archive: built.archive,
         how: How::Built,
+        providers: Vec::new(),
         blocks_verified: 0,
         network: None,
         lines: Vec::new(),

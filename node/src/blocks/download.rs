@@ -1,4 +1,4 @@
-//! Drives a [`Transfer`]: one lane for each provider that it asks, blocks into a [`Part`].
+//! Drives a [`Transfer`]: the lanes that it names, blocks into a [`Part`].
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,24 +7,26 @@ use std::time::{Duration, SystemTime};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use libp2p::PeerId;
-use qk_protocol::blocks::{
-    Blob, BlockRange, Encoding, Ranges, Request, VerifyError, verify, wire_len,
-};
+use qk_protocol::blocks::{Blob, BlockRange, Encoding, Ranges, Request, VerifyError, verify};
 use qk_protocol::time::{Machine, Now, UnixTime};
-use qk_protocol::transfer::{In, Out, RangeEnd, Slot, Transfer, TransferError, WINDOW_MAX, Why};
+use qk_protocol::transfer::{
+    In, Lane, Out, PIPELINE_MAX, RangeEnd, Slot, Transfer, TransferError, Why,
+};
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinError};
 use tokio::time::Instant;
 
 use super::behaviour::{LaneError, Lanes};
-use super::lane::{Answers, Asker, Expected, PIPELINE_MAX, PullError, Pulled};
+use super::lane::{Answers, Asker, Expected, PullError, Pulled};
 use super::part::{Finished, Part, PartError};
-use super::source::{GATEWAY_PULLS_MAX, GatewayLane, Source};
+use super::source::{GatewayLane, Source};
 use crate::gateway::client::{Client, GatewayUrl};
 use crate::manners::Downloads;
 
-/// No byte for so long, and the next provider is asked.
+/// No byte for so long, and the lane is given up. What is asked on it is asked of others long before.
 pub const STALL_MAX: Duration = Duration::from_secs(10);
+/// Ends of ranges that wait for the machine; whoever has one more waits.
+const ENDS_PENDING_MAX: usize = 64;
 
 /// Why a blob was not obtained. What was verified is on disk.
 #[derive(Debug, thiserror::Error)]
@@ -94,8 +96,8 @@ impl Default for DownloadOptions {
     }
 }
 
-/// Fetches what is missing of `part` from connected `providers`, until the channel of which is
-/// closed more may come. Dropping the future cancels everything and keeps what is on disk.
+/// Fetches what is missing of `part` from `providers`, all at once; nodes among them are connected
+/// already. More may come until their channel is closed. Dropping the future cancels everything and keeps what is on disk.
 pub async fn download(
     lanes: Lanes,
     part: Part,
@@ -112,8 +114,8 @@ pub async fn download(
         let lane = GatewayLane::new(client.clone(), blob);
         (client.url().clone(), lane)
     });
-    let gateways = gateways.collect();
-    let (ends, ended) = mpsc::channel(2 * WINDOW_MAX);
+    let gateways = Arc::new(gateways.collect());
+    let (ends, ended) = mpsc::channel(ENDS_PENDING_MAX);
     let driver = Driver {
         transfer: Transfer::new(blob, &valid),
         start: Instant::now(),
@@ -121,7 +123,7 @@ pub async fn download(
             lanes,
             part: Arc::clone(&part),
             ends,
-            gateways: Arc::new(gateways),
+            gateways,
             options,
         },
         workers: BTreeMap::new(),
@@ -155,6 +157,8 @@ struct End {
 struct Order {
     slot: Slot,
     range: BlockRange,
+    request: Request,
+    wire_len: u32,
 }
 
 /// What every worker has.
@@ -167,7 +171,7 @@ struct Shared {
     options: DownloadOptions,
 }
 
-/// The task that asks one provider; dropping it drops its lane.
+/// The task of one lane; dropping it drops the lane.
 struct Worker {
     orders: mpsc::UnboundedSender<Order>,
     task: AbortHandle,
@@ -183,9 +187,15 @@ struct Driver {
     transfer: Transfer<Source>,
     start: Instant,
     shared: Shared,
-    workers: BTreeMap<Source, Worker>,
-    asked: BTreeMap<Slot, (Source, BlockRange)>,
+    workers: BTreeMap<Lane, Worker>,
+    asked: BTreeMap<Slot, Asked>,
     failure: Option<PartError>,
+}
+
+struct Asked {
+    from: Source,
+    lane: Lane,
+    range: BlockRange,
 }
 
 impl Driver {
@@ -203,8 +213,13 @@ impl Driver {
             for out in out.drain(..) {
                 match out {
                     Out::Pull {
-                        slot, from, range, ..
-                    } => self.pull(slot, from, range),
+                        slot,
+                        from,
+                        lane,
+                        range,
+                        encoding,
+                        wire_len,
+                    } => self.pull(slot, Asked { from, lane, range }, encoding, wire_len),
                     Out::Reset(slot) => self.drop_lane(slot),
                     Out::Ban(provider, why) => progress(Progress::Banned { provider, why }),
                     Out::Done => return Ok(()),
@@ -239,36 +254,46 @@ impl Driver {
         }
     }
 
-    fn pull(&mut self, slot: Slot, from: Source, range: BlockRange) {
-        self.asked.insert(slot, (from.clone(), range));
+    fn pull(&mut self, slot: Slot, asked: Asked, encoding: Encoding, wire_len: u32) {
+        let order = Order {
+            slot,
+            range: asked.range,
+            request: Request {
+                blob: *self.shared.part.blob(),
+                encoding,
+                ranges: Ranges::from(asked.range),
+            },
+            wire_len,
+        };
         let worker = self
             .workers
-            .entry(from.clone())
-            .or_insert_with(|| spawn(self.shared.clone(), from));
+            .entry(asked.lane)
+            .or_insert_with(|| spawn(self.shared.clone(), asked.from.clone()));
         // A worker that is over has reported why: the slot is reset with that.
-        let _ = worker.orders.send(Order { slot, range });
+        let _ = worker.orders.send(order);
+        self.asked.insert(slot, asked);
     }
 
     fn drop_lane(&mut self, slot: Slot) {
-        if let Some((from, _)) = self.asked.remove(&slot) {
-            self.workers.remove(&from);
+        if let Some(asked) = self.asked.remove(&slot) {
+            self.workers.remove(&asked.lane);
         }
     }
 
     fn ended(&mut self, end: End, progress: &mut impl FnMut(Progress)) -> In<Source> {
-        let Some((from, range)) = self.asked.remove(&end.slot) else {
+        let Some(Asked { from, lane, range }) = self.asked.remove(&end.slot) else {
             return In::Tick;
         };
         match end.end {
-            RangeEnd::Verified => {
+            RangeEnd::Verified { .. } => {
                 let bytes = bytes_of(self.shared.part.blob(), range);
                 progress(Progress::Verified { from, range, bytes });
             }
             RangeEnd::Failed(why) => {
-                if ends_lane(why) {
-                    self.workers.remove(&from);
-                }
                 progress(Progress::Failed { from, why });
+                if ends_lane(why) {
+                    self.workers.remove(&lane);
+                }
             }
         }
         self.failure = self.failure.take().or(end.failure);
@@ -279,7 +304,7 @@ impl Driver {
 /// Whether the lane is of no more use afterwards.
 fn ends_lane(why: Why) -> bool {
     match why {
-        Why::Lacks | Why::Busy => false,
+        Why::Lacks | Why::Busy | Why::NotSpoken => false,
         Why::Wrong(_) | Why::Malformed | Why::Ended | Why::Late => true,
         Why::Unreachable | Why::NotWritten => true,
     }
@@ -293,63 +318,26 @@ async fn sleep_until(deadline: Option<Instant>) {
 }
 
 fn spawn(shared: Shared, from: Source) -> Worker {
-    // Not more orders than the transfer's window.
+    // Not more orders than the transfer pipelines.
     let (orders, ordered) = mpsc::unbounded_channel();
-    let task = tokio::spawn(work(shared, from, ordered)).abort_handle();
-    Worker { orders, task }
-}
-
-/// Carries out orders until their provider is of no more use, or there are no more.
-async fn work(shared: Shared, from: Source, ordered: mpsc::UnboundedReceiver<Order>) {
-    match from {
-        Source::Peer(peer) => work_at_peer(shared, peer, ordered).await,
-        Source::Gateway(url) => work_at_gateway(shared, url, ordered).await,
-    }
-}
-
-async fn work_at_gateway(
-    shared: Shared,
-    url: GatewayUrl,
-    mut ordered: mpsc::UnboundedReceiver<Order>,
-) {
-    let Some(lane) = shared.gateways.get(&url) else {
-        while let Some(order) = ordered.recv().await {
-            shared.fail(order.slot, Why::Unreachable).await;
+    let task = tokio::spawn(async move {
+        match from {
+            Source::Peer(peer) => ask_peer(shared, peer, ordered).await,
+            Source::Gateway(gateway) => ask_gateway(shared, gateway, ordered).await,
         }
-        return;
-    };
-    let shared = &shared;
-    let mut pulling = FuturesUnordered::new();
-    let mut more = true;
-    while more || !pulling.is_empty() {
-        tokio::select! {
-            order = ordered.recv(), if more && pulling.len() < GATEWAY_PULLS_MAX => match order {
-                Some(order) => pulling.push(async move {
-                    let blob = shared.part.blob();
-                    let bytes = wire_len(blob, &order.range.into()).unwrap_or_default();
-                    shared.options.downloads.take(bytes).await;
-                    let pulled = lane.pull(order.range).await;
-                    (order, pulled)
-                }),
-                None => more = false,
-            },
-            Some((order, pulled)) = pulling.next() => match pulled {
-                Ok(wire) => shared.take(order, Pulled::raw(wire)),
-                Err(error) => {
-                    tracing::debug!(%url, %error, "a gateway did not give a range");
-                    shared.fail(order.slot, error.why()).await;
-                }
-            },
-        }
+    });
+    Worker {
+        orders,
+        task: task.abort_handle(),
     }
 }
 
 /// Carries out orders on one lane until that ends, or the orders do.
-async fn work_at_peer(shared: Shared, from: PeerId, mut ordered: mpsc::UnboundedReceiver<Order>) {
+async fn ask_peer(shared: Shared, peer: PeerId, mut ordered: mpsc::UnboundedReceiver<Order>) {
     let Some(first) = ordered.recv().await else {
         return;
     };
-    let open = || shared.lanes.open(from, shared.options.stall_max);
+    let open = || shared.lanes.open(peer, shared.options.stall_max);
     let opened = match open().await {
         // There may be another connection.
         Err(LaneError::Broken(_)) => open().await,
@@ -358,8 +346,16 @@ async fn work_at_peer(shared: Shared, from: PeerId, mut ordered: mpsc::Unbounded
     let lane = match opened {
         Ok(lane) => lane,
         Err(error) => {
-            tracing::debug!(%from, %error, "no lane");
-            return shared.fail(first.slot, Why::Unreachable).await;
+            tracing::debug!(%peer, %error, "no lane");
+            let why = match error {
+                // The connection is well: a later lane may be had.
+                LaneError::TooMany(_) => Why::Late,
+                LaneError::NotConnected(_)
+                | LaneError::NotSpoken(_)
+                | LaneError::Broken(_)
+                | LaneError::Shutdown => Why::Unreachable,
+            };
+            return shared.fail(first.slot, why).await;
         }
     };
     let (asker, answers) = lane.split();
@@ -383,15 +379,9 @@ async fn ask(
         let Ok(place) = asked.reserve().await else {
             return;
         };
-        let request = Request {
-            blob: *shared.part.blob(),
-            encoding: Encoding::Raw,
-            ranges: Ranges::from(order.range),
-        };
-        let bytes = wire_len(&request.blob, &request.ranges).unwrap_or_default();
-        shared.options.downloads.take(bytes).await;
-        match asker.ask(&request).await {
-            Ok(bytes) => place.send((order, bytes)),
+        shared.options.downloads.take(order.wire_len).await;
+        match asker.ask(&order.request).await {
+            Ok(expected) => place.send((order, expected)),
             Err(error) => return shared.fail(order.slot, error.why()).await,
         }
         next = ordered.recv().await;
@@ -404,12 +394,45 @@ async fn answer(
     mut answers: Answers,
     mut answering: mpsc::Receiver<(Order, Expected)>,
 ) {
-    while let Some((order, bytes)) = answering.recv().await {
-        match answers.next(bytes).await {
+    while let Some((order, expected)) = answering.recv().await {
+        match answers.next(expected).await {
             Ok(pulled) => shared.take(order, pulled),
             // The lane goes on.
             Err(error @ PullError::Answered(_)) => shared.fail(order.slot, error.why()).await,
             Err(error) => return shared.fail(order.slot, error.why()).await,
+        }
+    }
+}
+
+/// Carries out orders, as many at once as are pipelined on a lane. A gateway packs nothing.
+async fn ask_gateway(shared: Shared, url: GatewayUrl, mut ordered: mpsc::UnboundedReceiver<Order>) {
+    let lane = shared.gateways.get(&url);
+    let mut pulling = FuturesUnordered::new();
+    let mut more = true;
+    while more || !pulling.is_empty() {
+        tokio::select! {
+            order = ordered.recv(), if more => match (order, lane) {
+                (None, _) => more = false,
+                (Some(order), None) => shared.fail(order.slot, Why::Unreachable).await,
+                (Some(order), Some(_)) if order.request.encoding == Encoding::Zstd => {
+                    shared.fail(order.slot, Why::NotSpoken).await;
+                }
+                (Some(order), Some(lane)) => {
+                    let downloads = &shared.options.downloads;
+                    pulling.push(async move {
+                        downloads.take(order.wire_len).await;
+                        let pulled = lane.pull(order.range).await;
+                        (order, pulled)
+                    });
+                }
+            },
+            Some((order, pulled)) = pulling.next() => match pulled {
+                Ok(wire) => shared.take(order, Pulled::raw(wire)),
+                Err(error) => {
+                    tracing::debug!(%url, %error, "a gateway did not give a range");
+                    shared.fail(order.slot, error.why()).await;
+                }
+            },
         }
     }
 }
@@ -429,24 +452,22 @@ impl Shared {
     }
 
     /// Verifies and writes off the reactor, while the next answer is read.
-    fn take(&self, Order { slot, range }: Order, pulled: Pulled) {
+    fn take(&self, order: Order, pulled: Pulled) {
         let (part, ends) = (Arc::clone(&self.part), self.ends.clone());
         tokio::task::spawn_blocking(move || {
-            let (end, failure) = verify_and_write(&part, range, pulled);
+            let (end, failure) = verify_and_write(&part, &order.request.ranges, pulled);
+            let slot = order.slot;
             let _ = ends.blocking_send(End { slot, end, failure });
         });
     }
 }
 
-fn verify_and_write(
-    part: &Part,
-    range: BlockRange,
-    pulled: Pulled,
-) -> (RangeEnd, Option<PartError>) {
+fn verify_and_write(part: &Part, ranges: &Ranges, pulled: Pulled) -> (RangeEnd, Option<PartError>) {
+    let received = pulled.received();
     let Ok(wire) = pulled.unpack() else {
         return (RangeEnd::Failed(Why::Malformed), None);
     };
-    let verified = match verify(part.blob(), &Ranges::from(range), &wire) {
+    let verified = match verify(part.blob(), ranges, &wire) {
         Ok(verified) => verified,
         Err(VerifyError::Wrong { block, .. }) => {
             return (RangeEnd::Failed(Why::Wrong(block)), None);
@@ -457,7 +478,7 @@ fn verify_and_write(
         }
     };
     match part.write_verified(&verified) {
-        Ok(()) => (RangeEnd::Verified, None),
+        Ok(()) => (RangeEnd::Verified { received }, None),
         Err(error) => (RangeEnd::Failed(Why::NotWritten), Some(error)),
     }
 }

@@ -10,14 +10,10 @@ use libp2p::Stream;
 use qk_protocol::blocks::{
     Encoding, PACKED_HEAD_BYTES, RangeError, Request, Status, packed_len, wire_len,
 };
-use qk_protocol::transfer::Why;
+use qk_protocol::transfer::{PIPELINE_MAX, Why};
 use tokio::time::timeout;
 
 use super::pack::{PackError, unpack};
-
-/// Requests asked and not yet answered on one lane: one that is read, one that the other side
-/// prepares meanwhile.
-pub const PIPELINE_MAX: usize = 2;
 
 /// Why an answer was not read. After all but [`PullError::Answered`] the lane is of no more use.
 #[derive(Debug, thiserror::Error)]
@@ -62,9 +58,9 @@ impl PullError {
         match self {
             Self::Answered(Status::Busy) => Why::Busy,
             Self::Answered(Status::Lacks | Status::BadRange) => Why::Lacks,
-            // Raw is always spoken, and `Ok` is no error.
-            Self::Answered(Status::NotSpoken | Status::Ok) => Why::Malformed,
-            Self::Status(_) | Self::Packed => Why::Malformed,
+            Self::Answered(Status::NotSpoken) => Why::NotSpoken,
+            // `Ok` is no error.
+            Self::Answered(Status::Ok) | Self::Status(_) | Self::Packed => Why::Malformed,
             Self::Truncated { .. } => Why::Ended,
             Self::Closed | Self::Stalled(_) => Why::Late,
             Self::Io(_) | Self::Range(_) | Self::OutOfStep => Why::Unreachable,

@@ -9,11 +9,12 @@
 //! What is there after a kill is found by comparing it with the root: no record of it can be wrong,
 //! as there is none.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use qk_protocol::blocks::{self, Blob, BlockRange, EncodeError, UNIT_BLOCKS_MIN, Verified};
 use qk_protocol::hash::Root;
@@ -70,6 +71,8 @@ pub struct Part {
     data: File,
     outboard: File,
     lock: Arc<File>,
+    /// First blocks of the units that this process verified, on disk or before it wrote them.
+    verified: Mutex<BTreeSet<u32>>,
 }
 
 impl Part {
@@ -89,6 +92,7 @@ impl Part {
                     data,
                     outboard,
                     lock: Arc::new(lock),
+                    verified: Mutex::default(),
                 });
             }
         }
@@ -127,6 +131,8 @@ impl Part {
                 valid.push(unit);
             }
         }
+        // In place of what was believed before: the files may have changed since.
+        *self.verified() = valid.iter().map(|unit| unit.start().0).collect();
         Ok(valid)
     }
 
@@ -145,13 +151,30 @@ impl Part {
             let written = self.outboard.write_all_at(bytes, offset);
             written.map_err(|source| error(&self.dir.join(OUTBOARD), source))?;
         }
+        let units =
+            |range: &BlockRange| (range.start().0..range.end().0).step_by(UNIT_BLOCKS_MIN as usize);
+        let ranges = verified.ranges().as_slice();
+        self.verified().extend(ranges.iter().flat_map(units));
         Ok(())
     }
 
-    /// Checks every block and node against the root. The files are complete then, but not yet
-    /// synced: a fetched blob is a cache. The lock stays until both this and the part are dropped.
+    fn verified(&self) -> MutexGuard<'_, BTreeSet<u32>> {
+        // Whole after every step under the lock.
+        self.verified.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The files are complete then, but not yet synced: a fetched blob is a cache. Nothing is
+    /// hashed again that this process verified; where something was not, all is compared with the
+    /// root. The lock stays until both this and the part are dropped.
     pub fn finish(&self) -> Result<Finished, PartError> {
-        blocks::check_whole(&self.blob, &self.data, &self.outboard)?;
+        let mut units = self.blob.units(UNIT_BLOCKS_MIN);
+        let is_verified = {
+            let verified = self.verified();
+            units.all(|unit| verified.contains(&unit.start().0))
+        };
+        if !is_verified {
+            blocks::check_whole(&self.blob, &self.data, &self.outboard)?;
+        }
         Ok(Finished {
             blob: self.blob,
             data: self.dir.join(DATA),
@@ -340,6 +363,24 @@ mod tests {
             part.valid().expect("reads").is_empty(),
             "nothing hangs from a wrong root node"
         );
+    }
+
+    #[test]
+    fn what_another_process_wrote_is_compared_with_the_root_at_the_end() {
+        let fixture = fixture(700_000);
+        let part = fixture.open().expect("opens");
+        for unit in fixture.blob.units(16) {
+            part.write_verified(&fixture.verified(unit))
+                .expect("writes");
+        }
+        part.finish().expect("was verified before it was written");
+        let flipped = [fixture.bytes[300_000] ^ 1];
+        part.data.write_all_at(&flipped, 300_000).expect("writes");
+        drop(part);
+        let part = fixture.open().expect("opens again");
+        assert!(matches!(part.finish(), Err(PartError::Unfinished(_))));
+        assert_eq!(part.valid().expect("reads").len(), 2);
+        assert!(matches!(part.finish(), Err(PartError::Unfinished(_))));
     }
 
     #[test]

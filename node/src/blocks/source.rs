@@ -9,9 +9,6 @@ use tokio::sync::OnceCell;
 
 use crate::gateway::client::{Client, GatewayPullError, GatewayUrl, RemoteBlob};
 
-/// Requests under way to one gateway: one whose answer is read, one that it prepares meanwhile.
-pub const GATEWAY_PULLS_MAX: usize = 2;
-
 /// Who gives blocks.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Source {

@@ -12,7 +12,7 @@ use qk_protocol::time::UnixTime;
 use serde::{Deserialize, Serialize};
 
 use crate::manners::{PauseReason, ShareStatus};
-use crate::node::{Fetched, From};
+use crate::node::{Fetched, From, Share};
 use crate::store::{BlobInfo, CompactReport, Counts, GcReport};
 
 /// What a node is doing.
@@ -196,6 +196,9 @@ pub struct FetchReport {
     pub from: From,
     /// Bytes that were fetched, without those that were here from an earlier attempt.
     pub fetched_bytes: u64,
+    /// Who gave how much of them, whoever gave most first.
+    #[serde(default)]
+    pub providers: Vec<Share>,
     /// Blocks of 16 KiB that were verified, those from an earlier attempt included.
     pub blocks_verified: u64,
     /// How long each stage took, in their order.
@@ -290,6 +293,7 @@ impl FetchReport {
             archive: fetched.archive,
             from: fetched.from,
             fetched_bytes: fetched.fetched_bytes,
+            providers: fetched.providers,
             blocks_verified: fetched.blocks_verified,
             stages: stages.collect(),
             lines: fetched.decided.verdict.lines,

@@ -1,6 +1,6 @@
 //! Carries out a fetch: from the store if it is there and proven, otherwise from the network.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -81,10 +81,21 @@ pub struct Fetched {
     pub from: From,
     /// Bytes that were fetched, without those that were here from an earlier attempt.
     pub fetched_bytes: u64,
+    /// Who gave how much of them, whoever gave most first.
+    pub providers: Vec<Share>,
     /// Blocks of 16 KiB that were verified, those from an earlier attempt included.
     pub blocks_verified: u64,
     /// How long each stage took.
     pub stages: Vec<(&'static str, Duration)>,
+}
+
+/// What one provider gave of an artifact.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Share {
+    /// Its peer id, or the address of a gateway.
+    pub node: String,
+    /// Bytes of the artifact that it sent and that were verified.
+    pub bytes: u64,
 }
 
 /// Where an artifact came from.
@@ -295,6 +306,7 @@ impl Node {
                 decided: archive.decided,
                 from: From::Store,
                 fetched_bytes: 0,
+                providers: Vec::new(),
                 stages: clock.stages,
             });
         }
@@ -374,9 +386,9 @@ impl Node {
         self.make_space(trusted.subject.size).await?;
         let downloaded = self.download(looking, named, &trusted, asked).await;
         clock.end("download");
-        let (finished, fetched_bytes) = match downloaded? {
-            Some((finished, bytes)) => (Some(finished), bytes),
-            None => (None, 0),
+        let (finished, providers) = match downloaded? {
+            Some((finished, providers)) => (Some(finished), providers),
+            None => (None, Vec::new()),
         };
         let archive = self.adopt(finished, trusted.subject.root).await?;
         let archive = archive.ok_or(NodeError::Stopping)?;
@@ -391,7 +403,8 @@ impl Node {
             archive,
             decided: *decided,
             from: From::Network,
-            fetched_bytes,
+            fetched_bytes: providers.iter().map(|share| share.bytes).sum(),
+            providers,
             stages: clock.stages,
         })
     }
@@ -432,7 +445,7 @@ impl Node {
         named: Vec<Contact>,
         trusted: &Trusted,
         asked: Asked<'_>,
-    ) -> Result<Option<(Finished, u64)>, FetchError> {
+    ) -> Result<Option<(Finished, Vec<Share>)>, FetchError> {
         let Asked {
             whose, on_event, ..
         } = asked;
@@ -476,7 +489,7 @@ impl Node {
             drop(providers);
             std::future::pending::<Infallible>().await
         };
-        let mut fetched = 0;
+        let mut given: BTreeMap<Source, u64> = BTreeMap::new();
         let (bans, manners) = (member.clone(), self.manners().clone());
         let progress = |progress: Progress| match progress {
             Progress::Resumed { bytes } => on_event(FetchEvent::Begin {
@@ -484,9 +497,9 @@ impl Node {
                 size: blob.size(),
             }),
             Progress::Verified { from, range, bytes } => {
-                fetched += bytes;
                 parents.gave(&from);
                 bans.verified(root, range);
+                *given.entry(from).or_default() += bytes;
                 self.counters().blocks_received(bytes);
                 manners.downloaded(bytes);
                 on_event(FetchEvent::Verified { bytes });
@@ -541,7 +554,7 @@ impl Node {
             error,
             unreached,
         })?;
-        Ok(Some((finished, fetched)))
+        Ok(Some((finished, shares(given))))
     }
 
     /// Where a blob is written. Waits while another fetch writes it; `None` when that one is done and
@@ -767,6 +780,10 @@ impl Parents {
         if !self.parents.contains(from) {
             return false;
         }
+        // Asked again at once, in another form.
+        if why == Why::NotSpoken {
+            return true;
+        }
         let is_busy = why == Why::Busy;
         self.busy += u32::from(is_busy);
         let waits = is_busy && self.busy < PARENT_BUSY_MAX;
@@ -775,6 +792,17 @@ impl Parents {
         }
         waits
     }
+}
+
+/// Whoever gave most first.
+fn shares(given: BTreeMap<Source, u64>) -> Vec<Share> {
+    let share = |(node, bytes): (Source, u64)| Share {
+        node: node.to_string(),
+        bytes,
+    };
+    let mut shares: Vec<Share> = given.into_iter().map(share).collect();
+    shares.sort_by_key(|share| std::cmp::Reverse(share.bytes));
+    shares
 }
 
 /// Measures stages one after another.

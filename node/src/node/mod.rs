@@ -40,7 +40,7 @@ use tokio::sync::{Notify, broadcast};
 pub use self::cache::CacheConfig;
 use self::cache::{Cache, Neighbours};
 pub use self::door::Door;
-pub use self::fetch::{FetchError, FetchEvent, FetchSpec, Fetched, From};
+pub use self::fetch::{FetchError, FetchEvent, FetchSpec, Fetched, From, Share};
 use self::given::Given;
 use self::kin::Named;
 pub use self::listen::NetworkConfig;

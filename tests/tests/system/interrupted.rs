@@ -8,13 +8,15 @@ use std::process::{Child, Command, Stdio};
 
 use qk_node::blocks::part::Part;
 use qk_node::node::FetchSpec;
-use qk_protocol::blocks::Blob;
+use qk_protocol::blocks::{BLOCK_BYTES, Blob};
+use qk_protocol::transfer::WINDOW_BLOCKS_MAX;
 use qk_tests::artifact::{Artifact, Options, SPEC, artifact_with, release, wanted};
 use qk_tests::lab::{ALICE, BOB, CLIENT, Lab, listing, run, send, until, wait};
 
 const PADDING_BYTES: usize = 60 << 20;
-/// What a download may have under way when it ends: written to disk, but not yet whole units.
-const IN_FLIGHT_BYTES_MAX: u64 = 8 << 20;
+/// What a download from one provider may have under way when it ends: its window, and 2 MiB for
+/// what the file system had allocated and not written.
+const IN_FLIGHT_BYTES_MAX: u64 = WINDOW_BLOCKS_MAX as u64 * BLOCK_BYTES + (2 << 20);
 
 fn proven(lab: &mut Lab) -> Artifact {
     lab.start_alice();

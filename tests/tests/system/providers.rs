@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use qk_tests::artifact::{Artifact, Options, SPEC, artifact_with};
-use qk_tests::lab::{ALICE, BOB, CLIENT, Lab, run, until};
+use qk_tests::lab::{ALICE, BOB, CAROL, CLIENT, Lab, run, until};
 use qk_tests::peer::{Peer, lying};
 
 fn artifact(lab: &Lab) -> Artifact {
@@ -185,6 +185,30 @@ fn a_flipped_bit_in_ones_own_store_is_not_installed() {
     lab.qk(CLIENT, &["store", "fsck"]);
     lab.fetch(&[SPEC]).done();
     lab.qk(CLIENT, &["store", "fsck"]).done();
+}
+
+/// Three nodes have it, and one fetch takes parts of it from all of them at once.
+#[test]
+fn a_fetch_is_striped_over_all_providers() {
+    let mut lab = Lab::new();
+    lab.start_alice();
+    let options = Options {
+        padding_bytes: 24 << 20,
+        ..Options::default()
+    };
+    let artifact = artifact_with(&lab.joined(ALICE).network, &options);
+    for name in [BOB, CAROL] {
+        lab.start_any(name);
+    }
+    for name in [ALICE, BOB, CAROL] {
+        lab.publish(name, &artifact);
+    }
+    let done = lab.fetch(&[SPEC]).done();
+    let providers = done["crates"][0]["providers"].as_array().unwrap();
+    assert_eq!(providers.len(), 3, "{done}");
+    let bytes = providers.iter().map(|one| one["bytes"].as_u64().unwrap());
+    assert!(bytes.clone().all(|bytes| bytes > 0), "{done}");
+    assert_eq!(bytes.sum::<u64>(), artifact.subject.size, "{done}");
 }
 
 fn flip(path: &Path) {

@@ -479,11 +479,12 @@ mod tests {
         running for 2 h 13 min, process 4711, qk 0.1.0
         network   lab version 3, fresh for 6 days, 3 peers, 12 known, reachability private
                   on /ip4/192.0.2.1/tcp/4433
+                  over /ip4/198.51.100.1/tcp/4433/p2p/12D3KooWRelay
         peers     3
         received  12.00 MiB, 0 B/s
         sent      33.00 MiB, 1.00 MiB/s, 2 readers now
         answered  124 requests, 50 for blocks
-        shares    5 artifacts announced
+        shares    what was built here, 5 artifacts announced; this month 0 B of 10.00 GiB given, 0 B taken
         download  hexyl 0.17.0: 512.00 KiB of 1.00 MiB (50 %), 512.00 KiB/s
         store     33 artifacts, 120.00 MiB of 10.00 GiB (1 %), 77 statements
         home      /home/alice/.local/share/qk
@@ -504,11 +505,12 @@ mod tests {
         paused    on battery
         network   lab version 3, its timestamp ended 2 h ago, 3 peers, 12 known, reachability private
                   on /ip4/192.0.2.1/tcp/4433
+                  over /ip4/198.51.100.1/tcp/4433/p2p/12D3KooWRelay
         peers     3
         received  12.00 MiB
         sent      33.00 MiB, 2 readers now
         answered  124 requests, 50 for blocks
-        shares    5 artifacts announced
+        shares    nothing while it is paused, 5 artifacts announced; this month 0 B of 10.00 GiB given, 0 B taken
         store     33 artifacts, 120.00 MiB of 10.00 GiB (1 %), 77 statements
         home      /home/alice/.local/share/qk
         peer id   12D3KooWExample

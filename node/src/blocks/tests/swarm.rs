@@ -26,7 +26,7 @@ use super::super::serve::{Blobs, Held, ServeLimits, Server, read_request};
 use super::super::source::Source;
 use super::super::test_bytes;
 
-pub(super) const PATIENCE: Duration = Duration::from_secs(20);
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 pub(super) const PROTOCOL: StreamProtocol = StreamProtocol::new("/qk/test/blocks/1");
 
 /// A swarm of nothing but blocks, in a task of its own.
@@ -243,6 +243,7 @@ pub(super) struct Client {
     pub(super) node: Node,
     pub(super) parts: tempfile::TempDir,
     pub(super) stall_max: Duration,
+    pub(super) patience: Duration,
     seen: Arc<Mutex<Vec<Progress>>>,
 }
 
@@ -257,6 +258,7 @@ impl Client {
             node,
             parts,
             stall_max: PATIENCE,
+            patience: PATIENCE,
             seen: Arc::default(),
         }
     }
@@ -303,7 +305,7 @@ impl Client {
             self.seen.lock().expect("no panic").push(step.clone());
             progress(step);
         });
-        tokio::time::timeout(PATIENCE, fetch)
+        tokio::time::timeout(self.patience, fetch)
             .await
             .expect("in time")
     }
@@ -324,10 +326,7 @@ impl Client {
     pub(super) fn failures(&self) -> Vec<(PeerId, Why)> {
         let seen = self.seen.lock().expect("no panic");
         let failures = seen.iter().filter_map(|step| match step {
-            Progress::Failed {
-                from: Source::Peer(from),
-                why,
-            } => Some((*from, *why)),
+            Progress::Failed { from, why } => Some((peer(from), *why)),
             _ => None,
         });
         failures.collect()
@@ -336,13 +335,17 @@ impl Client {
     pub(super) fn banned(&self) -> Vec<(PeerId, Why)> {
         let seen = self.seen.lock().expect("no panic");
         let banned = seen.iter().filter_map(|step| match step {
-            Progress::Banned {
-                provider: Source::Peer(provider),
-                why,
-            } => Some((*provider, *why)),
+            Progress::Banned { provider, why } => Some((peer(provider), *why)),
             _ => None,
         });
         banned.collect()
+    }
+}
+
+pub(super) fn peer(source: &Source) -> PeerId {
+    match source {
+        Source::Peer(peer) => *peer,
+        Source::Gateway(gateway) => panic!("no gateway takes part: {gateway}"),
     }
 }
 
