@@ -120,6 +120,8 @@ fn upstream_is_fetched_once_however_many_ask_at_once() {
         std::fs::remove_dir_all(lab.home(&format!("client-{number}")).store()).unwrap();
         std::fs::remove_dir_all(lab.dir().join(format!("client-{number}/root"))).unwrap();
     }
+    // It shares what it fetched, also with those who do not name it.
+    lab.stop(BOB, "TERM");
     let ran = fetch_at_once(&lab, 3, "");
     ran.iter().for_each(|(ran, _)| drop(ran.done()));
     assert!(lab.sent_bytes(ALICE) >= sent + 3 * size);

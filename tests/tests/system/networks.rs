@@ -94,7 +94,8 @@ impl Two {
 
     fn start_bob(&mut self) {
         let listen = format!("/ip4/127.0.0.1/tcp/{}", self.private_port);
-        self.lab.start_with(BOB, &listen, &[], &[]);
+        // What bob gives is carol's.
+        self.lab.start_with(BOB, &listen, &["--share"], &[]);
     }
 
     /// What a command of the client's does without a running node, for a crate of any registry.
