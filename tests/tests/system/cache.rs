@@ -202,6 +202,22 @@ fn what_the_allow_list_leaves_out_is_fetched_past_the_cache() {
 }
 
 #[test]
+fn a_cache_that_pauses_fetches_nothing_for_others() {
+    let (mut lab, artifact) = upstream(300_000);
+    let parent = start_cache(&mut lab);
+    lab.qk(BOB, &["node", "pause"]).done();
+    lab.add("first", &parent);
+    run(&mut lab.fetch_command("first", &[SPEC])).done();
+    assert_eq!(artifacts_of(&lab, BOB), 0);
+    assert_eq!(lab.sent_bytes(BOB), 0);
+    lab.qk(BOB, &["node", "resume"]).done();
+    lab.add("second", &parent);
+    run(&mut lab.fetch_command("second", &[SPEC, "--force"])).done();
+    assert_eq!(artifacts_of(&lab, BOB), 1);
+    assert!(lab.sent_bytes(BOB) >= artifact.subject.size);
+}
+
+#[test]
 fn what_the_caches_own_policy_does_not_trust_is_not_fetched_by_it() {
     let (mut lab, artifact) = upstream(300_000);
     // Two principals observed it, which is enough for the client.
