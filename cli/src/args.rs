@@ -174,9 +174,11 @@ pub(crate) struct ProofsArgs {
 #[derive(Debug, Args)]
 #[command(
     args_conflicts_with_subcommands = true,
-    after_help = "Examples:\n  qk node\n  qk node --listen /ip4/0.0.0.0/tcp/4433\n  qk node --share --upload-rate 2MiB\n  qk node install\n  qk node pause --for 2h\n\n\
+    after_help = "Examples:\n  qk node\n  qk node --listen /ip4/0.0.0.0/tcp/4433\n  qk node --share --upload-rate 2MiB\n  qk node --cache --listen /ip4/0.0.0.0/tcp/4433\n  qk node install\n  qk node pause --for 2h\n\n\
 Signals: INT and TERM end the node, a second one at once; HUP reads the configuration and the joined\n\
-networks again. QK_LOG sets what is logged, for instance QK_LOG=info,qk_node::net=debug"
+networks again. QK_LOG sets what is logged, for instance QK_LOG=info,qk_node::net=debug\n\n\
+QK_PARENT names nodes to ask first, as --parent does, here and for `qk fetch`: multiaddresses,\n\
+separated by commas; /p2p/PEER alone is looked for on the local network"
 )]
 pub(crate) struct NodeCli {
     #[command(subcommand)]
@@ -249,6 +251,10 @@ pub(crate) struct NodeArgs {
     /// Nodes to ask first, as multiaddresses that end in a peer id
     #[arg(long, value_name = "ADDR")]
     pub parent: Vec<String>,
+    /// Be the cache of a local network: keep the whole index, and fetch for the neighbours what they
+    /// ask for, once
+    #[arg(long)]
+    pub cache: bool,
     /// Serve artifacts, health and metrics over HTTP at this address, as 127.0.0.1:8080
     #[arg(long, value_name = "ADDR")]
     pub gateway: Option<String>,
@@ -332,8 +338,28 @@ pub(crate) enum NetworkCommand {
     #[command(after_help = "Example:\n  qk network show --output lab.qknet")]
     Show(NetworkShowArgs),
     /// Print this machine's own key, for whoever runs the network
-    #[command(after_help = "Example:\n  qk network key")]
-    Key,
+    #[command(after_help = "Examples:\n  qk network key\n  qk network key --node")]
+    Key(NetworkKeyArgs),
+    /// Show in which order networks are asked, or change it
+    #[command(
+        after_help = "Examples:\n  qk network order\n  qk network order work public\n\n\
+Without a given order private networks are asked before public ones, and those that were joined first\n\
+before others. The next one is asked only if the one before knows too little."
+    )]
+    Order(NetworkOrderArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct NetworkKeyArgs {
+    /// The key of the node, which stands for a mirror; not the one that signs what was observed
+    #[arg(long)]
+    pub node: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct NetworkOrderArgs {
+    /// Networks by name or fingerprint, the first to be asked first; all others come after them
+    pub networks: Vec<String>,
 }
 
 #[derive(Debug, Args)]
@@ -349,6 +375,12 @@ pub(crate) struct NetworkNewArgs {
     /// Distinct principals that have to agree
     #[arg(long, default_value_t = 2)]
     pub threshold: u32,
+    /// Let only those take part who have the network's secret, which is written to a file of its own
+    #[arg(long)]
+    pub private: bool,
+    /// Where to write the secret [default: NAME.secret beside --output]
+    #[arg(long, value_name = "FILE", requires = "private")]
+    pub secret_output: Option<PathBuf>,
     /// Write the network file here, for others to join
     #[arg(long, short, value_name = "FILE")]
     pub output: Option<PathBuf>,
@@ -390,7 +422,7 @@ pub(crate) struct NetworkShowArgs {
 /// Join a network, or take a newer version of one
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  qk join lab.qknet\n  qk join https://example.org/lab.qknet --fingerprint 5f21…"
+    after_help = "Examples:\n  qk join lab.qknet\n  qk join https://example.org/lab.qknet --fingerprint 5f21…\n  qk join lab.qknet --secret lab.secret"
 )]
 pub(crate) struct JoinArgs {
     /// The network file, or where it is
@@ -399,6 +431,12 @@ pub(crate) struct JoinArgs {
     /// Refuse any other network than this one
     #[arg(long, value_name = "HEX")]
     pub fingerprint: Option<String>,
+    /// The file with the secret of a private network
+    #[arg(long, value_name = "FILE", env = "QK_SECRET_FILE")]
+    pub secret: Option<PathBuf>,
+    /// Ask this network before all that are joined already
+    #[arg(long)]
+    pub first: bool,
 }
 
 /// Look at and look after the store

@@ -109,7 +109,10 @@ async fn dispatch(command: Command, output: Output) -> Outcome {
             commands::network::add(&session, &args).await
         }
         Command::Network(NetworkCommand::Show(args)) => commands::network::show(&session, &args),
-        Command::Network(NetworkCommand::Key) => commands::network::key(&session),
+        Command::Network(NetworkCommand::Key(args)) => commands::network::key(&session, &args),
+        Command::Network(NetworkCommand::Order(args)) => {
+            commands::network::order(&session, &args).await
+        }
         Command::Join(args) => commands::network::join(&session, &args).await,
         Command::Store(command) => commands::store::run(&session, command).await,
         Command::Setup => commands::doctor::setup(&session).await,

@@ -45,7 +45,8 @@ impl Session {
     }
 
     /// The node that runs here, or one of this process that only asks.
-    pub(crate) async fn access(&self, options: NodeOptions) -> Outcome<Access> {
+    pub(crate) async fn access(&self, mut options: NodeOptions) -> Outcome<Access> {
+        options.parent.extend(parents());
         let access = Access::open(self.home.clone(), options).await;
         access.map_err(|problem| crate::commands::of_problem(&problem))
     }
@@ -193,10 +194,20 @@ impl Session {
             Err(problem) => Err(problem),
         };
         if let Err(problem) = told {
-            self.output
-                .note(format!("note: the running node was not told: {problem}"));
+            self.output.note(format!(
+                "note: the running node did not take all of this: {problem}"
+            ));
         }
     }
+}
+
+/// Nodes to ask first, as the environment names them: `QK_PARENT`, separated by commas.
+pub(crate) fn parents() -> Vec<String> {
+    let named = std::env::var("QK_PARENT").unwrap_or_default();
+    let each = named.split(',').map(str::trim);
+    each.filter(|one| !one.is_empty())
+        .map(str::to_owned)
+        .collect()
 }
 
 /// Until a person or the service manager asks this process to stop, or the terminal goes away; from

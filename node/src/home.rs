@@ -3,6 +3,7 @@
 //! All of it lies below one directory, `$QK_HOME` or the user's data directory. Files with secrets
 //! have mode 0600; every file is replaced as a whole, so that a crash leaves the old one or the new.
 
+use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::DirBuilderExt;
@@ -14,6 +15,9 @@ use qk_protocol::manifest::{ManifestError, NETWORK_FILE_BYTES_MAX, Network, Netw
 use qk_protocol::policy::Policy;
 use qk_protocol::time::UnixTime;
 use serde::{Deserialize, Serialize};
+
+use crate::node::{CacheConfig, NetworkConfig};
+use crate::secret::Secret;
 use tempfile::{NamedTempFile, PersistError};
 
 use crate::gateway::GatewayConfig;
@@ -36,10 +40,13 @@ pub struct Home {
 pub struct Joined {
     /// The verified network.
     pub network: Network,
-    /// When it was joined: networks are asked in this order.
+    /// When it was joined.
     pub joined: UnixTime,
     /// The secret of a private network.
-    pub secret: Option<Vec<u8>>,
+    pub secret: Option<Secret>,
+    /// Its place among the networks as the user put them: lower ones are asked first. Among equals
+    /// private ones are, then those that were joined first.
+    pub place: i64,
 }
 
 /// What the user configured: `config.toml`.
@@ -61,6 +68,10 @@ pub struct Config {
     pub mdns: Option<bool>,
     /// Whether to use QUIC beside TCP.
     pub quic: Option<bool>,
+    /// What this node does as a cache for its neighbours.
+    pub cache: CacheConfig,
+    /// What holds for one network alone, by its name or fingerprint.
+    pub networks: BTreeMap<String, NetworkConfig>,
     /// The HTTP gateway, and gateways of others.
     pub gateway: GatewayConfig,
     /// Bytes that toolchains may take.
@@ -128,13 +139,26 @@ struct JoinedFile {
     joined: UnixTime,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     secret: Option<String>,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    place: i64,
     network: NetworkFile,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
+fn is_zero(place: &i64) -> bool {
+    *place == 0
 }
 
 impl Joined {
     /// What locations are keyed with in this network.
     pub fn key(&self) -> NetworkKey {
-        self.network.key(self.secret.as_deref())
+        self.network.key(self.secret.as_ref().map(Secret::bytes))
+    }
+
+    /// What decides the order in which networks are asked.
+    pub(crate) fn rank(&self) -> impl Ord + use<> {
+        let public = self.network.manifest().secret_id.is_none();
+        (self.place, public, self.joined, self.network.id())
     }
 }
 
@@ -330,7 +354,7 @@ impl Home {
                 joined.extend(read_joined(&path)?);
             }
         }
-        joined.sort_by_key(|one| (one.joined, one.network.id()));
+        joined.sort_by_key(Joined::rank);
         Ok(joined)
     }
 
@@ -351,7 +375,8 @@ impl Home {
         }
         let file = JoinedFile {
             joined: joined.joined,
-            secret: joined.secret.as_deref().map(hex::encode),
+            secret: joined.secret.as_ref().map(Secret::to_hex),
+            place: joined.place,
             network: joined.network.file().clone(),
         };
         let bytes = serde_json::to_vec_pretty(&file).map_err(|error| HomeError::Malformed {
@@ -459,7 +484,13 @@ fn read_joined(path: &Path) -> Result<Option<Joined>, HomeError> {
     };
     let file: JoinedFile =
         serde_json::from_slice(&bytes).map_err(|error| malformed(error.to_string()))?;
-    let secret = file.secret.map(hex::decode).transpose();
+    let secret = match file.secret {
+        None => None,
+        Some(text) => Some(
+            Secret::from_hex(&text)
+                .ok_or_else(|| malformed("the secret is not 64 hex digits".to_owned()))?,
+        ),
+    };
     let network = Network::verify(file.network).map_err(|error| HomeError::Network {
         path: path.to_owned(),
         error,
@@ -467,7 +498,8 @@ fn read_joined(path: &Path) -> Result<Option<Joined>, HomeError> {
     Ok(Some(Joined {
         network,
         joined: file.joined,
-        secret: secret.map_err(|_| malformed("the secret is not hex".to_owned()))?,
+        secret,
+        place: file.place,
     }))
 }
 

@@ -13,6 +13,7 @@ pub mod manners;
 pub mod net;
 pub mod node;
 pub mod registry;
+pub mod secret;
 pub mod service;
 pub mod store;
 pub mod unpack;

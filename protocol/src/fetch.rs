@@ -1,8 +1,8 @@
 //! A fetch up to the transfer: look up, decide, name providers.
 //!
 //! The machine asks nodes ever closer to the release's point, decides again whenever an answer
-//! brings statements, and decides finally when the policy is met by enough separate answers or
-//! nobody is left to ask. It then names those who say that they have the root, as long as late
+//! brings statements, and decides finally when the policy is met by enough separate answers, or by a
+//! parent's answer and what came in a short grace after it, or nobody is left to ask. It then names those who say that they have the root, as long as late
 //! answers name more. The transfer is a machine of its own ([`crate::transfer`]), since a blob is
 //! also fetched when nothing has to be decided: to replace a damaged one.
 
@@ -101,6 +101,7 @@ pub struct Fetch {
     /// Statements taken from the network, by principal; `None` for strangers.
     taken: BTreeMap<Option<PrincipalId>, usize>,
     providers: BTreeMap<Root, Vec<Contact>>,
+    parents: Vec<Contact>,
     phase: Phase,
 }
 
@@ -128,8 +129,24 @@ impl Fetch {
             statements: BTreeMap::new(),
             taken: BTreeMap::new(),
             providers: BTreeMap::new(),
+            parents: Vec::new(),
             phase: Phase::Looking,
         })
+    }
+
+    /// How long a node may take to answer.
+    pub fn time_of(&self, node: &NodeId) -> Duration {
+        self.lookup.time_of(node)
+    }
+
+    /// Nodes that are asked first and whose answer suffices after a short grace if it meets the
+    /// policy; see [`Lookup::with_parents`]. They are to be among the seeds. Those that answered are
+    /// named as providers before all others: a cache fetches what it is asked for.
+    pub fn with_parents(mut self, parents: Vec<Contact>) -> Self {
+        let nodes = parents.iter().map(|contact| &contact.node);
+        self.lookup = self.lookup.with_parents(nodes);
+        self.parents = parents;
+        self
     }
 
     fn on_start(&mut self, held: Vec<Held>, now: Now, out: &mut Vec<FetchOut>) {
@@ -230,7 +247,8 @@ impl Fetch {
     fn conclude(&mut self, now: Now, out: &mut Vec<FetchOut>) {
         let answered = self.lookup.answered().count();
         let known = self.lookup.known();
-        let enough = answered >= ANSWERS_MIN.min(known);
+        let enough = answered >= ANSWERS_MIN.min(known) && !self.lookup.awaits_parent();
+        let enough = enough || self.lookup.parent_suffices();
         let over = self.lookup.is_done();
         if !over && !enough {
             return;
@@ -257,8 +275,15 @@ impl Fetch {
             known,
         })));
         self.phase = root.map_or(Phase::Over, Phase::Naming);
-        let named = root.and_then(|root| self.providers.get(&root));
-        out.extend(named.into_iter().flatten().cloned().map(FetchOut::Provider));
+        let Some(root) = root else {
+            return;
+        };
+        let asked = |parent: &&Contact| self.lookup.answered().any(|one| one.node == parent.node);
+        let parents: Vec<Contact> = self.parents.iter().filter(asked).cloned().collect();
+        let of_root = self.providers.entry(root).or_default();
+        of_root.retain(|one| !parents.contains(one));
+        of_root.splice(0..0, parents);
+        out.extend(of_root.iter().cloned().map(FetchOut::Provider));
     }
 
     fn decide(&self, now: UnixTime) -> Option<(usize, Verdict)> {

@@ -19,6 +19,7 @@ pub mod key;
 pub mod lookup;
 pub mod manifest;
 pub mod message;
+pub mod mirror;
 pub mod policy;
 pub mod statement;
 #[cfg(test)]

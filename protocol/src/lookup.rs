@@ -3,7 +3,7 @@
 //! It has its own deadlines, so that one silent peer does not hold it up, and keeps no opinion
 //! about the answers: the caller reads them as they arrive and stops when it has what it needs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::hash::Point;
@@ -27,6 +27,12 @@ pub const PAGES_MAX: usize = 16;
 pub const ASKS_MAX: usize = 256;
 /// How long one look-up may take from its start; then nobody is asked or waited for any more.
 pub const LOOKUP_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a parent may take, which may have many children that all come at once. It is waited for
+/// even where others suffice: what it has need not be fetched from afar.
+pub const PARENT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long others may still answer after a parent has: time for a dissent that the parent does not
+/// know to arrive, and no more than a person notices.
+pub const PARENT_GRACE: Duration = Duration::from_millis(150);
 
 /// What happens to a look-up.
 #[derive(Debug, Clone)]
@@ -55,9 +61,21 @@ pub struct Lookup {
     peers: BTreeMap<[u8; 32], Peer>,
     /// Whom to ask first, wherever they are: a mirror or a parent is rarely near the point.
     seeds: Vec<[u8; 32]>,
+    /// Whose answer suffices after a grace.
+    parents: BTreeSet<[u8; 32]>,
+    grace: Grace,
     asks: usize,
     ends: Option<Duration>,
     over: bool,
+}
+
+/// What is left of the time that others have after a parent's answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Grace {
+    /// No parent has answered yet.
+    NotBegun,
+    Until(Duration),
+    Over,
 }
 
 #[derive(Debug)]
@@ -87,6 +105,8 @@ impl Lookup {
             get,
             peers: BTreeMap::new(),
             seeds: Vec::new(),
+            parents: BTreeSet::new(),
+            grace: Grace::NotBegun,
             asks: 0,
             ends: None,
             over: false,
@@ -100,6 +120,41 @@ impl Lookup {
             }
         }
         lookup
+    }
+
+    /// Nodes whose whole answer suffices after [`PARENT_GRACE`], if it is what the caller needs. They
+    /// are to be among those that the look-up begins with; who they are is the user's or the
+    /// manifest's word, for whoever is a parent can hold back what others would say.
+    pub fn with_parents<'a>(mut self, parents: impl IntoIterator<Item = &'a NodeId>) -> Self {
+        let parents = parents.into_iter().map(|parent| self.distance(parent));
+        self.parents = parents.collect();
+        self
+    }
+
+    /// How long a node may take.
+    pub fn time_of(&self, node: &NodeId) -> Duration {
+        self.time_at(&self.distance(node))
+    }
+
+    fn time_at(&self, distance: &[u8; 32]) -> Duration {
+        match self.parents.contains(distance) {
+            true => PARENT_TIMEOUT,
+            false => ASK_TIMEOUT,
+        }
+    }
+
+    /// Whether a parent was asked, and neither answered nor failed yet, while none has answered.
+    pub fn awaits_parent(&self) -> bool {
+        let asked = |distance: &[u8; 32]| {
+            let peer = self.peers.get(distance);
+            peer.is_some_and(|peer| matches!(peer.state, State::Asked { .. }))
+        };
+        self.grace == Grace::NotBegun && self.parents.iter().any(asked)
+    }
+
+    /// Whether a parent has answered and the others have had their time since.
+    pub fn parent_suffices(&self) -> bool {
+        self.grace == Grace::Over
     }
 
     /// Whether nothing is left to ask or to wait for.
@@ -210,6 +265,7 @@ impl Lookup {
         now: Now,
         out: &mut Vec<LookupOut>,
     ) {
+        let time = self.time_at(&distance);
         if let Some(peer) = self.peers.get_mut(&distance)
             && self.asks < ASKS_MAX
         {
@@ -217,7 +273,7 @@ impl Lookup {
             peer.asks += 1;
             peer.after = after;
             peer.state = State::Asked {
-                until: now.mono + ASK_TIMEOUT,
+                until: now.mono + time,
             };
             let request = Request::Get(Get {
                 after,
@@ -247,6 +303,8 @@ impl Lookup {
         let next = next.filter(|next| peer.after.is_none_or(|after| *next > after));
         if next.is_some() && peer.asks < PAGES_MAX {
             self.ask(distance, next, now, out);
+        } else if self.parents.contains(&distance) && self.grace == Grace::NotBegun {
+            self.grace = Grace::Until(now.mono + PARENT_GRACE);
         }
         if first {
             for contact in reply.closer.into_iter().take(CLOSER_MAX) {
@@ -290,6 +348,9 @@ impl Machine for Lookup {
             LookupIn::Failed(node) => self.fail(&node),
             LookupIn::Tick => self.fail_silent(now),
         }
+        if matches!(self.grace, Grace::Until(until) if until <= now.mono) {
+            self.grace = Grace::Over;
+        }
         self.over = self.ends.is_some_and(|ends| ends <= now.mono);
         if !self.over {
             self.ask_more(now, out);
@@ -304,7 +365,12 @@ impl Machine for Lookup {
             State::Asked { until } => Some(until),
             State::Known | State::Answered | State::Failed => None,
         });
-        deadlines.chain(self.ends.filter(|_| !self.is_done())).min()
+        let grace = match self.grace {
+            Grace::Until(until) if !self.is_done() => Some(until),
+            Grace::Until(_) | Grace::NotBegun | Grace::Over => None,
+        };
+        let ends = self.ends.filter(|_| !self.is_done());
+        deadlines.chain(grace).chain(ends).min()
     }
 }
 

@@ -5,11 +5,12 @@
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -26,6 +27,7 @@ use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
 use crate::artifact::Artifact;
+use crate::lan::Namespace;
 
 /// Who founds the network, runs the node that its manifest names, and may sign for it.
 pub const ALICE: &str = "alice";
@@ -51,6 +53,7 @@ pub struct Lab {
     toolchains: PathBuf,
     runtime: Runtime,
     nodes: BTreeMap<String, Node>,
+    namespace: Option<Arc<Namespace>>,
     /// Network namespaces that people's commands run in, where they are not this process's.
     namespaces: BTreeMap<String, String>,
 }
@@ -214,8 +217,33 @@ impl Lab {
                 .to_owned(),
             runtime: Runtime::new().expect("a runtime"),
             nodes: BTreeMap::new(),
+            namespace: None,
             namespaces: BTreeMap::new(),
         }
+    }
+
+    /// The same lab with all its processes from now on in a network namespace.
+    #[must_use]
+    pub fn inside(mut self, namespace: &Arc<Namespace>) -> Self {
+        self.namespace = Some(namespace.clone());
+        self
+    }
+
+    /// The home of one more, who joined the network as the client did.
+    ///
+    /// # Panics
+    /// When it cannot be made.
+    pub fn add(&self, name: &str, configuration: &str) {
+        let home = self.dir.path().join(name);
+        let networks = home.join("networks");
+        fs::create_dir_all(&networks).expect("a home");
+        let joined = self.home(CLIENT).dir().join("networks");
+        for file in fs::read_dir(joined).into_iter().flatten() {
+            let file = file.expect("a file").path();
+            let name = file.file_name().expect("a name");
+            fs::copy(&file, networks.join(name)).expect("a copy");
+        }
+        self.configure(name, configuration);
     }
 
     /// Where the files of this lab lie.
@@ -265,6 +293,15 @@ impl Lab {
         .expect("a configuration");
     }
 
+    /// Replaces somebody's configuration by one that looks around on the LAN.
+    ///
+    /// # Panics
+    /// When it cannot be written.
+    pub fn configure_lan(&self, name: &str, more: &str) {
+        let path = self.home(name).dir().join("config.toml");
+        fs::write(path, format!("quic = false\n{more}")).expect("a configuration");
+    }
+
     /// Puts somebody's commands from now on into a network namespace, which is there already.
     pub fn place(&mut self, name: &str, namespace: &str) {
         let namespace = namespace.to_owned();
@@ -274,7 +311,7 @@ impl Lab {
     /// A command of somebody's, not started yet.
     pub fn command<S: AsRef<OsStr>>(&self, name: &str, args: &[S]) -> Command {
         let mut command = match self.namespaces.get(name) {
-            None => Command::new(crate::qk()),
+            None => self.program(&crate::qk()),
             Some(namespace) => {
                 let mut command = Command::new("ip");
                 command.args(["netns", "exec", namespace]).arg(crate::qk());
@@ -286,11 +323,21 @@ impl Lab {
             .env("QK_HOME", self.home(name).dir())
             .env("QK_TOOLCHAINS", &self.toolchains)
             .env_remove("QK_LOG")
+            .env_remove("QK_PARENT")
+            .env_remove("QK_SECRET_FILE")
             // Whatever the machine of this test runs on: a node there would pause.
             .env("QK_POWER_SUPPLY_DIR", self.dir.path().join("no-supplies"))
             .env("DBUS_SYSTEM_BUS_ADDRESS", "unix:path=/nonexistent/bus")
             .stdin(Stdio::null());
         command
+    }
+
+    /// A program, in the namespace of this lab if it has one.
+    pub fn program(&self, path: &Path) -> Command {
+        match &self.namespace {
+            Some(namespace) => namespace.command(path),
+            None => Command::new(path),
+        }
     }
 
     /// Runs a command of somebody's with `--json`.
@@ -421,6 +468,21 @@ impl Lab {
     /// When it does not run.
     pub fn addresses(&self, name: &str) -> &[String] {
         &self.nodes[name].addresses
+    }
+
+    /// Bytes of artifacts that somebody's node sent to others, in their wire form.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn sent_bytes(&self, name: &str) -> u64 {
+        let status = self.with_access(name, async |access| access.status().await);
+        let status = status.expect("a running node");
+        assert!(status.running, "{name}'s node does not run");
+        status
+            .networks
+            .iter()
+            .map(|network| network.sent_bytes)
+            .sum()
     }
 
     /// What somebody's node logged.
@@ -605,6 +667,28 @@ pub fn observe(
 /// When it does not start.
 pub fn run(command: &mut Command) -> Ran {
     let output = command.output().expect("it starts");
+    Ran {
+        status: output.status,
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}
+
+/// Runs a command to its end with this on its standard input.
+///
+/// # Panics
+/// When it does not start.
+pub fn feed(command: &mut Command, input: &str) -> Ran {
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut child = command.spawn().expect("it starts");
+    let mut stdin = child.stdin.take().expect("a pipe");
+    // It may end without having read all of it.
+    let _ = stdin.write_all(input.as_bytes());
+    drop(stdin);
+    let output = child.wait_with_output().expect("an end");
     Ran {
         status: output.status,
         stdout: String::from_utf8_lossy(&output.stdout).into_owned(),

@@ -7,6 +7,7 @@ pub mod disk;
 pub mod enemy;
 pub mod faults;
 pub mod lab;
+pub mod lan;
 pub mod namespace;
 pub mod node_load;
 pub mod peer;

@@ -104,6 +104,29 @@ enum Bench {
     /// Memory, processor time and traffic of a node that has nothing to do
     #[command(after_help = "Example: cargo xtask bench idle --minutes 1 --json")]
     Idle(IdleArgs),
+    /// Many clients that ask one cache at once: how evenly they are served, and what upstream sends
+    #[command(after_help = "Example: cargo xtask bench cache --clients 50 --json")]
+    Cache(CacheArgs),
+}
+
+#[derive(Args)]
+struct CacheArgs {
+    /// The crate to measure with
+    #[arg(
+        long = "crate",
+        value_name = "NAME@VER",
+        default_value = "hexyl@0.17.0"
+    )]
+    package: String,
+    /// How many clients
+    #[arg(long, default_value_t = 50)]
+    clients: usize,
+    /// This executable in place of an optimised one that is built first
+    #[arg(long, value_name = "FILE")]
+    qk: Option<std::path::PathBuf>,
+    /// A JSON array instead of a table
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Args)]
@@ -182,6 +205,7 @@ fn run(task: Task) -> Result<()> {
         Task::Bench(Bench::Fetch(args)) => bench_fetch(args),
         Task::Bench(Bench::Transfer(args)) => bench_transfer(args),
         Task::Bench(Bench::Idle(args)) => bench_idle(args),
+        Task::Bench(Bench::Cache(args)) => bench_cache(args),
         Task::Deny => deny::check(&["bans", "licenses", "sources"]),
         Task::Advisories => deny::check(&["advisories"]),
     }
@@ -252,6 +276,22 @@ fn bench_idle(args: IdleArgs) -> Result<()> {
         time: std::time::Duration::from_secs(args.minutes * 60),
     };
     let rows = bench::idle::rows(&options)?;
+    bench::write(&rows, args.json, &mut std::io::stdout().lock())?;
+    Ok(())
+}
+
+fn bench_cache(args: CacheArgs) -> Result<()> {
+    setup::prepare()?;
+    let qk = match args.qk {
+        Some(qk) => std::path::absolute(qk)?,
+        None => cargo::build("qk", &["--package", "qk", "--release"])?,
+    };
+    setup::toolchain(&qk)?;
+    let options = bench::cache::Options {
+        package: args.package,
+        clients: args.clients,
+    };
+    let rows = bench::cache::rows(&qk, &options)?;
     bench::write(&rows, args.json, &mut std::io::stdout().lock())?;
     Ok(())
 }

@@ -61,7 +61,7 @@ const OPENSSL: Need = Need {
 };
 
 /// What only some tests need; without it they say that they are skipped.
-const FOR_TESTS: [Need; 2] = [
+const FOR_TESTS: [Need; 3] = [
     Need {
         name: "nftables",
         probe: &["nft", "--version"],
@@ -73,6 +73,12 @@ const FOR_TESTS: [Need; 2] = [
         probe: &["ip", "-Version"],
         how: "install it with the distribution's package manager, on Debian and Ubuntu: \
               apt-get install iproute2",
+    },
+    Need {
+        name: "tcpdump",
+        probe: &["tcpdump", "--version"],
+        how: "install it with the distribution's package manager, on Debian and Ubuntu: \
+              apt-get install tcpdump",
     },
 ];
 

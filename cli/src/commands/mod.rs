@@ -94,9 +94,9 @@ fn hint(problem: ProblemKind, kind: Kind) -> Option<&'static str> {
             Some("`qk proofs` shows who observed what; `qk build` builds it here")
         }
         (ProblemKind::Full, _) => Some("free some space; what was fetched is kept"),
-        (ProblemKind::Silent, _) => {
-            Some("are its nodes running, and reachable from here? `qk network show` names them")
-        }
+        (ProblemKind::Silent, _) => Some(
+            "are its nodes and the parent, if there is one, running and reachable from here? `qk network show` names the nodes; a cache can be named by `parent` in config.toml or QK_PARENT",
+        ),
         _ => None,
     }
 }

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use ed25519_dalek::SigningKey;
 use qk_node::home::{Home, Joined};
 use qk_node::net;
 use qk_node::node::unix_now;
+use qk_node::secret::{self, Secret, SecretError};
 use qk_protocol::dsse::public_key;
 use qk_protocol::hash::{Blake3, NetworkId, PrincipalId, PublicKey};
 use qk_protocol::manifest::{
@@ -17,7 +18,10 @@ use qk_protocol::manifest::{
 use qk_protocol::policy::Policy;
 use serde::Serialize;
 
-use crate::args::{JoinArgs, NetworkAddArgs, NetworkNewArgs, NetworkShowArgs, Role};
+use crate::args::{
+    JoinArgs, NetworkAddArgs, NetworkKeyArgs, NetworkNewArgs, NetworkOrderArgs, NetworkShowArgs,
+    Role,
+};
 use crate::failure::{Failure, Kind, Outcome};
 use crate::output::ago;
 use crate::session::{Session, failed};
@@ -37,16 +41,24 @@ pub(crate) struct Shown {
     own_roles: BTreeSet<PrincipalRole>,
     #[serde(skip_serializing_if = "Option::is_none")]
     file: Option<String>,
+    /// Where the secret lies; never the secret.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    secret_file: Option<String>,
 }
 
-pub(crate) fn key(session: &Session) -> Outcome {
+pub(crate) fn key(session: &Session, args: &NetworkKeyArgs) -> Outcome {
     #[derive(Serialize)]
     struct Key {
         key: PublicKey,
         peer: String,
     }
     let shown = Key {
-        key: public_key(&session.home.key("observer").map_err(failed)?),
+        key: public_key(
+            &session
+                .home
+                .key(if args.node { "node" } else { "observer" })
+                .map_err(failed)?,
+        ),
         peer: peer_id(&session.home)?,
     };
     session.output.result(&shown, |shown| {
@@ -65,6 +77,11 @@ pub(crate) async fn new(session: &Session, args: &NetworkNewArgs) -> Outcome {
     let (root, timestamp): (SigningKey, SigningKey) = (random_key(), random_key());
     let observer = home.key("observer").map_err(failed)?;
     let build = session.compiled_in_build()?;
+    let secret = args.private.then(Secret::random);
+    let secret_file = match &secret {
+        Some(_) => Some(secret_path(args)?),
+        None => None,
+    };
     let manifest = Manifest {
         format: 1,
         name: args.name.clone(),
@@ -73,7 +90,7 @@ pub(crate) async fn new(session: &Session, args: &NetworkNewArgs) -> Outcome {
         timestamp: public_key(&timestamp),
         bootstrap: args.bootstrap.iter().map(own).collect(),
         registries: [qk_node::registry::crates_io_id()].into(),
-        secret_id: None,
+        secret_id: secret.as_ref().map(Secret::id),
         root: RootKeys {
             threshold: 1,
             keys: [public_key(&root)].into(),
@@ -100,11 +117,50 @@ pub(crate) async fn new(session: &Session, args: &NetworkNewArgs) -> Outcome {
     check_addresses(&manifest.bootstrap)?;
     let usage = |error| Failure::new(Kind::Usage, error);
     let network = Network::create(&manifest, &[&root], &timestamp, unix_now()).map_err(usage)?;
+    // First: without this file nobody else could ever join.
+    if let (Some(secret), Some(path)) = (&secret, &secret_file) {
+        secret.write_new(path).map_err(|error| of_secret(&error))?;
+    }
     home.keep_key(&root_name(network.id()), &root)
         .map_err(failed)?;
     home.keep_key(&timestamp_name(network.id()), &timestamp)
         .map_err(failed)?;
-    keep(session, network, args.output.as_deref()).await
+    let kept = Kept {
+        network,
+        secret,
+        place: None,
+        file: args.output.as_deref(),
+        secret_file: secret_file.as_deref(),
+    };
+    keep(session, kept).await
+}
+
+/// Where the secret of a new network goes.
+fn secret_path(args: &NetworkNewArgs) -> Outcome<PathBuf> {
+    if let Some(path) = &args.secret_output {
+        return Ok(path.clone());
+    }
+    if args.name.contains('/') || args.name.starts_with('.') {
+        let message = "this name is no file name: say with --secret-output where the secret goes";
+        return Err(Failure::new(Kind::Usage, message));
+    }
+    let beside = args.output.as_deref().and_then(Path::parent);
+    Ok(beside
+        .unwrap_or_else(|| Path::new(""))
+        .join(format!("{}.secret", args.name)))
+}
+
+fn of_secret(error: &SecretError) -> Failure {
+    let failure = Failure::new(Kind::Usage, error);
+    match error {
+        SecretError::Missing { .. } => failure.hint(
+            "ask whoever runs it for the file with the secret, and add `--secret FILE` or QK_SECRET_FILE",
+        ),
+        SecretError::Wrong { .. } | SecretError::Malformed { .. } => failure
+            .hint("`qk network new` wrote it beside the network file; has it been mixed up?"),
+        SecretError::NotPrivate { .. } => failure.hint("join it without --secret"),
+        SecretError::Io { .. } => failure,
+    }
 }
 
 pub(crate) async fn add(session: &Session, args: &NetworkAddArgs) -> Outcome {
@@ -142,7 +198,11 @@ pub(crate) async fn add(session: &Session, args: &NetworkAddArgs) -> Outcome {
     let next = network
         .succeed(&manifest, &[&root], &timestamp, unix_now())
         .map_err(usage)?;
-    keep(session, next, args.output.as_deref()).await
+    let kept = Kept {
+        file: args.output.as_deref(),
+        ..Kept::of(next)
+    };
+    keep(session, kept).await
 }
 
 pub(crate) fn show(session: &Session, args: &NetworkShowArgs) -> Outcome {
@@ -202,7 +262,8 @@ pub(crate) async fn join(session: &Session, args: &JoinArgs) -> Outcome {
         return Err(Failure::new(Kind::Corrupt, message));
     }
     let known = session.home.networks().map_err(failed)?;
-    let network = match known.iter().find(|one| one.network.id() == network.id()) {
+    let joined = known.iter().find(|one| one.network.id() == network.id());
+    let network = match joined {
         Some(known) => known
             .network
             .advance(network.file().clone())
@@ -217,11 +278,111 @@ pub(crate) async fn join(session: &Session, args: &JoinArgs) -> Outcome {
         );
         return Err(Failure::new(Kind::Stale, message).hint("ask whoever runs it for a newer file"));
     }
-    keep(session, network, None).await
+    let given = match &args.secret {
+        Some(path) => Some(Secret::read(path).map_err(|error| of_secret(&error))?),
+        None => joined.and_then(|known| known.secret.clone()),
+    };
+    let secret = secret::fitting(network.manifest(), given).map_err(|error| of_secret(&error))?;
+    let first = known.iter().map(|one| one.place).min();
+    let kept = Kept {
+        secret,
+        place: first.filter(|_| args.first).map(|first| first - 1),
+        ..Kept::of(network)
+    };
+    keep(session, kept).await
+}
+
+/// Shows the order in which networks are asked, after it was changed if some are named.
+pub(crate) async fn order(session: &Session, args: &NetworkOrderArgs) -> Outcome {
+    #[derive(Serialize)]
+    struct Place {
+        network: NetworkId,
+        name: String,
+        private: bool,
+    }
+    let mut first: Vec<Joined> = Vec::new();
+    for wanted in &args.networks {
+        let joined = session.network(Some(wanted))?;
+        if first
+            .iter()
+            .any(|one| one.network.id() == joined.network.id())
+        {
+            let message = format!("network {wanted} is named twice");
+            return Err(Failure::new(Kind::Usage, message));
+        }
+        first.push(joined);
+    }
+    if !first.is_empty() {
+        let count = i64::try_from(first.len()).unwrap_or(i64::MAX);
+        for mut other in session.home.networks().map_err(failed)? {
+            let named = first
+                .iter()
+                .position(|one| one.network.id() == other.network.id());
+            let position = named.and_then(|at| i64::try_from(at).ok());
+            other.place = position.map_or(0, |at| at - count);
+            session.home.keep_network(&other).map_err(failed)?;
+        }
+        session.reload_node().await;
+    }
+    let joined = session.home.networks().map_err(failed)?;
+    let shown: Vec<Place> = joined
+        .iter()
+        .map(|one| Place {
+            network: one.network.id(),
+            name: one.network.manifest().name.clone(),
+            private: one.network.manifest().secret_id.is_some(),
+        })
+        .collect();
+    if shown.is_empty() {
+        return Err(Session::no_network());
+    }
+    session.output.result(&shown, |shown| {
+        let lines = shown.iter().enumerate().map(|(at, one)| {
+            let private = if one.private { ", private" } else { "" };
+            format!(
+                "{}. {} ({}{private})",
+                at + 1,
+                one.name,
+                one.network.short()
+            )
+        });
+        lines.collect::<Vec<_>>().join("\n")
+    });
+    Ok(())
+}
+
+/// A network that is to be kept, and what is to be said about it.
+struct Kept<'a> {
+    network: Network,
+    /// Unless it is known already.
+    secret: Option<Secret>,
+    /// Unless it stays where it is.
+    place: Option<i64>,
+    file: Option<&'a Path>,
+    secret_file: Option<&'a Path>,
+}
+
+impl Kept<'_> {
+    fn of(network: Network) -> Self {
+        Self {
+            network,
+            secret: None,
+            place: None,
+            file: None,
+            secret_file: None,
+        }
+    }
 }
 
 /// Keeps a network and shows it; a node that runs takes it at once.
-async fn keep(session: &Session, network: Network, file: Option<&Path>) -> Outcome {
+async fn keep(session: &Session, kept: Kept<'_>) -> Outcome {
+    let Kept {
+        network,
+        secret,
+        place,
+        file,
+        secret_file,
+    } = kept;
     if let Some(path) = file {
         write_file(path, &network)?;
     }
@@ -231,13 +392,17 @@ async fn keep(session: &Session, network: Network, file: Option<&Path>) -> Outco
         .find(|one| one.network.id() == network.id());
     let joined = Joined {
         joined: known.as_ref().map_or_else(unix_now, |known| known.joined),
-        secret: known.and_then(|known| known.secret),
+        place: place.unwrap_or_else(|| known.as_ref().map_or(0, |known| known.place)),
+        secret: secret.or_else(|| known.and_then(|known| known.secret)),
         network,
     };
     session.home.keep_network(&joined).map_err(failed)?;
     session.reload_node().await;
     let own = public_key(&session.home.key("observer").map_err(failed)?);
-    let shown = shown(&joined.network, own, file);
+    let shown = Shown {
+        secret_file: secret_file.map(|path| path.display().to_string()),
+        ..shown(&joined.network, own, file)
+    };
     session.output.result(&shown, describe);
     Ok(())
 }
@@ -254,6 +419,7 @@ fn shown(network: &Network, own: PublicKey, file: Option<&Path>) -> Shown {
             .map(|(principal, _)| principal.roles.clone())
             .unwrap_or_default(),
         file: file.map(|path| path.display().to_string()),
+        secret_file: None,
     }
 }
 
@@ -296,8 +462,20 @@ fn describe(shown: &Shown) -> String {
     for address in &manifest.bootstrap {
         lines.push(format!("  bootstrap   {address}"));
     }
-    if let Some(file) = &shown.file {
-        lines.push(format!("written to {file}: others run `qk join {file}`"));
+    if manifest.secret_id.is_some() {
+        lines.push("  private     only those who have its secret take part".to_owned());
+    }
+    match (&shown.file, &shown.secret_file) {
+        (Some(file), Some(secret)) => lines.push(format!(
+            "written to {file}, and its secret to {secret}: others run `qk join {file} --secret {secret}`"
+        )),
+        (Some(file), None) => {
+            lines.push(format!("written to {file}: others run `qk join {file}`"));
+        }
+        (None, Some(secret)) => lines.push(format!(
+            "its secret is written to {secret}: whoever has that can take part"
+        )),
+        (None, None) => {}
     }
     lines.join("\n")
 }

@@ -19,6 +19,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use qk_protocol::blocks::{self, Blob, BlockRange, EncodeError, UNIT_BLOCKS_MIN, Verified};
 use qk_protocol::hash::Root;
 
+use super::serve::Held;
+
 const LOCK: &str = "lock";
 const DATA: &str = "data.tar";
 const OUTBOARD: &str = "outboard.obao4";
@@ -95,6 +97,25 @@ impl Part {
             }
         }
         Err(PartError::Locked { root })
+    }
+
+    /// Opens the files of a part that somebody else is writing, to read what is there already; none
+    /// when there is no such part.
+    pub fn look(parts: &Path, blob: Blob) -> io::Result<Option<Held>> {
+        let dir = parts.join(blob.root().to_string());
+        let open = |name: &str| match File::open(dir.join(name)) {
+            Err(gone) if gone.kind() == io::ErrorKind::NotFound => Ok(None),
+            opened => opened.map(Some),
+        };
+        let (Some(data), Some(outboard)) = (open(DATA)?, open(OUTBOARD)?) else {
+            return Ok(None);
+        };
+        let size = data.metadata()?.len();
+        Ok(Some(Held {
+            data,
+            outboard,
+            size,
+        }))
     }
 
     /// The blob that is fetched.

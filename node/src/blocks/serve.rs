@@ -7,10 +7,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use libp2p::PeerId;
 use qk_protocol::blocks::{
-    self, EncodeError, Encoding, REQUEST_HEAD_BYTES, Request, RequestError, Status, wire_len,
+    self, Blob, EncodeError, Encoding, REQUEST_HEAD_BYTES, Ranges, Request, RequestError, Status,
+    wire_len,
 };
 use qk_protocol::hash::Root;
 use tokio::select;
@@ -44,6 +46,30 @@ pub trait Blobs: Send + Sync + 'static {
 
     /// Told when the copy of `root` turned out not to be what its root says. It was not sent.
     fn is_corrupt(&self, root: Root, error: &EncodeError);
+}
+
+/// What brings blobs that are not here: a cache.
+pub trait Obtain: Send + Sync + 'static {
+    /// Waits until these ranges of a blob are here, or will not be for now; less long than a reader
+    /// waits for the first byte of an answer.
+    fn obtain(&self, peer: PeerId, blob: Blob, ranges: Ranges) -> BoxFuture<'_, Obtained>;
+
+    /// Opens what is here of a blob whose download is under way; none when there is nothing. Called
+    /// off the reactor.
+    fn part(&self, blob: Blob) -> io::Result<Option<Held>>;
+}
+
+/// What came of obtaining a blob.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Obtained {
+    /// The whole of it is here.
+    Here,
+    /// The ranges asked for are in the part that is being written.
+    Part,
+    /// Not yet: come again.
+    Busy,
+    /// Not here, and not to be had here.
+    Lacks,
 }
 
 /// How much serving may cost.
@@ -81,6 +107,18 @@ impl Default for ServeLimits {
     }
 }
 
+impl ServeLimits {
+    /// For the cache of a laboratory, whose readers come all at once: 64 MiB, 1024 lanes.
+    pub fn cache() -> Self {
+        Self {
+            encoded_bytes_max: 64 << 20,
+            lanes_max: 1024,
+            busy_after: Duration::from_secs(8),
+            ..Self::default()
+        }
+    }
+}
+
 /// Why a lane ended that its reader did not close.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
@@ -107,6 +145,7 @@ pub enum ServeError {
 /// Serves the blobs of one store to all peers.
 pub struct Server {
     blobs: Arc<dyn Blobs>,
+    obtain: Option<Arc<dyn Obtain>>,
     limits: ServeLimits,
     uploads: Uploads,
     memory: Arc<Semaphore>,
@@ -130,8 +169,20 @@ impl Server {
         uploads: Uploads,
         counters: Counters,
     ) -> Arc<Self> {
+        Self::obtaining(blobs, limits, uploads, counters, None)
+    }
+
+    /// As [`with`](Self::with); what is not here may be obtained.
+    pub fn obtaining(
+        blobs: Arc<dyn Blobs>,
+        limits: ServeLimits,
+        uploads: Uploads,
+        counters: Counters,
+        obtain: Option<Arc<dyn Obtain>>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             blobs,
+            obtain,
             uploads,
             memory: Arc::new(Semaphore::new(limits.encoded_bytes_max as usize)),
             crowd: Crowd::new(limits.lanes_max, limits.slow_after),
@@ -172,18 +223,23 @@ impl Server {
         let place = self.crowd.enter(reader.prefix);
         let place = place.ok_or(ServeError::TooManyLanes)?;
         select! {
-            served = self.answer_all(stream, &place) => served,
+            served = self.answer_all(reader.peer, stream, &place) => served,
             () = place.end() => Err(ServeError::Crowded),
         }
     }
 
-    async fn answer_all<S>(&self, mut stream: S, place: &Place) -> Result<(), ServeError>
+    async fn answer_all<S>(
+        &self,
+        peer: PeerId,
+        mut stream: S,
+        place: &Place,
+    ) -> Result<(), ServeError>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
         while let Some(request) = self.read(&mut stream).await? {
             place.renew();
-            let answer = self.answer(request, place).await;
+            let answer = self.answer(peer, request, place).await;
             let (status, bytes) = (answer.status, answer.wire.len());
             self.write(&mut stream, answer, place).await?;
             self.counters.blocks_answered(status, bytes);
@@ -199,7 +255,36 @@ impl Server {
         read.map_err(|_| ServeError::Idle)?
     }
 
-    async fn answer(&self, request: Request, place: &Place) -> Answer {
+    async fn answer(&self, peer: PeerId, request: Request, place: &Place) -> Answer {
+        let answer = self.answer_with(&request, place, Self::open_whole).await;
+        let Some(obtain) = &self.obtain else {
+            return answer;
+        };
+        if answer.status != Status::Lacks {
+            return answer;
+        }
+        // No memory is held meanwhile.
+        let obtaining = obtain.obtain(peer, request.blob, request.ranges.clone());
+        // That it takes its time is not the reader's doing.
+        let renewing = async {
+            loop {
+                place.renew();
+                sleep(PRESS_EVERY).await;
+            }
+        };
+        let obtained = select! {
+            obtained = obtaining => obtained,
+            never = renewing => never,
+        };
+        match obtained {
+            Obtained::Here => self.answer_with(&request, place, Self::open_whole).await,
+            Obtained::Part => self.answer_with(&request, place, Self::open_part).await,
+            Obtained::Busy => Status::Busy.into(),
+            Obtained::Lacks => Status::Lacks.into(),
+        }
+    }
+
+    async fn answer_with(&self, request: &Request, place: &Place, open: Opener) -> Answer {
         let Ok(bytes) = wire_len(&request.blob, &request.ranges) else {
             return Status::BadRange.into();
         };
@@ -210,9 +295,13 @@ impl Server {
         let Some(memory) = self.memory_for(bytes, place).await else {
             return Status::Busy.into();
         };
-        let blobs = Arc::clone(&self.blobs);
-        let encoded = tokio::task::spawn_blocking(move || encode(&*blobs, &request)).await;
-        match encoded {
+        let (blobs, obtain) = (Arc::clone(&self.blobs), self.obtain.clone());
+        let request = request.clone();
+        let encoding = tokio::task::spawn_blocking(move || {
+            let source = open(&*blobs, obtain.as_deref(), request.blob)?;
+            encode(&source, &*blobs, &request)
+        });
+        match encoding.await {
             Ok(Ok(wire)) => Answer {
                 status: Status::Ok,
                 wire,
@@ -223,6 +312,24 @@ impl Server {
             // The task panicked or the runtime ends.
             Err(_) => Status::Lacks.into(),
         }
+    }
+
+    fn open_whole(blobs: &dyn Blobs, _: Option<&dyn Obtain>, blob: Blob) -> Result<Source, Status> {
+        let held = blobs.open(blob.root()).ok().flatten();
+        held.map(Source::Whole).ok_or(Status::Lacks)
+    }
+
+    /// What is being written, or what came of it meanwhile.
+    fn open_part(
+        blobs: &dyn Blobs,
+        obtain: Option<&dyn Obtain>,
+        blob: Blob,
+    ) -> Result<Source, Status> {
+        if let Ok(whole) = Self::open_whole(blobs, obtain, blob) {
+            return Ok(whole);
+        }
+        let part = obtain.and_then(|obtain| obtain.part(blob).ok().flatten());
+        part.map(Source::Part).ok_or(Status::Busy)
     }
 
     /// While it waits, those who dawdle or have many lanes have to go.
@@ -351,10 +458,20 @@ pub(crate) async fn read_request(
     Ok(Some(Request::decode(&bytes)?))
 }
 
+/// Where an answer is read from.
+enum Source {
+    /// A blob of the store: what is wrong with it is damage.
+    Whole(Held),
+    /// One that is being written: what is wrong with it is only not there yet.
+    Part(Held),
+}
+
+type Opener = fn(&dyn Blobs, Option<&dyn Obtain>, Blob) -> Result<Source, Status>;
+
 /// Reads and checks the files: off the reactor.
-fn encode(blobs: &dyn Blobs, request: &Request) -> Result<Vec<u8>, Status> {
+fn encode(source: &Source, blobs: &dyn Blobs, request: &Request) -> Result<Vec<u8>, Status> {
     let root = request.blob.root();
-    let held = blobs.open(root).ok().flatten().ok_or(Status::Lacks)?;
+    let (Source::Whole(held) | Source::Part(held)) = source;
     if held.size != request.blob.size() {
         return Err(Status::BadRange);
     }
@@ -364,12 +481,13 @@ fn encode(blobs: &dyn Blobs, request: &Request) -> Result<Vec<u8>, Status> {
         Encoding::Zstd => pack(&raw),
     };
     encoded.map(packed).map_err(|error| {
-        match &error {
-            EncodeError::Corrupt { .. } | EncodeError::Short { .. } => {
+        match (source, &error) {
+            (_, EncodeError::Range(_)) => return Status::BadRange,
+            (Source::Part(_), _) => return Status::Busy,
+            (Source::Whole(_), EncodeError::Corrupt { .. } | EncodeError::Short { .. }) => {
                 blobs.is_corrupt(root, &error);
             }
-            EncodeError::Read { .. } => tracing::warn!(%error, "cannot serve"),
-            EncodeError::Range(_) => return Status::BadRange,
+            (Source::Whole(_), EncodeError::Read { .. }) => tracing::warn!(%error, "cannot serve"),
         }
         Status::Lacks
     })

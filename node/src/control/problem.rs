@@ -153,7 +153,9 @@ impl From<NodeError> for Problem {
             }
             NodeError::NotJoined(_) => Self::new(ProblemKind::NotJoined, message),
             NodeError::Registry { .. } => Self::new(ProblemKind::Registry, message),
-            NodeError::Manifest(_) => Self::new(ProblemKind::Manifest, message),
+            NodeError::Manifest(_) | NodeError::Secret(_) => {
+                Self::new(ProblemKind::Manifest, message)
+            }
             NodeError::Stopping => Self::new(ProblemKind::Stopping, message),
         }
     }

@@ -104,6 +104,12 @@ pub struct NetworkStatus {
     pub peers: usize,
     /// Nodes of the routing table.
     pub contacts: usize,
+    /// Whether only those who have its secret take part.
+    #[serde(default)]
+    pub private: bool,
+    /// Bytes of artifacts that were sent to others since the start, in their wire form.
+    #[serde(default)]
+    pub sent_bytes: u64,
     /// Where others reach it.
     #[serde(flatten)]
     pub reach: ReachStatus,

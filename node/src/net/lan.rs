@@ -1,8 +1,8 @@
 //! Nodes on the same LAN, found by multicast DNS.
 //!
 //! A node announces itself as `_qk._udp` with its network, role, peer id and ports in the TXT
-//! record. Anybody on the LAN can announce anything: what is found is bounded, is dialled only when
-//! somebody asks it, and proves its identity then.
+//! record. Anybody on the LAN can announce anything: what is found is bounded, is asked only if a
+//! manifest or the user names it, and proves its identity when it is dialled.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

@@ -223,6 +223,19 @@ impl Limits {
             asking_per_peer_max: 12,
         }
     }
+
+    /// For the cache of a laboratory: as [`server`](Self::server), but its clients are many and all
+    /// of one prefix.
+    pub fn cache() -> Self {
+        let server = Self::server();
+        Self {
+            pending_in_max: 256,
+            pending_in_per_prefix_max: 256,
+            per_prefix_max: server.established_in_max,
+            prefix_rate_factor: 64.0,
+            ..server
+        }
+    }
 }
 
 #[cfg(test)]

@@ -508,6 +508,7 @@ fn prepare(
         asks: Asks::new(&config.limits),
         answers: Answers::new(&config.limits, handler),
         lan,
+        is_private: config.pre_shared.is_some(),
         peers: BTreeMap::new(),
         keeps,
         reach,

@@ -72,6 +72,8 @@ pub(super) struct Task {
     pub(super) asks: Asks,
     pub(super) answers: Answers,
     pub(super) lan: Option<Lan>,
+    /// Whether the network has a pre-shared key.
+    pub(super) is_private: bool,
     pub(super) peers: BTreeMap<PeerId, Peer>,
     pub(super) keeps: Keeps,
     pub(super) reach: Knowledge,
@@ -541,15 +543,16 @@ impl Task {
         }
     }
 
-    /// A node on the LAN is dialled at its private address once somebody asks it. Where private
-    /// addresses are normal, it is a neighbour like any other and is dialled now.
+    /// A node on the LAN is dialled at its private address once somebody asks it: anybody in a café
+    /// can announce anything, and would learn what is asked. On a private network it is a neighbour
+    /// like any other, since it has the secret, and is dialled now.
     fn on_lan(&mut self, change: LanChange) {
         let nodes = self.lan.as_ref().map_or_else(Vec::new, Lan::nodes);
         let addrs = nodes.iter().flat_map(|node| &node.contact.addrs);
         self.permits.set_found(addrs);
         if let LanChange::Found(node) = change {
             tracing::info!(peer = %node.contact.peer, role = ?node.role, "found on the LAN");
-            if self.permits.rules.allow_private {
+            if self.is_private {
                 self.connect(&node.contact);
             }
             self.publish(Event::OnLan(node));

@@ -1,6 +1,6 @@
 //! Carries out a fetch: from the store if it is there and proven, otherwise from the network.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,13 +11,14 @@ use qk_protocol::candidate::{Candidate, Wanted};
 use qk_protocol::decide::{Decision, Held, Trusted};
 use qk_protocol::fetch::{Decided, Fetch, FetchIn, FetchOut, Want};
 use qk_protocol::hash::{NetworkId, Root};
-use qk_protocol::lookup::ASK_TIMEOUT;
-use qk_protocol::message::{Contact, Reply, Request};
+use qk_protocol::message::{Contact, NodeId, Reply, Request};
 use qk_protocol::policy::Policy;
 use qk_protocol::time::Machine;
+use qk_protocol::transfer::Why;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
 use super::here::{INSTALL_TIME, archive};
 use super::member::{Member, next, now, unix_now};
@@ -41,6 +42,14 @@ const UNREACHED_MAX: usize = 3;
 
 /// How often a download looks whether another one of the same root has ended.
 const PART_POLL: Duration = Duration::from_millis(100);
+
+/// How long a command waits for a cache to answer on the LAN, in a network that may have one.
+const LAN_PATIENCE: Duration = Duration::from_millis(300);
+/// The same where nobody else answered.
+const LAN_PATIENCE_ALONE: Duration = Duration::from_millis(2500);
+/// How often a parent may ask to come again, without having given anything meanwhile, until others
+/// are asked for blocks.
+const PARENT_BUSY_MAX: u32 = 3;
 
 /// What is to be fetched, and how.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -204,6 +213,14 @@ pub enum FetchError {
 
 pub(super) type OnEvent<'a> = &'a (dyn Fn(FetchEvent) + Send + Sync);
 
+/// What is fetched for whom, and who is told of it.
+#[derive(Clone, Copy)]
+pub(super) struct Asked<'a> {
+    pub(super) spec: &'a FetchSpec,
+    pub(super) whose: Whose,
+    pub(super) on_event: OnEvent<'a>,
+}
+
 impl Node {
     /// Fetches an artifact that the policy trusts into the store. Networks are asked in order; the
     /// next one only if the one before knows too little.
@@ -248,7 +265,12 @@ impl Node {
                 };
                 continue;
             }
-            match self.fetch_from(&member, candidates, spec, on_event).await {
+            let asked = Asked {
+                spec,
+                whose: Whose::Owner,
+                on_event,
+            };
+            match self.fetch_from(&member, candidates, asked).await {
                 Err(error) if is_miss(&error) => last = error,
                 result => return result,
             }
@@ -261,15 +283,16 @@ impl Node {
         Err(last)
     }
 
-    async fn fetch_from(
+    pub(super) async fn fetch_from(
         &self,
         member: &Arc<Member>,
         candidates: Vec<Candidate>,
-        spec: &FetchSpec,
-        on_event: OnEvent<'_>,
+        asked: Asked<'_>,
     ) -> Result<Fetched, FetchError> {
+        let Asked { spec, on_event, .. } = asked;
         let mut clock = Stages::new();
         if !spec.offline && !member.joined().network.fresh(unix_now()) {
+            self.up(member).await?;
             self.catch_up(member).await?;
         }
         let here = self.here(member, candidates.clone(), spec).await?;
@@ -293,10 +316,26 @@ impl Node {
                 _ => not_trusted(member, here.decided),
             });
         }
+        self.up(member).await?;
         on_event(FetchEvent::Asking {
             network: member.joined().network.manifest().name.clone(),
         });
-        self.fetch_remote(member, candidates, here.held, spec, clock, on_event)
+        member.await_lan(LAN_PATIENCE).await;
+        let found = !member.parents().await.is_empty();
+        let again = (candidates.clone(), here.held.clone());
+        let fetched = self
+            .fetch_remote(member, candidates, here.held, asked, clock)
+            .await;
+        if !matches!(fetched, Err(FetchError::Silent { .. })) || found {
+            return fetched;
+        }
+        // A cache may not say twice within a second that it is there.
+        member.await_lan(LAN_PATIENCE_ALONE).await;
+        if member.parents().await.is_empty() {
+            return fetched;
+        }
+        let (candidates, held) = again;
+        self.fetch_remote(member, candidates, held, asked, Stages::new())
             .await
     }
 
@@ -305,9 +344,8 @@ impl Node {
         member: &Arc<Member>,
         candidates: Vec<Candidate>,
         held: Vec<Held>,
-        spec: &FetchSpec,
+        asked: Asked<'_>,
         mut clock: Stages,
-        on_event: OnEvent<'_>,
     ) -> Result<Fetched, FetchError> {
         let point = candidates
             .first()
@@ -316,10 +354,11 @@ impl Node {
             Some(point) => member.seeds(point).await,
             None => Vec::new(),
         };
+        let parents = member.parents().await;
         let want = Want {
             network: Arc::new(member.joined().network.clone()),
             network_key: *member.key(),
-            policy: self.policy_for(member, spec),
+            policy: self.policy_for(member, asked.spec),
             own: Some(self.own()),
             candidates,
         };
@@ -328,7 +367,8 @@ impl Node {
         };
         let mut looking = Looking {
             member: member.clone(),
-            machine,
+            parents: parents.iter().map(|one| one.node.clone()).collect(),
+            machine: machine.with_parents(parents),
             asking: JoinSet::new(),
         };
         let (decided, named) = looking.until_decided(held).await;
@@ -340,11 +380,11 @@ impl Node {
             return Err(not_trusted(member, *decided));
         };
         let root = trusted.subject.root;
-        if !self.manners().may_download(Whose::Owner) {
+        if !self.manners().may_download(asked.whose) {
             return Err(FetchError::Spent { root });
         }
         self.make_space(trusted.subject.size).await?;
-        let downloaded = self.download(looking, named, &trusted, on_event).await;
+        let downloaded = self.download(looking, named, &trusted, asked).await;
         clock.end("download");
         let (finished, providers) = match downloaded? {
             Some((finished, providers)) => (Some(finished), providers),
@@ -404,8 +444,11 @@ impl Node {
         mut looking: Looking,
         named: Vec<Contact>,
         trusted: &Trusted,
-        on_event: OnEvent<'_>,
+        asked: Asked<'_>,
     ) -> Result<Option<(Finished, Vec<Share>)>, FetchError> {
+        let Asked {
+            whose, on_event, ..
+        } = asked;
         let root = trusted.subject.root;
         let blob = Blob::new(root, trusted.subject.size)?;
         let member = looking.member.clone();
@@ -418,11 +461,9 @@ impl Node {
         let gateways = self.gateways();
         let (providers, receiver) = mpsc::channel(PROVIDERS_PENDING_MAX);
         let unreached = Mutex::new(Vec::new());
+        let given_up = CancellationToken::new();
+        let mut parents = Parents::new(&looking.parents, given_up.clone());
         let naming = async {
-            for gateway in &gateways {
-                // Nobody listens after the end.
-                let _ = providers.send(Source::Gateway(gateway.url().clone())).await;
-            }
             let on_unreached = |peer: PeerId, error: AskError| {
                 let (provider, why) = (peer.to_string(), error.to_string());
                 let mut unreached = unreached.lock().unwrap_or_else(PoisonError::into_inner);
@@ -435,9 +476,16 @@ impl Node {
                     banned: false,
                 });
             };
-            let _kept = looking
-                .name_providers(named, &providers, &on_unreached)
-                .await;
+            // They wait for parents as other nodes do.
+            let naming_gateways = async {
+                given_up.cancelled().await;
+                for gateway in &gateways {
+                    // Nobody listens after the end.
+                    let _ = providers.send(Source::Gateway(gateway.url().clone())).await;
+                }
+            };
+            let naming_peers = looking.name_providers(named, &providers, &given_up, &on_unreached);
+            let (_kept, ()) = tokio::join!(naming_peers, naming_gateways);
             drop(providers);
             std::future::pending::<Infallible>().await
         };
@@ -448,18 +496,27 @@ impl Node {
                 here: bytes,
                 size: blob.size(),
             }),
-            Progress::Verified { from, bytes, .. } => {
+            Progress::Verified { from, range, bytes } => {
+                parents.gave(&from);
+                bans.verified(root, range);
                 *given.entry(from).or_default() += bytes;
                 self.counters().blocks_received(bytes);
                 manners.downloaded(bytes);
                 on_event(FetchEvent::Verified { bytes });
             }
-            Progress::Failed { from, why } => on_event(FetchEvent::ProviderFailed {
-                provider: from.to_string(),
-                why: why.to_string(),
-                banned: false,
-            }),
+            Progress::Failed { from, why } => {
+                let is_waiting = parents.failed(&from, why);
+                // That a cache is still fetching is not worth a line.
+                if !is_waiting {
+                    on_event(FetchEvent::ProviderFailed {
+                        provider: from.to_string(),
+                        why: why.to_string(),
+                        banned: false,
+                    });
+                }
+            }
             Progress::Banned { provider, why } => {
+                parents.failed(&provider, why);
                 on_event(FetchEvent::ProviderFailed {
                     provider: provider.to_string(),
                     why: why.to_string(),
@@ -480,7 +537,7 @@ impl Node {
             receiver,
             DownloadOptions {
                 gateways: gateways.clone(),
-                downloads: self.manners().downloads(Whose::Owner),
+                downloads: self.manners().downloads(whose),
                 ..DownloadOptions::default()
             },
             progress,
@@ -535,6 +592,7 @@ impl Node {
 /// A look-up under way.
 struct Looking {
     member: Arc<Member>,
+    parents: BTreeSet<NodeId>,
     machine: Fetch,
     asking: JoinSet<FetchIn>,
 }
@@ -561,23 +619,42 @@ impl Looking {
         }
     }
 
-    /// Connects with providers and names them, until nobody is left to ask for more. Their connections
-    /// are kept as long as the answer lives.
+    /// Connects with providers and names them, until nobody is left to ask for more. Where a parent
+    /// may give it, the others are named only when the parents are given up: what a cache fetches for
+    /// all is fetched once. Connections are kept as long as the answer lives.
     async fn name_providers(
         &mut self,
         named: Vec<Contact>,
         providers: &mpsc::Sender<Source>,
+        given_up: &CancellationToken,
         on_unreached: &(dyn Fn(PeerId, AskError) + Send + Sync),
     ) -> Vec<Kept> {
         let mut connecting = JoinSet::new();
-        for contact in named {
-            self.connect(contact, providers, &mut connecting);
+        let (parents, mut others): (Vec<_>, Vec<_>) = named
+            .into_iter()
+            .partition(|contact| self.parents.contains(&contact.node));
+        if parents.is_empty() {
+            given_up.cancel();
         }
-        while !self.asking.is_empty() {
-            let input = self.next().await;
-            for one in self.step(input) {
-                if let FetchOut::Provider(contact) = one {
-                    self.connect(contact, providers, &mut connecting);
+        for contact in parents {
+            self.connect(contact, providers, given_up, &mut connecting);
+        }
+        while !self.asking.is_empty() || !given_up.is_cancelled() || !others.is_empty() {
+            if given_up.is_cancelled() {
+                for contact in others.drain(..) {
+                    self.connect(contact, providers, given_up, &mut connecting);
+                }
+            }
+            tokio::select! {
+                () = given_up.cancelled(), if !others.is_empty() || self.asking.is_empty() => {}
+                input = next(&mut self.asking, self.machine.deadline()),
+                    if !self.asking.is_empty() =>
+                {
+                    for one in self.step(input.unwrap_or(FetchIn::Tick)) {
+                        if let FetchOut::Provider(contact) = one {
+                            others.push(contact);
+                        }
+                    }
                 }
             }
         }
@@ -595,32 +672,18 @@ impl Looking {
         &self,
         contact: Contact,
         providers: &mpsc::Sender<Source>,
+        given_up: &CancellationToken,
         connecting: &mut JoinSet<Option<Result<Kept, (PeerId, AskError)>>>,
     ) {
         let (member, providers) = (self.member.clone(), providers.clone());
+        let is_parent = self.parents.contains(&contact.node);
+        let given_up = given_up.clone();
         connecting.spawn(async move {
-            let (net, contact) = (member.net()?, member.to_dial(&contact)?);
-            let peer = contact.peer;
-            // Marked before it is dialled, so that nothing closes the connection in between.
-            let kept = net.keep(peer);
-            let time = match contact.is_behind_relays() {
-                true => PUNCH_TIME_MAX,
-                false => CONNECT_TIMEOUT,
-            };
-            let mut connected = net.connect(contact.clone(), time).await;
-            if connected.is_ok() && contact.is_behind_relays() {
-                // Both sides dialled each other at several addresses, and each keeps what came about
-                // first of its own: a lane on one of the others would break.
-                tokio::time::sleep(PUNCH_SETTLE_TIME).await;
-                connected = net.connect(contact, time).await;
+            let named = name(&member, &contact, &providers).await;
+            if is_parent && !matches!(named, Some(Ok(_))) {
+                given_up.cancel();
             }
-            match connected {
-                Ok(()) => {
-                    providers.send(peer.into()).await.ok()?;
-                    Some(Ok(kept))
-                }
-                Err(error) => Some(Err((peer, error))),
-            }
+            named
         });
     }
 
@@ -638,8 +701,9 @@ impl Looking {
 
     fn ask(&mut self, contact: Contact, request: Request) {
         let member = self.member.clone();
+        let time = self.machine.time_of(&contact.node);
         self.asking.spawn(async move {
-            let reply: Option<Reply> = member.ask(&contact, &request, ASK_TIMEOUT).await;
+            let reply: Option<Reply> = member.ask(&contact, &request, time).await;
             match reply {
                 Some(reply) => FetchIn::Reply(contact.node, reply),
                 None => FetchIn::Failed(contact.node),
@@ -651,6 +715,82 @@ impl Looking {
         next(&mut self.asking, self.machine.deadline())
             .await
             .unwrap_or(FetchIn::Tick)
+    }
+}
+
+/// Connects with a provider and names it; none if that fails.
+async fn name(
+    member: &Member,
+    contact: &Contact,
+    providers: &mpsc::Sender<Source>,
+) -> Option<Result<Kept, (PeerId, AskError)>> {
+    let (net, contact) = (member.net()?, member.to_dial(contact)?);
+    let peer = contact.peer;
+    // Marked before it is dialled, so that nothing closes the connection in between.
+    let kept = net.keep(peer);
+    let time = match contact.is_behind_relays() {
+        true => PUNCH_TIME_MAX,
+        false => CONNECT_TIMEOUT,
+    };
+    let mut connected = net.connect(contact.clone(), time).await;
+    if connected.is_ok() && contact.is_behind_relays() {
+        // Both sides dialled each other at several addresses, and each keeps what came about
+        // first of its own: a lane on one of the others would break.
+        tokio::time::sleep(PUNCH_SETTLE_TIME).await;
+        connected = net.connect(contact, time).await;
+    }
+    match connected {
+        Ok(()) => {
+            providers.send(peer.into()).await.ok()?;
+            Some(Ok(kept))
+        }
+        Err(error) => Some(Err((peer, error))),
+    }
+}
+
+/// When to give up the parents as providers, so that others are asked, too.
+struct Parents {
+    parents: Vec<Source>,
+    /// How often they asked to come again since they last gave something.
+    busy: u32,
+    given_up: CancellationToken,
+}
+
+impl Parents {
+    fn new(parents: &BTreeSet<NodeId>, given_up: CancellationToken) -> Self {
+        let peers = parents
+            .iter()
+            .filter_map(|node| PeerId::from_bytes(&node.0).ok())
+            .map(Source::Peer);
+        Self {
+            parents: peers.collect(),
+            busy: 0,
+            given_up,
+        }
+    }
+
+    fn gave(&mut self, from: &Source) {
+        if self.parents.contains(from) {
+            self.busy = 0;
+        }
+    }
+
+    /// Says whether this one is only to be asked again.
+    fn failed(&mut self, from: &Source, why: Why) -> bool {
+        if !self.parents.contains(from) {
+            return false;
+        }
+        // Asked again at once, in another form.
+        if why == Why::NotSpoken {
+            return true;
+        }
+        let is_busy = why == Why::Busy;
+        self.busy += u32::from(is_busy);
+        let waits = is_busy && self.busy < PARENT_BUSY_MAX;
+        if !waits {
+            self.given_up.cancel();
+        }
+        waits
     }
 }
 
@@ -696,6 +836,8 @@ fn is_miss(error: &FetchError) -> bool {
             matches!(decided.verdict.decision, Decision::Unproven(_))
         }
         FetchError::Silent { .. } | FetchError::Target { .. } => true,
+        // It cannot be asked now.
+        FetchError::Node(NodeError::Start(_) | NodeError::Secret(_)) => true,
         _ => false,
     }
 }

@@ -44,6 +44,10 @@ impl Node {
     async fn maintain_after(&self, settled: oneshot::Receiver<()>) {
         // Told or dropped, both will do.
         let _ = settled.await;
+        tokio::join!(self.keep_up(), self.serve_cache());
+    }
+
+    async fn keep_up(&self) {
         let mut pauses = self.manners().changes();
         let mut refresh = tokio::time::interval(REFRESH_EVERY);
         let mut announce = tokio::time::interval(ANNOUNCE_EVERY);
@@ -167,11 +171,13 @@ impl Node {
         self.advance(member.id(), renewed)
     }
 
-    /// Looks again at the networks on disk: takes part in new ones, takes newer versions, leaves
-    /// those that are gone.
+    /// Looks again at the networks on disk: takes part in new ones and in those that could not be
+    /// started before, takes newer versions, leaves those that are gone, asks in the order that the
+    /// user gave.
     ///
     /// # Errors
-    /// When a file cannot be read or a network cannot be started; networks before it are as on disk.
+    /// When a file cannot be read, or for the first network that cannot be started; the others are as
+    /// on disk.
     pub async fn reload(&self) -> Result<Reloaded, NodeError> {
         let _one_at_a_time = self.reloading.lock().await;
         let on_disk = self.home().networks()?;
@@ -179,8 +185,12 @@ impl Node {
             left: self.leave_all_but(&on_disk).await,
             ..Reloaded::default()
         };
+        let mut failure = None;
         for joined in on_disk {
             let id = joined.network.id();
+            if let Ok(member) = self.member(id) {
+                member.place(joined.place);
+            }
             match self.member(id) {
                 Ok(member) if member.joined().network == joined.network => {}
                 Ok(member) => match member.advance(joined.network.file().clone()) {
@@ -191,14 +201,23 @@ impl Node {
                     }
                 },
                 Err(_) => {
-                    let member = self.start_member(joined).await?;
-                    self.set_members(|members| {
-                        members.push(member);
-                        members.sort_by_key(|member| (member.joined().joined, member.id()));
-                    });
+                    let member = self.new_member(joined)?;
+                    self.set_members(|members| members.push(member));
                     reloaded.joined.push(id);
                 }
             }
+        }
+        self.set_members(|members| members.sort_by_key(|member| member.joined().rank()));
+        if self.runs() {
+            for member in self.members() {
+                if let Err(error) = self.up(&member).await {
+                    super::log_failure(&member, &error);
+                    failure = failure.or(Some(error));
+                }
+            }
+        }
+        if let Some(error) = failure {
+            return Err(error);
         }
         Ok(reloaded)
     }
@@ -232,6 +251,10 @@ impl Node {
         }
         let mut announced = BTreeSet::new();
         for member in self.members() {
+            if let Err(error) = self.up(&member).await {
+                super::log_failure(&member, &error);
+                continue;
+            }
             for (point, (statements, roots)) in self.to_announce(&member).await? {
                 self.tell(&member, point, &statements, &roots).await;
                 announced.extend(roots);

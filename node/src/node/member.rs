@@ -1,11 +1,12 @@
 //! One network that this node takes part in: what it answers to others and asks of them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use libp2p::multiaddr::Protocol;
+use qk_protocol::blocks::BlockRange;
 use qk_protocol::hash::{NetworkId, NetworkKey, Point, Root};
 use qk_protocol::index::{self, Hints, Rules, Write};
 use qk_protocol::lookup::{ASK_TIMEOUT, Lookup, LookupIn, LookupOut, WIDTH};
@@ -16,14 +17,18 @@ use qk_protocol::message::{
 use qk_protocol::statement::Statement;
 use qk_protocol::time::{Machine, Now, UnixTime};
 use serde_bytes::ByteBuf;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use super::cache::{Cache, Underway};
 use super::door::Door;
+use super::kin::{self, Named};
 use super::shelf::{StoreShelf, record};
+use crate::blocks::serve::Server;
 use crate::counters::Counters;
 use crate::home::Joined;
 use crate::net::address::CIRCUITS_MAX;
-use crate::net::{AskError, Circuit, Multiaddr, Net, PeerId};
+use crate::net::{AskError, Circuit, LanRole, Multiaddr, Net, PeerId};
 use crate::store::StoreError;
 
 /// How long a node may take to store what it is told.
@@ -40,7 +45,14 @@ pub struct Member {
     hints: Mutex<Hints>,
     door: Arc<Door>,
     net: OnceLock<Net>,
-    named: Vec<crate::net::Contact>,
+    server: OnceLock<Arc<Server>>,
+    named: Named,
+    /// LAN nodes that may be asked.
+    on_lan: RwLock<Vec<(crate::net::Contact, LanRole)>>,
+    /// This node as a cache, if it is one.
+    cache: Option<Arc<Cache>>,
+    /// Downloads whose progress neighbours wait for.
+    watched: Mutex<BTreeMap<Root, Arc<watch::Sender<Underway>>>>,
     counters: Counters,
 }
 
@@ -77,7 +89,8 @@ impl Member {
     pub(super) fn new(
         joined: Joined,
         door: Arc<Door>,
-        named: Vec<crate::net::Contact>,
+        named: Named,
+        cache: Option<Arc<Cache>>,
         counters: Counters,
     ) -> Arc<Self> {
         Arc::new(Self {
@@ -87,9 +100,85 @@ impl Member {
             hints: Mutex::default(),
             door,
             net: OnceLock::new(),
+            server: OnceLock::new(),
             named,
+            on_lan: RwLock::default(),
+            cache,
+            watched: Mutex::default(),
             counters,
         })
+    }
+
+    /// Nodes that the user or the manifest names.
+    pub(super) fn named(&self) -> &Named {
+        &self.named
+    }
+
+    pub(super) fn on_lan(&self) -> Vec<(crate::net::Contact, LanRole)> {
+        let on_lan = self.on_lan.read().unwrap_or_else(PoisonError::into_inner);
+        on_lan.clone()
+    }
+
+    pub(super) fn set_on_lan(&self, nodes: Vec<(crate::net::Contact, LanRole)>) {
+        *self.on_lan.write().unwrap_or_else(PoisonError::into_inner) = nodes;
+    }
+
+    pub(super) fn door(&self) -> &Arc<Door> {
+        &self.door
+    }
+
+    /// What serves artifacts in this network, once one was made.
+    pub(super) fn server(&self, make: impl FnOnce() -> Arc<Server>) -> Arc<Server> {
+        self.server.get_or_init(make).clone()
+    }
+
+    /// Bytes of artifacts that were sent to others, in their wire form.
+    pub fn sent_bytes(&self) -> u64 {
+        self.server.get().map_or(0, |server| server.sent_bytes())
+    }
+
+    /// Tells the progress of a root's download from now on.
+    pub(super) fn watch(&self, root: Root, state: Arc<watch::Sender<Underway>>) {
+        self.watched().insert(root, state);
+    }
+
+    pub(super) fn unwatch(&self, root: Root) {
+        self.watched().remove(&root);
+    }
+
+    /// A range was verified and written.
+    pub(super) fn verified(&self, root: Root, range: BlockRange) {
+        if let Some(state) = self.watched().get(&root) {
+            state.send_modify(|state| state.add(range));
+        }
+    }
+
+    fn watched(&self) -> MutexGuard<'_, BTreeMap<Root, Arc<watch::Sender<Underway>>>> {
+        self.watched.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts this network to another place among the others.
+    pub(super) fn place(&self, place: i64) {
+        let mut joined = self.joined.write().unwrap_or_else(PoisonError::into_inner);
+        *joined = Arc::new(Joined {
+            place,
+            ..(**joined).clone()
+        });
+    }
+
+    /// Looks a point up and keeps what principals state there.
+    pub(super) async fn learn(self: &Arc<Self>, point: Point) {
+        let found = self.find(point).await;
+        let member = self.clone();
+        let kept = tokio::task::spawn_blocking(move || {
+            let statements = found.statements;
+            member
+                .door
+                .with(|store| super::keep(store, &member, &statements))
+        });
+        if let Ok(Err(error)) = kept.await {
+            tracing::warn!(%error, "what was looked up for a neighbour could not be kept");
+        }
     }
 
     pub(super) fn set_net(&self, net: Net) {
@@ -158,6 +247,12 @@ impl Member {
             Some(point) => self.closest(point).await,
             None => Vec::new(),
         };
+        if let (Some(cache), Request::Get(get)) = (&self.cache, &request)
+            && get.bits == 256
+            && (cache.config.everybody || joined.secret.is_some() || super::is_local(&observed))
+        {
+            cache.look(&self, get.point).await;
+        }
         let addrs = match &request {
             Request::Have(have) => {
                 let relays = self.relay_hosts(&have.addrs).await;
@@ -243,21 +338,32 @@ impl Member {
             .collect()
     }
 
-    /// Nodes to begin a look-up with: those that were named, then those of the routing table.
+    /// Nodes to begin a look-up with: parents and neighbours that may be asked, those that were named,
+    /// mirrors, then those of the routing table.
     pub(super) async fn seeds(&self, point: Point) -> Vec<Contact> {
-        let mut seeds: Vec<Contact> = self
-            .named
-            .iter()
-            .map(crate::net::Contact::to_message)
-            .collect();
-        let known: BTreeSet<NodeId> = seeds.iter().map(|contact| contact.node.clone()).collect();
-        let closest = self.closest(point).await;
-        seeds.extend(
-            closest
-                .into_iter()
-                .filter(|contact| !known.contains(&contact.node)),
-        );
+        let mut seeds = self.parents().await;
+        let neighbours = self.on_lan();
+        let first = neighbours.iter().map(|(contact, _)| contact);
+        let first = first.chain(self.named.all().filter(|one| !one.addrs.is_empty()));
+        seeds.extend(first.map(crate::net::Contact::to_message));
+        seeds.extend(self.mirrors().await);
+        seeds.extend(self.closest(point).await);
+        let mut known = BTreeSet::new();
+        seeds.retain(|contact| known.insert(contact.node.clone()));
         seeds
+    }
+
+    /// The mirrors that the routing table knows.
+    async fn mirrors(&self) -> Vec<Contact> {
+        let mirrors = kin::mirrors(self.joined().network.manifest());
+        let (Some(net), false) = (self.net(), mirrors.is_empty()) else {
+            return Vec::new();
+        };
+        let contacts = net.contacts().await.unwrap_or_default().into_iter();
+        contacts
+            .filter(|contact| mirrors.contains(&contact.peer))
+            .map(|contact| contact.to_message())
+            .collect()
     }
 
     /// Asks one node; `None` when it cannot be reached or answers nonsense.
@@ -292,14 +398,16 @@ impl Member {
     }
 
     /// What may be dialled of a contact: the owner's word for nodes that the owner named, otherwise
-    /// what the rules for strangers' addresses leave.
+    /// its announcement for those of the LAN that may be asked, else what the rules for strangers'
+    /// addresses leave.
     pub(super) fn to_dial(&self, contact: &Contact) -> Option<crate::net::Contact> {
-        let named = self
-            .named
-            .iter()
-            .find(|named| named.peer.to_bytes() == contact.node.0);
-        if let Some(named) = named {
+        if let Some(named) = self.named.find(&contact.node) {
             return Some(named.clone());
+        }
+        let on_lan = self.on_lan().into_iter().map(|(one, _)| one);
+        let mut here = on_lan.filter(|one| one.peer.to_bytes() == contact.node.0);
+        if let Some(found) = here.next() {
+            return Some(found);
         }
         let rules = self.net()?.address_rules();
         crate::net::Contact::learned(contact, &rules).ok()

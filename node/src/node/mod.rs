@@ -3,10 +3,13 @@
 //! A running node (`qk node`) holds the store and listens; a command without one embeds a node that
 //! only asks. Both are a [`Node`].
 
+mod cache;
 mod door;
 mod fetch;
 mod given;
 mod here;
+mod kin;
+mod listen;
 mod maintain;
 mod member;
 mod reload;
@@ -34,22 +37,27 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{Notify, broadcast};
 
+pub use self::cache::CacheConfig;
+use self::cache::{Cache, Neighbours};
 pub use self::door::Door;
 pub use self::fetch::{FetchError, FetchEvent, FetchSpec, Fetched, From, Share};
 use self::given::Given;
+use self::kin::Named;
+pub use self::listen::NetworkConfig;
 pub use self::member::{Found, Member, unix_now};
 use self::shelf::{StoreShelf, record};
 use self::traffic::Traffic;
 use crate::blocks::behaviour::serving;
-use crate::blocks::serve::{Blobs, ServeLimits, Server};
+use crate::blocks::serve::{Blobs, Obtain, ServeLimits, Server};
 use crate::counters::Counters;
 use crate::gateway::client::{Client, GatewayUrl, GatewayUrlError, gateways};
 use crate::home::{Config, Home, HomeError, Joined};
-use crate::manners::{Manners, ShareFlags};
+use crate::manners::{Manners, ShareConfig, ShareFlags};
 use crate::net::{
-    self, Contact, ContactError, Event, LanRole, Limits, Multiaddr, NatConfig, Net, NetConfig,
-    PreSharedKey, StartError,
+    self, Contact, Event, LanRole, Limits, Multiaddr, NatConfig, Net, NetConfig, PreSharedKey,
+    StartError,
 };
+use crate::secret::{Secret, SecretError};
 use crate::store::{Keep, Options, Store, StoreError};
 
 /// How often another point is drawn when there is nothing to do at one.
@@ -70,6 +78,9 @@ pub struct Node {
     members: RwLock<Vec<Arc<Member>>>,
     /// Held while networks on disk and `members` are brought together.
     reloading: tokio::sync::Mutex<()>,
+    /// Held while a network side starts.
+    starting: tokio::sync::Mutex<()>,
+    cache: Option<Arc<Cache>>,
     observer: SigningKey,
     manners: Arc<Manners>,
     /// Whether something was not announced because of a pause.
@@ -93,6 +104,8 @@ pub struct NodeOptions {
     pub hold: bool,
     /// Whether to stay off the network.
     pub offline: bool,
+    /// Whether to be a cache for the neighbours, whatever the configuration says.
+    pub cache: bool,
     /// What the command line says of sharing.
     pub share: ShareFlags,
 }
@@ -143,22 +156,28 @@ pub enum NodeError {
     /// A network file that is not taken.
     #[error(transparent)]
     Manifest(#[from] ManifestError),
+    /// The secret of a private network.
+    #[error("{0}: run `qk join FILE --secret FILE`")]
+    Secret(SecretError),
     /// A task of this node ended early.
     #[error("this node is stopping")]
     Stopping,
 }
 
 impl Node {
-    /// Opens the store and starts the network side of every joined network.
+    /// Opens the store and, of a running node, starts the network side of every joined network; a
+    /// command's starts when it is first needed. A network that cannot be started is logged and tried
+    /// again with [`reload`](Self::reload).
     ///
     /// # Errors
-    /// See [`NodeError`].
+    /// See [`NodeError`]; when none of the networks could be started, why the first one was not.
     pub async fn start(home: Home, options: NodeOptions) -> Result<Self, NodeError> {
         let config = home.config()?;
         let gateways = gateways(&config.gateway)?;
+        let is_cache = options.hold && (options.cache || config.cache.enabled);
         // Beside the configuration, with which a file that is read again is compared.
         let told = Config {
-            share: config.share.clone().with(&options.share),
+            share: share_of(&config, &options.share, is_cache),
             quota_bytes: options
                 .share
                 .quota
@@ -174,13 +193,18 @@ impl Node {
             true => Door::hold(home.store(), store)?,
             false => Door::brief(home.store(), store),
         });
+        // What the user typed is checked once, not network by network.
+        addresses(&options.listen)?;
+        parents_of(&options, &config)?;
         let node = Self {
             home,
+            cache: is_cache.then(|| Cache::new(config.cache.clone())),
             config: RwLock::new(Arc::new(config)),
             door,
             options,
             members: RwLock::default(),
             reloading: tokio::sync::Mutex::default(),
+            starting: tokio::sync::Mutex::default(),
             observer,
             manners,
             unannounced: AtomicBool::default(),
@@ -190,90 +214,95 @@ impl Node {
             gateways: Mutex::new(gateways.into_iter().map(Client::new).collect()),
             moved: Arc::default(),
         };
+        let mut failures = Vec::new();
         for one in joined {
-            let member = node.start_member(one).await?;
-            node.set_members(|members| members.push(member));
+            let member = node.new_member(one)?;
+            node.set_members(|members| members.push(member.clone()));
+            if node.options.hold
+                && let Err(error) = node.up(&member).await
+            {
+                failures.push((member, error));
+            }
+        }
+        if failures.len() == node.members().len()
+            && let Some((_, first)) = failures.pop()
+        {
+            return Err(first);
+        }
+        for (member, error) in &failures {
+            log_failure(member, error);
         }
         Ok(node)
     }
 
-    async fn start_member(&self, joined: Joined) -> Result<Arc<Member>, NodeError> {
-        let options = &self.options;
-        let own_config = self.config();
-        let bootstrap = &joined.network.manifest().bootstrap;
-        let parents = options.parent.iter().chain(&own_config.parent);
-        let named = addresses(parents.chain(bootstrap))?;
-        let pre_shared = joined.secret.as_deref().map(pre_shared_key);
-        let private = pre_shared.is_some() || named.iter().any(is_local);
+    /// A network whose network side is not started.
+    fn new_member(&self, joined: Joined) -> Result<Arc<Member>, NodeError> {
         let identity = net::identity_of(self.home.key("node")?.to_bytes())?;
         let own = identity.public().to_peer_id();
-        let contacts = named
-            .iter()
-            .map(Contact::named)
-            .collect::<Result<Vec<_>, ContactError>>();
-        let contacts = contacts.map_err(|error| NodeError::Address {
-            address: String::new(),
-            why: error.to_string(),
-        })?;
-        let (itself, others): (Vec<Contact>, Vec<Contact>) = contacts
-            .into_iter()
-            .partition(|contact| contact.peer == own);
-        let member = Member::new(
+        let is_other = |contact: &Contact| contact.peer != own;
+        let mut named = Named {
+            parents: parents_of(&self.options, &self.config())?,
+            bootstrap: Vec::new(),
+            itself: Vec::new(),
+            is_local: false,
+        };
+        for text in &joined.network.manifest().bootstrap {
+            let parsed = text.parse::<Multiaddr>().map_err(|error| error.to_string());
+            let contact = parsed
+                .and_then(|address| Contact::named(&address).map_err(|error| error.to_string()));
+            match contact {
+                Ok(contact) => named.bootstrap.push(contact),
+                Err(error) => {
+                    tracing::warn!(address = text, %error, "a bootstrap address is left out");
+                }
+            }
+        }
+        // A parent in the next room does not make a public network a laboratory's, where strangers may
+        // name private addresses; a network without bootstrap nodes is where its parents are.
+        let tell = match named.bootstrap.is_empty() {
+            true => &named.parents,
+            false => &named.bootstrap,
+        };
+        let is_lab = tell.iter().flat_map(|one| &one.addrs).any(is_local);
+        named.is_local = is_lab;
+        named.parents.retain(is_other);
+        let (others, itself) = named.bootstrap.into_iter().partition(is_other);
+        named.bootstrap = others;
+        let itself: Vec<Contact> = itself;
+        named.itself = itself.into_iter().flat_map(|one| one.addrs).collect();
+        Ok(Member::new(
             joined,
             self.door.clone(),
-            others.clone(),
+            named,
+            self.cache.clone(),
             self.counters.clone(),
-        );
-        if options.offline {
-            return Ok(member);
+        ))
+    }
+
+    /// Starts the network side of a network, unless it has started or the node is offline.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub(crate) async fn up(&self, member: &Arc<Member>) -> Result<(), NodeError> {
+        if self.options.offline || member.net().is_some() {
+            return Ok(());
         }
-        let mut listen = addresses(&options.listen)?;
-        // Each network has a swarm of its own, and a fixed port is for the first one.
-        if self.members().iter().any(|other| other.net().is_some()) {
-            let free: Vec<Multiaddr> = listen.iter().map(on_free_port).collect();
-            if free != listen {
-                let network = member.joined().network.manifest().name.clone();
-                tracing::warn!(%network, "listens on free ports: the given ones are another network's");
-            }
-            listen = free;
+        let _one_at_a_time = self.starting.lock().await;
+        if member.net().is_some() {
+            return Ok(());
         }
-        let limits = match listen.is_empty() {
-            true => Limits::laptop(),
-            false => Limits::server(),
-        };
-        // Whom the manifest names can be reached there; the owner says more.
-        let named_itself = itself.into_iter().flat_map(|contact| contact.addrs);
-        let external = named_itself.chain(addresses(&own_config.relay.external)?);
-        let external: Vec<Multiaddr> = match listen.is_empty() {
-            true => Vec::new(),
-            false => external.collect(),
-        };
-        // Where nobody is named, others are found on the LAN.
-        let on_lan = others.is_empty() && external.is_empty();
-        let config = NetConfig {
-            identity,
-            network: member.id(),
-            bootstrap: named
-                .into_iter()
-                .filter(|address| Contact::named(address).is_ok_and(|one| one.peer != own))
-                .collect(),
-            external,
-            server: !listen.is_empty(),
-            nat: NatConfig {
-                traverse: own_config.relay.traverse.unwrap_or(!private && !on_lan),
-                relay: own_config.relay.serve,
-            },
-            limits: match self.manners.connections() {
-                Some(connections) => limits.connections(connections),
-                None => limits,
-            },
-            listen,
-            // A command that only asks does not look around: it would tell the LAN what it fetches.
-            lan: (options.hold && own_config.mdns.unwrap_or(true)).then_some(LanRole::Node),
-            pre_shared,
-            quic: own_config.quic.unwrap_or(true),
-            allow_private: private,
-        };
+        let joined = member.joined();
+        let general = addresses(&self.options.listen)?;
+        let is_first = self.members().iter().all(|other| other.net().is_none());
+        let listening = listen::listening(&self.config(), &general, &joined, is_first)?;
+        if listening.moved {
+            let network = &joined.network.manifest().name;
+            tracing::warn!(
+                network,
+                "listens on free ports: the given ones are another network's; `[networks.NAME] listen` in the configuration gives it its own"
+            );
+        }
+        let config = self.net_config(member, &joined, listening.addresses)?;
         let (answering, traffic) = (member.clone(), self.traffic.clone());
         let answer = move |peer, observed, bytes| {
             let (answering, traffic) = (answering.clone(), traffic.clone());
@@ -286,23 +315,96 @@ impl Node {
             }
         };
         // Only a node that holds the store open serves from it.
-        let serve = options.hold.then(|| {
-            let uploads = self.manners.uploads();
-            let server = Server::with(
-                self.given(),
-                ServeLimits::default(),
-                uploads,
-                self.counters.clone(),
-            );
-            self.traffic.serves(server.clone());
-            serving(server)
-        });
+        let hold = self.options.hold;
+        let serve = hold.then(|| serving(member.server(|| self.server(member))));
         let net = Net::start(config, answer, serve).await?;
-        if options.hold {
+        if hold {
             tokio::spawn(tell_moves(net.events(), self.moved.clone()));
         }
         member.set_net(net);
-        Ok(member)
+        Ok(())
+    }
+
+    fn net_config(
+        &self,
+        member: &Member,
+        joined: &Joined,
+        listen: Vec<Multiaddr>,
+    ) -> Result<NetConfig, NodeError> {
+        let pre_shared = joined.secret.as_ref().map(pre_shared_key);
+        if pre_shared.is_none() && joined.network.manifest().secret_id.is_some() {
+            let network = joined.network.manifest().name.clone();
+            return Err(NodeError::Secret(SecretError::Missing { network }));
+        }
+        let config = self.config();
+        let named = member.named();
+        let bootstrap: Vec<Multiaddr> = named.all().flat_map(full_addresses).collect();
+        // Whom the manifest names can be reached there; the owner says more.
+        let external = named.itself.iter().cloned();
+        let external = external.chain(addresses(&config.relay.external)?);
+        let external: Vec<Multiaddr> = match listen.is_empty() {
+            true => Vec::new(),
+            false => external.collect(),
+        };
+        // Where nobody is named, others are found on the LAN.
+        let on_lan = bootstrap.is_empty() && external.is_empty();
+        let private = pre_shared.is_some() || named.is_local;
+        let hold = self.options.hold;
+        // A command looks around only where there may be a cache, and announces nothing.
+        let looks = config.mdns.unwrap_or(true) && (hold || member.expects_lan());
+        let role = match self.cache {
+            Some(_) => LanRole::Cache,
+            None => LanRole::Node,
+        };
+        let limits = match (&self.cache, listen.is_empty()) {
+            (Some(_), _) => Limits::cache(),
+            (None, true) => Limits::laptop(),
+            (None, false) => Limits::server(),
+        };
+        Ok(NetConfig {
+            identity: net::identity_of(self.home.key("node")?.to_bytes())?,
+            network: member.id(),
+            bootstrap,
+            external,
+            server: !listen.is_empty(),
+            nat: NatConfig {
+                traverse: config.relay.traverse.unwrap_or(!private && !on_lan),
+                relay: config.relay.serve,
+            },
+            limits: match self.manners.connections() {
+                Some(connections) => limits.connections(connections),
+                None => limits,
+            },
+            listen,
+            lan: looks.then_some(role),
+            pre_shared,
+            quic: config.quic.unwrap_or(true),
+            allow_private: private,
+        })
+    }
+
+    /// What serves artifacts in a network: on a cache, also those that are not here yet.
+    fn server(&self, member: &Arc<Member>) -> Arc<Server> {
+        let (uploads, counters) = (self.manners.uploads(), self.counters.clone());
+        let server = match self.cache.clone() {
+            None => Server::with(self.given(), ServeLimits::default(), uploads, counters),
+            Some(cache) => {
+                let neighbours: Arc<dyn Obtain> = Arc::new(Neighbours {
+                    cache,
+                    member: Arc::downgrade(member),
+                    manners: self.manners.clone(),
+                });
+                let limits = ServeLimits::cache();
+                Server::obtaining(self.given(), limits, uploads, counters, Some(neighbours))
+            }
+        };
+        self.traffic.serves(server.clone());
+        server
+    }
+
+    /// Whether this is a running node, not a command's.
+    pub(crate) fn runs(&self) -> bool {
+        self.options.hold
     }
 
     /// What the user configured, as it was read last.
@@ -468,6 +570,10 @@ impl Node {
                 Ok(root.filter(|root| store.has_blob(root)))
             })
             .await?;
+        // What is here stays here, whether others can be told or not.
+        if let Err(error) = self.up(&member).await {
+            log_failure(&member, &error);
+        }
         if member.net().is_none() {
             return Ok(Published {
                 holders: 1,
@@ -555,6 +661,7 @@ impl Node {
     /// When the network is not joined.
     pub async fn draw(&self, network: NetworkId) -> Result<Option<ArtifactKey>, NodeError> {
         let member = self.member(network)?.clone();
+        self.up(&member).await?;
         for _ in 0..DRAWS_MAX {
             let Some(point) = member.nearest_entry(Point(rand::random())).await else {
                 return Ok(None);
@@ -632,6 +739,20 @@ fn keep(store: &Store, member: &Member, statements: &[Arc<Statement>]) -> Result
     store.append(records).map(drop)
 }
 
+/// How a node shares. A cache is there for others: it gives what it fetched, and its neighbours are
+/// not to wait because its owner named no address to listen on.
+fn share_of(config: &Config, flags: &ShareFlags, is_cache: bool) -> ShareConfig {
+    let flags = ShareFlags {
+        laptop: flags.laptop && !is_cache,
+        ..flags.clone()
+    };
+    let mut share = config.share.clone().with(&flags);
+    if is_cache && !share.leech {
+        share.fetched = Some(true);
+    }
+    share
+}
+
 /// What a user with this configuration asks for in a network: the stricter of both policies.
 pub fn policy_of(config: &Config, manifest: &Manifest) -> Policy {
     match &config.policy {
@@ -662,8 +783,8 @@ fn disk_bytes(dir: &Path) -> Option<u64> {
 }
 
 /// What the nodes of a private network encrypt their connections with, beside their own keys.
-fn pre_shared_key(secret: &[u8]) -> PreSharedKey {
-    PreSharedKey::new(blake3::derive_key("qk pre-shared key v1", secret))
+fn pre_shared_key(secret: &Secret) -> PreSharedKey {
+    PreSharedKey::new(blake3::derive_key("qk pre-shared key v1", secret.bytes()))
 }
 
 fn addresses<'a>(texts: impl IntoIterator<Item = &'a String>) -> Result<Vec<Multiaddr>, NodeError> {
@@ -677,6 +798,19 @@ fn addresses<'a>(texts: impl IntoIterator<Item = &'a String>) -> Result<Vec<Mult
     texts.into_iter().map(parse).collect()
 }
 
+/// Nodes that the user named as parents.
+fn parents_of(options: &NodeOptions, config: &Config) -> Result<Vec<Contact>, NodeError> {
+    let texts = options.parent.iter().chain(&config.parent);
+    let parse = |text: &String| {
+        let address = addresses([text])?.remove(0);
+        kin::parent(&address).map_err(|error| NodeError::Address {
+            address: text.clone(),
+            why: error.to_string(),
+        })
+    };
+    texts.map(parse).collect()
+}
+
 /// Tells when a node is reached at other addresses than before, until its network side ends.
 async fn tell_moves(mut events: broadcast::Receiver<Event>, moved: Arc<Notify>) {
     loop {
@@ -688,15 +822,16 @@ async fn tell_moves(mut events: broadcast::Receiver<Event>, moved: Arc<Notify>) 
     }
 }
 
-/// The same address with a port that the system chooses.
-fn on_free_port(address: &Multiaddr) -> Multiaddr {
-    use libp2p::multiaddr::Protocol;
-    let free = |part| match part {
-        Protocol::Tcp(_) => Protocol::Tcp(0),
-        Protocol::Udp(_) => Protocol::Udp(0),
-        other => other,
-    };
-    address.iter().map(free).collect()
+/// A contact's addresses, each with its peer id at the end.
+fn full_addresses(contact: &Contact) -> Vec<Multiaddr> {
+    let full = |address: &Multiaddr| address.clone().with_p2p(contact.peer).ok();
+    contact.addrs.iter().filter_map(full).collect()
+}
+
+fn log_failure(member: &Member, error: &NodeError) {
+    let joined = member.joined();
+    let network = &joined.network.manifest().name;
+    tracing::error!(network, %error, "this network is not taken part in for now, and tried again");
 }
 
 /// Whether an address lies on this machine or in a private range: then the network is one of a

@@ -148,6 +148,9 @@ impl Node {
             .map(|held| (held.statement.id(), held))
             .collect();
         let mut found = Found::default();
+        if !spec.offline {
+            self.up(&member).await?;
+        }
         if !spec.offline && member.net().is_some() {
             let point = spec.release.location(member.key()).point();
             found = member.find(point).await;
@@ -248,6 +251,8 @@ async fn network_status(member: &Arc<Member>) -> NetworkStatus {
         listening: Vec::new(),
         peers: 0,
         contacts: 0,
+        private: manifest.secret_id.is_some(),
+        sent_bytes: member.sent_bytes(),
         reach: ReachStatus::default(),
     };
     if let Some(net) = member.net()

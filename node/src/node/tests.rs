@@ -312,3 +312,26 @@ async fn a_renewed_timestamp_never_replaces_a_newer_version() {
     assert_eq!(kept[0].network.manifest().version, 2);
     alice.shutdown().await;
 }
+
+#[test]
+fn a_cache_gives_what_it_fetched_unless_it_is_told_to_give_nothing() {
+    let config = Config::default();
+    let flags = ShareFlags {
+        laptop: true,
+        ..ShareFlags::default()
+    };
+    let cache = share_of(&config, &flags, true);
+    assert_eq!(cache.fetched, Some(true));
+    assert_eq!((cache.upload_rate, cache.connections), (None, None));
+    let other = share_of(&config, &flags, false);
+    assert_eq!(other.fetched, None);
+    assert!(other.upload_rate.is_some() && other.connections.is_some());
+    let told = ShareFlags {
+        leech: true,
+        connections: Some(20),
+        ..flags
+    };
+    let leech = share_of(&config, &told, true);
+    assert!(leech.leech && leech.fetched.is_none());
+    assert_eq!(leech.connections, Some(20));
+}

@@ -134,6 +134,86 @@ fn a_dissent_in_the_last_answer_disputes() {
     assert_eq!(last, ["disputed"]);
 }
 
+fn with_parent(nodes: u8, parent: u8) -> Fetch {
+    fetch(nodes).with_parents(vec![contact(parent)])
+}
+
+fn grace_after(millis: u64) -> u64 {
+    millis + u64::try_from(crate::lookup::PARENT_GRACE.as_millis()).unwrap()
+}
+
+#[test]
+fn a_parents_answer_decides_after_a_grace_and_it_is_named_first() {
+    let mut fetch = with_parent(4, 2);
+    assert_eq!(start(&mut fetch).len(), 4);
+    let one = || reply(&proven(), vec![provider("right", contact(9))]);
+    assert!(
+        answers(&mut fetch, 2, one()).is_empty(),
+        "others have a grace"
+    );
+    assert_eq!(
+        step(&mut fetch, FetchIn::Tick, grace_after(1)),
+        ["trusted", "provider 2", "provider 9"]
+    );
+    // Without a parent the same waits for two more answers.
+    let mut fetch = self::fetch(4);
+    start(&mut fetch);
+    answers(&mut fetch, 2, one());
+    assert!(step(&mut fetch, FetchIn::Tick, grace_after(1)).is_empty());
+}
+
+/// What a cache has need not come from afar, so that it is waited for, but not for ever.
+#[test]
+fn a_parent_is_waited_for_even_where_others_suffice() {
+    let one = || reply(&proven(), vec![provider("right", contact(9))]);
+    let begin = || {
+        let mut fetch = with_parent(4, 2);
+        start(&mut fetch);
+        for node in [0, 1, 3] {
+            assert!(answers(&mut fetch, node, one()).is_empty());
+        }
+        fetch
+    };
+    let mut late = begin();
+    assert!(step(&mut late, FetchIn::Tick, 4000).is_empty());
+    let silent = step(&mut late, FetchIn::Tick, 5000);
+    assert_eq!(silent, ["trusted", "provider 9", "no more"]);
+    let mut gone = begin();
+    let failed = step(&mut gone, FetchIn::Failed(contact(2).node), 100);
+    assert_eq!(failed, ["trusted", "provider 9", "no more"]);
+    let mut there = begin();
+    let last = answers(&mut there, 2, one());
+    assert_eq!(last, ["trusted", "provider 2", "provider 9", "no more"]);
+}
+
+#[test]
+fn a_dissent_within_the_grace_disputes() {
+    let mut fetch = with_parent(4, 2);
+    start(&mut fetch);
+    answers(&mut fetch, 2, reply(&proven(), Vec::new()));
+    let dissent = reply(&scenario().says("cyd", "wrong"), Vec::new());
+    answers(&mut fetch, 0, dissent);
+    assert!(step(&mut fetch, FetchIn::Tick, grace_after(1)).is_empty());
+    answers(&mut fetch, 1, reply(&proven(), Vec::new()));
+    let last = answers(&mut fetch, 3, reply(&proven(), Vec::new()));
+    assert_eq!(last, ["disputed"]);
+}
+
+/// What it does not prove is not believed for want of others' answers.
+#[test]
+fn a_parent_that_knows_too_little_ends_nothing() {
+    let mut fetch = with_parent(3, 0);
+    start(&mut fetch);
+    answers(
+        &mut fetch,
+        0,
+        reply(&scenario().says("ann", "right"), Vec::new()),
+    );
+    assert!(step(&mut fetch, FetchIn::Tick, grace_after(1)).is_empty());
+    let last = answers(&mut fetch, 1, reply(&proven(), Vec::new()));
+    assert_eq!(last, ["trusted", "provider 0"]);
+}
+
 #[test]
 fn nobody_to_ask_decides_at_once() {
     assert_eq!(start(&mut fetch(0)), ["unproven"]);

@@ -333,3 +333,58 @@ fn only_answers_that_are_due_count() {
     );
     assert_eq!(lookup.answered().count(), 1, "a late answer is one");
 }
+
+#[test]
+fn a_parent_suffices_after_a_grace_and_nobody_else_does() {
+    let (a, b) = (contact(b"a"), contact(b"b"));
+    let at = |millis| now(Duration::from_millis(millis));
+    let answer = |lookup: &mut Lookup, from: &Contact, next, millis| {
+        let input = LookupIn::Reply(from.node.clone(), reply(Vec::new(), next));
+        lookup.handle(input, at(millis), &mut Vec::new());
+    };
+    let begin = |parents: &[&NodeId]| {
+        let lookup = Lookup::new(get(), vec![a.clone(), b.clone()]);
+        let mut lookup = lookup.with_parents(parents.iter().copied());
+        lookup.handle(LookupIn::Start, at(0), &mut Vec::new());
+        lookup
+    };
+    let grace = u64::try_from(PARENT_GRACE.as_millis()).unwrap();
+    let mut lookup = begin(&[&a.node]);
+    answer(&mut lookup, &b, None, 10);
+    lookup.handle(LookupIn::Tick, at(1000), &mut Vec::new());
+    assert!(!lookup.parent_suffices(), "no parent has answered");
+    // Only its last page ends what it has to say.
+    let mut lookup = begin(&[&a.node]);
+    answer(&mut lookup, &a, Some(cursor(1)), 10);
+    lookup.handle(LookupIn::Tick, at(10 + grace), &mut Vec::new());
+    assert!(!lookup.parent_suffices());
+    answer(&mut lookup, &a, None, 500);
+    assert_eq!(lookup.deadline(), Some(at(500 + grace).mono));
+    lookup.handle(LookupIn::Tick, at(499 + grace), &mut Vec::new());
+    assert!(!lookup.parent_suffices());
+    lookup.handle(LookupIn::Tick, at(500 + grace), &mut Vec::new());
+    assert!(lookup.parent_suffices());
+    assert_eq!(
+        lookup.deadline(),
+        Some(ASK_TIMEOUT),
+        "b is waited for, no past time"
+    );
+    // The same answers of a node that is no parent.
+    let mut lookup = begin(&[]);
+    answer(&mut lookup, &a, None, 500);
+    lookup.handle(LookupIn::Tick, at(500 + grace), &mut Vec::new());
+    assert!(!lookup.parent_suffices());
+}
+
+#[test]
+fn a_parent_that_refuses_does_not_suffice() {
+    let a = contact(b"a");
+    let lookup = Lookup::new(get(), vec![a.clone(), contact(b"b")]);
+    let mut lookup = lookup.with_parents([&a.node]);
+    lookup.handle(LookupIn::Start, now(Duration::ZERO), &mut Vec::new());
+    let refused = Reply::only(Answer::Refused("not now".to_owned()));
+    let input = LookupIn::Reply(a.node, refused);
+    lookup.handle(input, now(Duration::ZERO), &mut Vec::new());
+    lookup.handle(LookupIn::Tick, now(PARENT_GRACE), &mut Vec::new());
+    assert!(!lookup.parent_suffices());
+}

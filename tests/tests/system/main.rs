@@ -2,6 +2,7 @@
 //! type it. Exit codes are those that `qk fetch --help` lists.
 
 mod bad_input;
+mod cache;
 mod enemies;
 mod fetch;
 mod gateway;
@@ -10,10 +11,12 @@ mod hostile;
 mod interrupted;
 mod manners;
 mod nat;
+mod networks;
 mod node;
 mod node_kill;
 mod private;
 mod providers;
+mod secret;
 mod service;
 mod shared_node;
 mod sources;

@@ -40,6 +40,7 @@ impl Watched {
         let joined = Joined {
             joined: unix_now(),
             secret: None,
+            place: 0,
             network,
         };
         lab.home(HOME).keep_network(&joined).unwrap();

@@ -61,6 +61,38 @@ impl Lab {
         Ok(name)
     }
 
+    /// Starts the node of somebody who joined as a cache; returns where it is.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn start_cache(&mut self, name: &str) -> Result<String> {
+        let said = self.run_node(name, &["--cache", "--listen", "/ip4/127.0.0.1/tcp/0"])?;
+        let said: Value = serde_json::from_str(&said)?;
+        let address = said["addresses"][0].as_str();
+        Ok(address.context("it listens nowhere")?.to_owned())
+    }
+
+    /// Who has the artifact from the beginning.
+    pub fn publishers(&self) -> Vec<&'static str> {
+        [&[PUBLISHER], &VERIFIERS[..]].concat()
+    }
+
+    /// Bytes of artifacts that these nodes sent so far.
+    ///
+    /// # Errors
+    /// When one of them does not answer.
+    pub fn sent_bytes(&self, names: &[&str]) -> Result<u64> {
+        let mut sum = 0;
+        for name in names {
+            let status = self.json(name, &["status"])?;
+            let networks = status["networks"].as_array().into_iter().flatten();
+            sum += networks
+                .filter_map(|one| one["sent_bytes"].as_u64())
+                .sum::<u64>();
+        }
+        Ok(sum)
+    }
+
     /// A new directory that is gone with the network.
     ///
     /// # Errors
@@ -120,11 +152,15 @@ impl Lab {
         &self.qk
     }
 
-    /// Starts a node and waits until it says that it listens.
     fn node(&mut self, name: &str, listen: &str) -> Result<()> {
+        self.run_node(name, &["--listen", listen]).map(drop)
+    }
+
+    /// Starts a node and waits until it says where it listens, which is returned.
+    fn run_node(&mut self, name: &str, args: &[&str]) -> Result<String> {
         let log = self.dir.path().join(format!("{name}.log"));
         let mut child = self
-            .command(name, &["node", "--listen", listen])
+            .command(name, &[&["node"], args].concat())
             .stdout(Stdio::piped())
             .stderr(std::fs::File::create(&log)?)
             .spawn()?;
@@ -139,7 +175,7 @@ impl Lab {
             "{name}'s node did not start: {}",
             std::fs::read_to_string(&log)?.trim()
         );
-        Ok(())
+        Ok(line)
     }
 
     fn json(&self, name: &str, args: &[&str]) -> Result<Value> {

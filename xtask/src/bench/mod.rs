@@ -1,5 +1,6 @@
 //! Benchmarks: rows of `{name, value, unit, goal, met}`, and what they are measured against.
 
+pub mod cache;
 pub mod fetch;
 pub mod idle;
 pub mod lab;

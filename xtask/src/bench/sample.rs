@@ -46,6 +46,12 @@ impl Samples {
         self.0[0]
     }
 
+    /// The smallest one that this share of all does not exceed.
+    pub fn quantile(&self, share: f64) -> f64 {
+        let rank = (share * self.0.len() as f64).ceil().max(1.0) as usize;
+        self.0[rank.min(self.0.len()) - 1]
+    }
+
     /// The slowest one.
     pub fn max(&self) -> f64 {
         self.0[self.0.len() - 1]

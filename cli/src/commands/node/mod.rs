@@ -19,7 +19,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::of_problem;
 use crate::args::{NodeArgs, NodeCli, NodeCommand};
 use crate::failure::{Failure, Kind, Outcome};
-use crate::session::{Session, Stops, received};
+use crate::session::{Session, Stops, parents, received};
 
 /// Where a node listens unless it is told: a free port, on all interfaces.
 const LISTEN: [&str; 2] = ["/ip4/0.0.0.0/tcp/0", "/ip4/0.0.0.0/udp/0/quic-v1"];
@@ -48,9 +48,10 @@ async fn foreground(session: &Session, args: &NodeArgs) -> Outcome {
         listen: listen
             .cloned()
             .unwrap_or_else(|| LISTEN.map(str::to_owned).to_vec()),
-        parent: args.parent.clone(),
+        parent: args.parent.iter().cloned().chain(parents()).collect(),
         hold: true,
         offline: false,
+        cache: args.cache,
         share: manners::flags(&args.share, listen.is_none()),
     };
     let share = config.share.with(&options.share);
@@ -142,9 +143,18 @@ async fn announce_listening(session: &Session, node: &Arc<Node>, gateway: Option
     let mut addresses = Vec::new();
     let mut peer = String::new();
     for member in node.members() {
-        if let Some(net) = member.net() {
-            peer = net.local_peer().to_string();
-            addresses.extend(net.listen_addrs().await.unwrap_or_default());
+        match member.net() {
+            Some(net) => {
+                peer = net.local_peer().to_string();
+                addresses.extend(net.listen_addrs().await.unwrap_or_default());
+            }
+            None => {
+                let joined = member.joined();
+                let name = &joined.network.manifest().name;
+                session.output.note(format!(
+                    "note: network {name} could not be started, and will be tried again: see the log"
+                ));
+            }
         }
     }
     let addresses: Vec<String> = addresses

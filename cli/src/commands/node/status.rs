@@ -216,7 +216,10 @@ fn describe(status: &Status, rates: Option<Rates>, now: UnixTime) -> String {
         lines.push(row("paused", &told(&status.paused)));
     }
     for network in &status.networks {
-        lines.push(row("network", &describe_network(network, now)));
+        lines.push(row(
+            "network",
+            &describe_network(network, status.running, now),
+        ));
         let addresses = network.listening.iter();
         lines.extend(addresses.map(|address| row("", &format!("on {address}"))));
         let relayed = network.reach.relayed.iter();
@@ -247,7 +250,7 @@ fn describe(status: &Status, rates: Option<Rates>, now: UnixTime) -> String {
     lines.join("\n")
 }
 
-fn describe_network(network: &NetworkStatus, now: UnixTime) -> String {
+fn describe_network(network: &NetworkStatus, running: bool, now: UnixTime) -> String {
     let fresh = match network.fresh {
         true => format!("fresh for {}", lasting(network.expires.since(now))),
         false => format!("its timestamp ended {}", ago(now.since(network.expires))),
@@ -257,10 +260,12 @@ fn describe_network(network: &NetworkStatus, now: UnixTime) -> String {
             "{} peers, {} known, reachability {}",
             network.peers, network.contacts, network.reach.reachability
         ),
+        false if running => "could not be started and is tried again".to_owned(),
         false => "not connected".to_owned(),
     };
+    let private = if network.private { ", private" } else { "" };
     format!(
-        "{} version {}, {fresh}, {online}",
+        "{} version {}{private}, {fresh}, {online}",
         network.name, network.version
     )
 }
@@ -414,6 +419,8 @@ mod tests {
                 listening: vec!["/ip4/192.0.2.1/tcp/4433".to_owned()],
                 peers: 3,
                 contacts: 12,
+                private: false,
+                sent_bytes: 33 << 20,
                 reach: ReachStatus {
                     reachability: "private".to_owned(),
                     relayed: vec!["/ip4/198.51.100.1/tcp/4433/p2p/12D3KooWRelay".to_owned()],

@@ -129,6 +129,7 @@ impl TestHome {
             network,
             joined: unix_now(),
             secret: None,
+            place: 0,
         };
         self.home.keep_network(&joined).unwrap();
     }
