@@ -5,10 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use qk_protocol::decide::Held;
 use qk_protocol::hash::{NetworkId, Point, Root};
 use qk_protocol::key::Linker;
 use qk_protocol::manifest::NetworkFile;
 use qk_protocol::statement::Statement;
+use qk_protocol::time::UnixTime;
 use tokio::sync::oneshot;
 
 use super::member::{Member, unix_now};
@@ -26,6 +28,10 @@ const ANNOUNCE_EVERY: Duration = Duration::from_secs(6 * 3600);
 const CLEAN_EVERY: Duration = Duration::from_secs(3600);
 /// How old a timestamp gets before the node beside its key renews it.
 const RENEW_AFTER_SECONDS: u64 = 24 * 3600;
+/// A week has so many turns of [`ANNOUNCE_EVERY`].
+const TURNS: u64 = 7 * 24 * 3600 / ANNOUNCE_EVERY.as_secs();
+/// A statement is put again at every turn for so long: when it was signed nobody may have listened.
+const NEW_SECONDS: u64 = 24 * 3600;
 /// Points of its own that a node looks through for what to announce.
 const OWN_POINTS_MAX: usize = 100_000;
 
@@ -55,10 +61,10 @@ impl Node {
         loop {
             let done = tokio::select! {
                 _ = refresh.tick() => self.refresh().await,
-                _ = announce.tick() => self.announce().await,
+                _ = announce.tick() => self.announce_due().await,
                 _ = clean.tick() => self.clean().await,
                 _ = pauses.changed() => self.make_up().await,
-                () = self.moved.notified() => self.announce().await,
+                () = self.moved.notified() => self.announce_due().await,
             };
             if let Err(error) = done {
                 tracing::warn!(%error, "maintenance failed and will be tried again");
@@ -69,7 +75,7 @@ impl Node {
     /// Does after a pause what was left undone in it.
     async fn make_up(&self) -> Result<(), NodeError> {
         if !self.manners().is_paused() && self.unannounced.swap(false, Ordering::Relaxed) {
-            self.announce().await?;
+            self.announce_due().await?;
         }
         Ok(())
     }
@@ -245,6 +251,21 @@ impl Node {
     /// # Errors
     /// When the store cannot be read.
     pub async fn announce(&self) -> Result<(), NodeError> {
+        self.announce_those(|_, _| true).await
+    }
+
+    /// As [`announce`](Self::announce), but of the statements only new ones and those whose turn it is:
+    /// others hold them, and each has its turn once a week.
+    async fn announce_due(&self) -> Result<(), NodeError> {
+        let now = unix_now();
+        self.announce_those(move |point, stored| is_due(point, stored, now))
+            .await
+    }
+
+    async fn announce_those(
+        &self,
+        due: impl Fn(&Point, UnixTime) -> bool + Send + Sync + Copy + 'static,
+    ) -> Result<(), NodeError> {
         if self.manners().is_paused() {
             self.unannounced.store(true, Ordering::Relaxed);
             return Ok(());
@@ -255,8 +276,14 @@ impl Node {
                 super::log_failure(&member, &error);
                 continue;
             }
-            for (point, (statements, roots)) in self.to_announce(&member).await? {
-                self.tell(&member, point, &statements, &roots).await;
+            for (point, (statements, roots)) in self.to_announce(&member, due).await? {
+                if statements.is_empty() {
+                    // Those that are known will do for hints: whoever looks there asks several.
+                    let nearest = member.closest(point).await;
+                    self.announce_roots(&member, point, &roots, &nearest).await;
+                } else {
+                    self.tell(&member, point, &statements, &roots).await;
+                }
                 announced.extend(roots);
             }
         }
@@ -268,6 +295,7 @@ impl Node {
     async fn to_announce(
         &self,
         member: &Arc<Member>,
+        due: impl Fn(&Point, UnixTime) -> bool + Send + 'static,
     ) -> Result<BTreeMap<Point, (Vec<Arc<Statement>>, Vec<Root>)>, NodeError> {
         let (network, own, joined) = (member.id(), self.own(), member.joined());
         let shares_fetched = self.manners().shares_fetched();
@@ -278,20 +306,19 @@ impl Node {
                 let all = shelf
                     .held(point)
                     .into_iter()
-                    .map(|held| held.statement)
                     // The manifest may have listed the registry once, and no longer.
-                    .filter(|statement| {
+                    .filter(|held| {
                         let registries = &joined.network.manifest().registries;
-                        registries.contains(&statement.key().registry)
+                        registries.contains(&held.statement.key().registry)
                     });
                 let (mut statements, mut roots) = (Vec::new(), BTreeSet::new());
-                for statement in all {
+                for Held { statement, stored } in all {
                     let is_own = statement.observer() == own;
                     if is_own || shares_fetched {
                         let observed = statement.observation().map(|one| one.subject.root);
                         roots.extend(observed.filter(|root| store.has_blob(root)));
                     }
-                    if is_own {
+                    if is_own && due(&point, stored) {
                         statements.push(statement);
                     }
                 }
@@ -302,5 +329,31 @@ impl Node {
             Ok(by_point)
         })
         .await
+    }
+}
+
+/// Whether statements at a point are to be put again: new ones, and those whose turn of the week it is.
+fn is_due(point: &Point, stored: UnixTime, now: UnixTime) -> bool {
+    let turn = u64::from(u16::from_be_bytes([point.0[0], point.0[1]])) % TURNS;
+    now.since(stored) < NEW_SECONDS || now.0 / ANNOUNCE_EVERY.as_secs() % TURNS == turn
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_new_is_put_at_once_and_all_else_once_a_week() {
+        let (stored, day) = (UnixTime(1_000_000_000), 24 * 3600);
+        for first in 0..=255 {
+            let point = Point([first; 32]);
+            let turns = |from: u64, days: u64| {
+                let turns = (0..days * day).step_by(ANNOUNCE_EVERY.as_secs() as usize);
+                let at = turns.map(|after| UnixTime(stored.0 + from + after));
+                at.filter(|now| is_due(&point, stored, *now)).count()
+            };
+            assert_eq!(turns(0, 1), 4, "in the first day");
+            assert_eq!(turns(2 * day, 7), 1, "in a week after that");
+        }
     }
 }

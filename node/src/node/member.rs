@@ -327,7 +327,8 @@ impl Member {
         hints.forget(unix_now());
     }
 
-    async fn closest(&self, point: Point) -> Vec<Contact> {
+    /// The nodes nearest to a point, as far as the routing table knows.
+    pub(super) async fn closest(&self, point: Point) -> Vec<Contact> {
         let Some(net) = self.net() else {
             return Vec::new();
         };
