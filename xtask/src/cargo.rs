@@ -104,6 +104,23 @@ pub fn build(name: &str, selection: &[&str]) -> Result<PathBuf> {
     bail!("`{line}` built no executable named {name}")
 }
 
+/// Builds a program of the workspace `benchmarks`, as people would run it.
+///
+/// # Errors
+/// As [`build`].
+pub fn build_beside(name: &str) -> Result<PathBuf> {
+    let manifest = workspace().join("benchmarks/Cargo.toml");
+    let target = workspace().join("target");
+    let (manifest, target) = (manifest.to_string_lossy(), target.to_string_lossy());
+    let selection = ["--release", "--locked", "--manifest-path", &manifest];
+    let selection = [
+        &selection[..],
+        &["--target-dir", &target, "--package", name],
+    ]
+    .concat();
+    build(name, &selection)
+}
+
 /// The executable that one of cargo's messages announces, if it is the one called `name` and not
 /// the test harness of the same name.
 fn executable(message: &[u8], name: &str) -> Option<PathBuf> {

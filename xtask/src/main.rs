@@ -101,6 +101,12 @@ enum Bench {
     /// Many clients that ask one cache at once: how evenly they are served, and what upstream sends
     #[command(after_help = "Example: cargo xtask bench cache --clients 50 --json")]
     Cache(CacheArgs),
+    /// A large artifact from node to node, beside curl from nginx and iroh-blobs
+    #[command(after_help = "Example: cargo xtask bench transfer --mib 64 --only curl --json")]
+    Transfer(TransferArgs),
+    /// Memory, processor time and traffic of a node that has nothing to do
+    #[command(after_help = "Example: cargo xtask bench idle --minutes 1 --json")]
+    Idle(IdleArgs),
 }
 
 #[derive(Args)]
@@ -143,6 +149,39 @@ struct FetchArgs {
     json: bool,
 }
 
+#[derive(Args)]
+struct TransferArgs {
+    /// Size of what is transferred
+    #[arg(long, default_value_t = 1024)]
+    mib: u64,
+    /// Runs of which the median is taken
+    #[arg(long, default_value_t = 5)]
+    runs: usize,
+    /// Only these parts; may be given several times
+    #[arg(long, value_name = "NAME")]
+    only: Vec<bench::transfer::Part>,
+    /// The tool that is fetched
+    #[arg(
+        long = "crate",
+        value_name = "NAME@VER",
+        default_value = "hexyl@0.17.0"
+    )]
+    package: String,
+    /// A JSON array instead of a table
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
+struct IdleArgs {
+    /// How long it is watched
+    #[arg(long, default_value_t = 10)]
+    minutes: u64,
+    /// A JSON array instead of a table
+    #[arg(long)]
+    json: bool,
+}
+
 fn main() -> ExitCode {
     match run(Cli::parse().task) {
         Ok(()) => ExitCode::SUCCESS,
@@ -165,6 +204,8 @@ fn run(task: Task) -> Result<()> {
         Task::Flips(args) => campaign::flips(args.rounds, seed(args.seed)),
         Task::Bench(Bench::Fetch(args)) => bench_fetch(args),
         Task::Bench(Bench::Cache(args)) => bench_cache(args),
+        Task::Bench(Bench::Transfer(args)) => bench_transfer(args),
+        Task::Bench(Bench::Idle(args)) => bench_idle(args),
         Task::Deny => deny::check(&["bans", "licenses", "sources"]),
         Task::Advisories => deny::check(&["advisories"]),
     }
@@ -217,6 +258,40 @@ fn bench_cache(args: CacheArgs) -> Result<()> {
         clients: args.clients,
     };
     let rows = bench::cache::rows(&qk, &options)?;
+    bench::write(&rows, args.json, &mut std::io::stdout().lock())?;
+    Ok(())
+}
+
+fn bench_transfer(args: TransferArgs) -> Result<()> {
+    setup::rivals()?;
+    let options = bench::transfer::Options {
+        mib: args.mib,
+        runs: args.runs,
+        only: args.only,
+        tool: args.package,
+        svg: cargo::workspace().join("target/bench/transfer.svg"),
+    };
+    let qk = match options.wants_tool() {
+        true => {
+            setup::prepare()?;
+            let qk = cargo::build("qk", &["--package", "qk", "--release"])?;
+            setup::toolchain(&qk)?;
+            qk
+        }
+        false => std::path::PathBuf::new(),
+    };
+    let rows = bench::transfer::rows(&qk, &options)?;
+    bench::write(&rows, args.json, &mut std::io::stdout().lock())?;
+    Ok(())
+}
+
+fn bench_idle(args: IdleArgs) -> Result<()> {
+    let options = bench::idle::Options {
+        qk: cargo::build("qk", &["--package", "qk", "--release"])?,
+        program: cargo::build_beside("qk-bench-transfer")?,
+        time: std::time::Duration::from_secs(args.minutes * 60),
+    };
+    let rows = bench::idle::rows(&options)?;
     bench::write(&rows, args.json, &mut std::io::stdout().lock())?;
     Ok(())
 }

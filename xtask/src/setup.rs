@@ -44,6 +44,21 @@ const BUBBLEWRAP: Need = Need {
     how: "install it with the distribution's package manager, on Debian and Ubuntu: \
           apt-get install bubblewrap",
 };
+const NGINX: Need = Need {
+    name: "nginx",
+    probe: &["nginx", "-v"],
+    how: "install it, on Debian and Ubuntu: apt-get install nginx-light",
+};
+const CURL: Need = Need {
+    name: "curl",
+    probe: &["curl", "--version"],
+    how: "install it, on Debian and Ubuntu: apt-get install curl",
+};
+const OPENSSL: Need = Need {
+    name: "openssl",
+    probe: &["openssl", "version"],
+    how: "install it, on Debian and Ubuntu: apt-get install openssl",
+};
 
 /// What only some tests need; without it they say that they are skipped.
 const FOR_TESTS: [Need; 3] = [
@@ -105,6 +120,26 @@ pub fn prepare() -> Result<()> {
         // Those are not worth a failure.
         if let Err(error) = install(need.name, &path) {
             eprintln!("warning: {} ({error:#})", need.sentence());
+        }
+    }
+    if missing.is_empty() {
+        return Ok(());
+    }
+    bail!("{}", missing.join("\n       "))
+}
+
+/// Installs what transfers are measured against.
+///
+/// # Errors
+/// As [`run`].
+pub fn rivals() -> Result<()> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut missing = Vec::new();
+    for (need, package) in [(NGINX, "nginx-light"), (CURL, "curl"), (OPENSSL, "openssl")] {
+        if !need.met(&path)
+            && let Err(error) = install(package, &path)
+        {
+            missing.push(format!("{} ({error:#})", need.sentence()));
         }
     }
     if missing.is_empty() {

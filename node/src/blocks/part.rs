@@ -345,6 +345,31 @@ mod tests {
         assert_eq!(part.valid().expect("reads"), [units[0], units[2]]);
     }
 
+    /// Whoever opens a part again has compared nothing yet, so that all of it is read.
+    #[test]
+    fn what_another_process_left_is_compared_before_it_is_finished() {
+        let fixture = fixture(700_000);
+        let part = fixture.open().expect("opens");
+        for unit in fixture.blob.units(16) {
+            part.write_verified(&fixture.verified(unit))
+                .expect("writes");
+        }
+        part.finish().expect("was compared when it was written");
+        drop(part);
+
+        let part = fixture.open().expect("opens again");
+        part.finish().expect("is compared now");
+        let flipped = [fixture.bytes[300_000] ^ 1];
+        part.data.write_all_at(&flipped, 300_000).expect("writes");
+        let error = part.finish().expect_err("is damaged");
+        assert!(error.to_string().contains("corrupt at block 18"), "{error}");
+        assert_eq!(part.valid().expect("reads").len(), 2);
+        let units: Vec<_> = fixture.blob.units(16).collect();
+        part.write_verified(&fixture.verified(units[1]))
+            .expect("writes");
+        part.finish().expect("is mended");
+    }
+
     #[test]
     fn bytes_that_changed_on_disk_are_not_counted() {
         let fixture = fixture(700_000);

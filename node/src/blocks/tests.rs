@@ -481,7 +481,7 @@ async fn an_answer_is_packed_where_that_is_asked_for() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_packs_into_more_than_there_is_is_dropped_before_it_is_read() {
     let noise = artifact(1 << 20);
-    let liar = hostile(|_| Some(u32::MAX.to_le_bytes().to_vec())).await;
+    let liar = hostile(|_| Some([&[Status::Ok.byte()][..], &[0xff; 4]].concat())).await;
     let client = Client::new().await;
     let request = Request {
         encoding: Encoding::Zstd,

@@ -421,7 +421,7 @@ impl Node {
                 return archive(store, root);
             };
             let _until_leased = store.lease(root);
-            store.adopt(&finished.data, root, Keep::Cache, unix_now())?;
+            store.adopt_finished(&finished, Keep::Cache, unix_now())?;
             store.lease_for(root, INSTALL_TIME);
             // The part's directory is of no use any more; one that stays is cleaned up with age.
             let _ = finished.remove();

@@ -18,6 +18,7 @@ use tempfile::TempPath;
 use super::error::{At, StoreError};
 use super::index::BlobRow;
 use super::{Damage, FsckReport, Lease, Store, layout};
+use crate::blocks::part::Finished;
 
 /// Blocks of 16 KiB: 2^4 chunks of BLAKE3.
 pub const BLOCK_SIZE: BlockSize = BlockSize::from_chunk_log(4);
@@ -220,23 +221,69 @@ impl Store {
                 found,
             });
         }
-        let known = self.with_index(|index| index.blob(&root))?;
-        // A durable blob is not replaced by one that a power cut may take.
+        let keep = self.keep_of(&root, keep)?;
+        let (data, tree) = self.make_room_for(&root)?;
+        self.write_outboard(&tree, &pairs, keep)?;
+        self.place(&file, path, &data, root, keep, used)
+    }
+
+    /// Makes a finished download a blob by renaming its files. Nothing is hashed again: a
+    /// [`Finished`] is there only if everything in it was compared with the root.
+    ///
+    /// # Errors
+    /// What the operating system said; the download is as it was, or lacks its outboard.
+    pub fn adopt_finished(
+        &self,
+        finished: &Finished,
+        keep: Keep,
+        used: UnixTime,
+    ) -> Result<(), StoreError> {
+        let root = finished.blob.root();
+        let keep = self.keep_of(&root, keep)?;
+        let (data, tree) = self.make_room_for(&root)?;
+        let file = File::open(&finished.data).at(&finished.data)?;
+        if keep == Keep::Durable {
+            let outboard = File::open(&finished.outboard).at(&finished.outboard)?;
+            outboard.sync_all().at(&finished.outboard)?;
+        }
+        fs::rename(&finished.outboard, &tree).at(&tree)?;
+        self.place(&file, &finished.data, &data, root, keep, used)
+    }
+
+    /// A durable blob is not replaced by one that a power cut may take.
+    fn keep_of(&self, root: &Root, keep: Keep) -> Result<Keep, StoreError> {
+        let known = self.with_index(|index| index.blob(root))?;
         let durable = known.is_some_and(|row| row.unsynced_in.is_none());
-        let keep = if durable { Keep::Durable } else { keep };
-        let (data, tree) = self.blob_paths(&root);
+        Ok(if durable { Keep::Durable } else { keep })
+    }
+
+    /// Where a blob and its outboard go; the directory is there afterwards.
+    fn make_room_for(&self, root: &Root) -> Result<(PathBuf, PathBuf), StoreError> {
+        let (data, tree) = self.blob_paths(root);
         let dir = data.parent().unwrap_or(&self.shared.layout.blobs);
         if !dir.exists() {
             layout::create_dir(dir)?;
             layout::sync_dir(&self.shared.layout.blobs)?;
         }
-        self.write_outboard(&tree, &pairs, keep)?;
+        Ok((data, tree))
+    }
+
+    /// Renames the file of a blob, whose outboard is in its place, and takes note of it.
+    fn place(
+        &self,
+        file: &File,
+        path: &Path,
+        data: &Path,
+        root: Root,
+        keep: Keep,
+        used: UnixTime,
+    ) -> Result<(), StoreError> {
         if keep == Keep::Durable {
             file.sync_all().at(path)?;
         }
-        fs::rename(path, &data).at(&data)?;
+        fs::rename(path, data).at(data)?;
         if keep == Keep::Durable {
-            layout::sync_dir(dir)?;
+            layout::sync_dir(data.parent().unwrap_or(&self.shared.layout.blobs))?;
         }
         let unsynced_in = (keep == Keep::Cache).then(|| self.shared.layout.boot_number());
         let row = BlobRow { used, unsynced_in };

@@ -146,11 +146,11 @@ fn a_flipped_bit_is_never_served_and_named_and_fetched_again() {
         "it was moved aside when it was read"
     );
 
-    // Found by looking as well as by serving.
+    // Found by looking as well as by serving; what serving found is told, too.
     lab.publish(ALICE, &artifact);
     flip(&lab.blob(ALICE, root));
     lab.qk(ALICE, &["store", "fsck"])
-        .failed(15, &["1 damaged", &root.to_string()]);
+        .failed(15, &["2 damaged", &root.to_string()]);
     lab.qk(ALICE, &["store", "fsck"]).done();
     lab.fetch(&[SPEC]).failed(14, &["could not be had"]);
 

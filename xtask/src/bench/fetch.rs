@@ -3,6 +3,7 @@
 //! Every run starts a `qk` of its own and installs into an empty directory, from nodes that have the
 //! artifact in their stores.
 
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
@@ -39,7 +40,7 @@ pub struct Options {
 /// # Errors
 /// When a program that is measured fails, or the artifact did not come from where it should.
 pub fn rows(qk: &Path, options: &Options) -> Result<Vec<Row>> {
-    let mut lab = Lab::start(qk, &options.package)?;
+    let mut lab = Lab::start(qk, &options.package, Ipv4Addr::LOCALHOST.into())?;
     let package = &options.package;
     eprintln!("Fetching it {} times each way", options.runs);
 
@@ -61,7 +62,10 @@ pub fn rows(qk: &Path, options: &Options) -> Result<Vec<Row>> {
     pack(&first.root.join("bin"), &archive.join(ARCHIVE))?;
     let server = FileServer::start(&archive)?;
     let curl = Samples::take(options.runs, || {
-        curl_tar(&server.url(ARCHIVE), &lab.directory()?)
+        let mut curl = Command::new("curl");
+        curl.args(["--silent", "--show-error", "--fail"])
+            .arg(server.url(ARCHIVE));
+        curl_tar(&mut curl, &lab.directory()?)
     })?;
 
     let mut rows = cold.rows("fetch_cold", Some(Goal::AtMost(COLD_MAX)));
@@ -222,7 +226,7 @@ fn spread(name: &str, seconds: &Samples, goal: Option<Goal>) -> Vec<Row> {
 ///
 /// # Errors
 /// When tar cannot be started or fails.
-fn pack(directory: &Path, archive: &Path) -> Result<()> {
+pub(super) fn pack(directory: &Path, archive: &Path) -> Result<()> {
     cargo::run(
         Command::new("tar")
             .arg("--create")
@@ -239,10 +243,10 @@ fn pack(directory: &Path, archive: &Path) -> Result<()> {
 ///
 /// # Errors
 /// When either of them cannot be started or fails.
-fn curl_tar(url: &str, directory: &Path) -> Result<f64> {
+pub(super) fn curl_tar(curl: &mut Command, directory: &Path) -> Result<f64> {
+    let line = cargo::describe(curl);
     let start = Instant::now();
-    let mut curl = Command::new("curl")
-        .args(["--silent", "--show-error", "--fail", url])
+    let mut curl = curl
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()
@@ -256,8 +260,8 @@ fn curl_tar(url: &str, directory: &Path) -> Result<f64> {
     let downloaded = curl.wait();
     let seconds = start.elapsed().as_secs_f64();
     let (unpacked, downloaded) = (unpacked.context("cannot start tar")?, downloaded?);
-    ensure!(downloaded.success(), "`curl {url}` failed: {downloaded}");
-    ensure!(unpacked.success(), "`tar` of {url} failed: {unpacked}");
+    ensure!(downloaded.success(), "`{line}` failed: {downloaded}");
+    ensure!(unpacked.success(), "`tar` of `{line}` failed: {unpacked}");
     Ok(seconds)
 }
 
@@ -303,16 +307,21 @@ mod tests {
 
         let server = FileServer::start(served.path()).unwrap();
         let here = tempfile::tempdir().unwrap();
-        assert!(curl_tar(&server.url("tool.tar.gz"), here.path()).unwrap() > 0.0);
+        let curl = |url: &str| {
+            let mut curl = Command::new("curl");
+            curl.args(["--silent", "--fail", url]);
+            curl_tar(&mut curl, here.path())
+        };
+        assert!(curl(&server.url("tool.tar.gz")).unwrap() > 0.0);
         assert!(std::fs::read(here.path().join("bin/tool")).unwrap() == content);
 
-        let error = curl_tar(&server.url("other.tar.gz"), here.path()).unwrap_err();
+        let error = curl(&server.url("other.tar.gz")).unwrap_err();
         assert!(
-            error.to_string().starts_with("`curl http://127.0.0.1:"),
+            error.to_string().contains("other.tar.gz` failed"),
             "{error}"
         );
         let url = server.url("tool.tar.gz");
         drop(server);
-        assert!(curl_tar(&url, here.path()).is_err(), "the server is gone");
+        assert!(curl(&url).is_err(), "the server is gone");
     }
 }

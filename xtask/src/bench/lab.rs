@@ -1,7 +1,7 @@
-//! A network of real `qk` processes on loopback that holds one artifact, proven by two principals.
+//! A network of real `qk` processes on one machine that holds one artifact, proven by two principals.
 
 use std::io::{BufRead, BufReader};
-use std::net::TcpListener;
+use std::net::{IpAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -22,21 +22,23 @@ pub struct Lab {
     toolchains: PathBuf,
     nodes: Vec<Child>,
     clients: usize,
+    host: IpAddr,
 }
 
 impl Lab {
-    /// Founds a network, starts its three nodes, and lets the publisher build `package` and both
-    /// verifiers rebuild it.
+    /// Founds a network, starts its three nodes at an address of this machine, and lets the publisher
+    /// build `package` and both verifiers rebuild it.
     ///
     /// # Errors
     /// When a process fails; what it said is in the message.
-    pub fn start(qk: &Path, package: &str) -> Result<Self> {
+    pub fn start(qk: &Path, package: &str, host: IpAddr) -> Result<Self> {
         let mut lab = Self {
             dir: tempfile::Builder::new().prefix("qk-bench-").tempdir()?,
             qk: qk.to_owned(),
             toolchains: toolchains()?,
             nodes: Vec::new(),
             clients: 0,
+            host,
         };
         lab.found()?;
         eprintln!("Building {package} three times, in three sandboxes");
@@ -102,7 +104,11 @@ impl Lab {
 
     /// `qk` with these arguments as the operator of this name.
     pub fn command(&self, name: &str, args: &[&str]) -> Command {
-        let mut command = Command::new(&self.qk);
+        self.extend(Command::new(&self.qk), name, args)
+    }
+
+    /// The same, of a command that starts `qk`, for example in another namespace.
+    pub fn extend(&self, mut command: Command, name: &str, args: &[&str]) -> Command {
         command
             .args(args)
             .arg("--json")
@@ -114,8 +120,8 @@ impl Lab {
     }
 
     fn found(&mut self) -> Result<()> {
-        let port = TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port();
-        let address = format!("/ip4/127.0.0.1/tcp/{port}");
+        let port = TcpListener::bind((self.host, 0))?.local_addr()?.port();
+        let address = self.listen(port);
         let file = self.network_file();
         let new = ["network", "new", "bench", "--principal", PUBLISHER];
         let new = [&new[..], &["--bootstrap", &address, "--output", &file]].concat();
@@ -133,7 +139,17 @@ impl Lab {
         self.node(PUBLISHER, &address)?;
         VERIFIERS
             .iter()
-            .try_for_each(|name| self.node(name, "/ip4/127.0.0.1/tcp/0"))
+            .try_for_each(|name| self.node(name, &self.listen(0)))
+    }
+
+    fn listen(&self, port: u16) -> String {
+        let family = if self.host.is_ipv4() { "ip4" } else { "ip6" };
+        format!("/{family}/{}/tcp/{port}", self.host)
+    }
+
+    /// The executable that is measured.
+    pub fn qk(&self) -> &Path {
+        &self.qk
     }
 
     fn node(&mut self, name: &str, listen: &str) -> Result<()> {

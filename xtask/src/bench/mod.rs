@@ -2,9 +2,14 @@
 
 pub mod cache;
 pub mod fetch;
+pub mod idle;
 pub mod lab;
 pub mod sample;
 pub mod server;
+pub mod service;
+pub mod svg;
+pub mod transfer;
+pub mod wire;
 
 use std::io::{self, Write};
 

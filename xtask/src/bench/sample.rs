@@ -88,11 +88,26 @@ pub fn seconds(command: &mut Command) -> Result<f64> {
 /// # Errors
 /// When `/proc` is not there or not as Linux writes it.
 pub fn cpu_of_children() -> Result<f64> {
-    let stat = std::fs::read_to_string("/proc/self/stat")?;
-    // The program's name, in brackets, may hold anything.
-    let (_, fields) = stat.rsplit_once(") ").context("/proc/self/stat")?;
-    // proc_pid_stat(5) numbers cutime 16 and cstime 17; the first field after the name is 3.
-    let ticks = fields.split(' ').skip(16 - 3).take(2);
+    // proc_pid_stat(5) numbers cutime 16 and cstime 17.
+    ticks("self", 16)
+}
+
+/// Seconds of processor time of a process so far, its children not counted. In steps of 10 ms.
+///
+/// # Errors
+/// When it is gone, or `/proc` is not as Linux writes it.
+pub fn cpu_of(process: u32) -> Result<f64> {
+    // utime is 14 and stime 15.
+    ticks(&process.to_string(), 14)
+}
+
+/// The sum of two fields of a process, the first of this number, in seconds.
+fn ticks(process: &str, first: usize) -> Result<f64> {
+    let path = format!("/proc/{process}/stat");
+    let stat = std::fs::read_to_string(&path).with_context(|| path.clone())?;
+    // The program's name, in brackets, may hold anything. The first field after it is 3.
+    let (_, fields) = stat.rsplit_once(") ").context(path)?;
+    let ticks = fields.split(' ').skip(first - 3).take(2);
     let ticks = ticks.map(str::parse::<u64>).sum::<Result<u64, _>>()?;
     Ok(ticks as f64 / rustix::param::clock_ticks_per_second() as f64)
 }

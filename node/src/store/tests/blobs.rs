@@ -7,6 +7,7 @@ use bao_tree::io::sync::encode_ranges_validated;
 use bao_tree::{ChunkNum, ChunkRanges};
 
 use super::*;
+use crate::blocks::part::Part;
 
 fn archive(n: u64, len: usize) -> (Root, Vec<u8>) {
     let mut bytes = vec![0; len];
@@ -96,6 +97,33 @@ fn blobs_are_what_their_names_say() {
         store.open_blob(&root).unwrap().unwrap().read_all().unwrap(),
         bytes
     );
+}
+
+#[test]
+fn a_finished_download_is_renamed_with_its_outboard() {
+    use qk_protocol::blocks::{Ranges, encode, outboard, verify};
+
+    let dir = dir();
+    let store = open(&dir);
+    let (root, bytes) = archive(3, 700_000);
+    let (blob, tree) = outboard(&bytes[..], 700_000).unwrap();
+    let part = Part::open(&Store::parts_in(dir.path()).unwrap(), blob).unwrap();
+    for unit in blob.units(64) {
+        let ranges = Ranges::from(unit);
+        let wire = encode(&blob, &ranges, &bytes[..], &tree[..]).unwrap();
+        part.write_verified(&verify(&blob, &ranges, &wire).unwrap())
+            .unwrap();
+    }
+    let finished = part.finish().unwrap();
+    store
+        .adopt_finished(&finished, Keep::Cache, UnixTime(1))
+        .unwrap();
+    assert!(!finished.data.exists() && !finished.outboard.exists());
+    finished.remove().unwrap();
+    let blob = store.open_blob(&root).unwrap().unwrap();
+    assert_eq!(blob.read_all().unwrap(), bytes);
+    assert!(serve(&blob, &ChunkRanges::all()).is_ok());
+    assert_eq!(store.fsck().unwrap().damage, []);
 }
 
 #[test]

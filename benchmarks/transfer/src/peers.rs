@@ -1,0 +1,52 @@
+//! Nodes with nothing to do but to be connected: whole nodes, as `qk node` runs them, several in one
+//! process.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use qk_node::home::Home;
+use qk_node::node::{Node, NodeOptions};
+use tokio::task::JoinSet;
+
+use crate::Peers;
+
+/// How often a peer asks for a newer network file, much more often than a node does by itself:
+/// a connection that nobody uses is closed after a minute.
+const ASK_EVERY: Duration = Duration::from_secs(45);
+
+pub async fn run(args: Peers) -> Result<()> {
+    let mut nodes = JoinSet::new();
+    for home in args.homes {
+        let node = start(home, &args.listen).await?;
+        nodes.spawn(async move {
+            tokio::join!(node.maintain(), ask(&node));
+        });
+    }
+    println!("{}", serde_json::json!({ "peers": nodes.len() }));
+    let end = || std::io::Read::read_to_end(&mut std::io::stdin(), &mut Vec::new());
+    tokio::task::spawn_blocking(end).await??;
+    Ok(())
+}
+
+async fn start(home: PathBuf, listen: &str) -> Result<Arc<Node>> {
+    let options = NodeOptions {
+        listen: vec![listen.to_owned()],
+        hold: true,
+        ..NodeOptions::default()
+    };
+    let name = home.display().to_string();
+    let node = Node::start(Home::at(home), options).await;
+    Ok(Arc::new(node.with_context(|| name)?))
+}
+
+async fn ask(node: &Node) {
+    let mut every = tokio::time::interval(ASK_EVERY);
+    loop {
+        every.tick().await;
+        if let Err(error) = node.refresh().await {
+            eprintln!("{error}");
+        }
+    }
+}
