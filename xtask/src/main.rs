@@ -98,15 +98,15 @@ enum Bench {
     /// A fetch from a network of three nodes, beside `cargo install` and `curl | tar`
     #[command(after_help = "Example: cargo xtask bench fetch --crate hexyl@0.17.0 --json")]
     Fetch(FetchArgs),
-    /// Many clients that ask one cache at once: how evenly they are served, and what upstream sends
-    #[command(after_help = "Example: cargo xtask bench cache --clients 50 --json")]
-    Cache(CacheArgs),
     /// A large artifact from node to node, beside curl from nginx and iroh-blobs
     #[command(after_help = "Example: cargo xtask bench transfer --mib 64 --only curl --json")]
     Transfer(TransferArgs),
     /// Memory, processor time and traffic of a node that has nothing to do
     #[command(after_help = "Example: cargo xtask bench idle --minutes 1 --json")]
     Idle(IdleArgs),
+    /// Many clients that ask one cache at once: how evenly they are served, and what upstream sends
+    #[command(after_help = "Example: cargo xtask bench cache --clients 50 --json")]
+    Cache(CacheArgs),
 }
 
 #[derive(Args)]
@@ -203,9 +203,9 @@ fn run(task: Task) -> Result<()> {
         Task::Faults(args) => campaign::faults(args.rounds, seed(args.seed)),
         Task::Flips(args) => campaign::flips(args.rounds, seed(args.seed)),
         Task::Bench(Bench::Fetch(args)) => bench_fetch(args),
-        Task::Bench(Bench::Cache(args)) => bench_cache(args),
         Task::Bench(Bench::Transfer(args)) => bench_transfer(args),
         Task::Bench(Bench::Idle(args)) => bench_idle(args),
+        Task::Bench(Bench::Cache(args)) => bench_cache(args),
         Task::Deny => deny::check(&["bans", "licenses", "sources"]),
         Task::Advisories => deny::check(&["advisories"]),
     }
@@ -246,22 +246,6 @@ fn bench_fetch(args: FetchArgs) -> Result<()> {
     Ok(())
 }
 
-fn bench_cache(args: CacheArgs) -> Result<()> {
-    setup::prepare()?;
-    let qk = match args.qk {
-        Some(qk) => std::path::absolute(qk)?,
-        None => cargo::build("qk", &["--package", "qk", "--release"])?,
-    };
-    setup::toolchain(&qk)?;
-    let options = bench::cache::Options {
-        package: args.package,
-        clients: args.clients,
-    };
-    let rows = bench::cache::rows(&qk, &options)?;
-    bench::write(&rows, args.json, &mut std::io::stdout().lock())?;
-    Ok(())
-}
-
 fn bench_transfer(args: TransferArgs) -> Result<()> {
     setup::rivals()?;
     let options = bench::transfer::Options {
@@ -292,6 +276,22 @@ fn bench_idle(args: IdleArgs) -> Result<()> {
         time: std::time::Duration::from_secs(args.minutes * 60),
     };
     let rows = bench::idle::rows(&options)?;
+    bench::write(&rows, args.json, &mut std::io::stdout().lock())?;
+    Ok(())
+}
+
+fn bench_cache(args: CacheArgs) -> Result<()> {
+    setup::prepare()?;
+    let qk = match args.qk {
+        Some(qk) => std::path::absolute(qk)?,
+        None => cargo::build("qk", &["--package", "qk", "--release"])?,
+    };
+    setup::toolchain(&qk)?;
+    let options = bench::cache::Options {
+        package: args.package,
+        clients: args.clients,
+    };
+    let rows = bench::cache::rows(&qk, &options)?;
     bench::write(&rows, args.json, &mut std::io::stdout().lock())?;
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! A cache and many clients at once: how evenly they are served, and what it costs upstream.
 
+use std::net::Ipv4Addr;
 use std::path::Path;
 use std::thread;
 use std::time::Instant;
@@ -30,7 +31,7 @@ pub struct Options {
 /// # Errors
 /// When a program that is measured fails, or not all artifacts came from the network.
 pub fn rows(qk: &Path, options: &Options) -> Result<Vec<Row>> {
-    let mut lab = Lab::start(qk, &options.package)?;
+    let mut lab = Lab::start(qk, &options.package, Ipv4Addr::LOCALHOST.into())?;
     let cache = lab.client()?;
     let parent = lab.start_cache(&cache)?;
     let clients: Vec<String> = (0..options.clients)
