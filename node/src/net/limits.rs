@@ -229,8 +229,9 @@ impl Limits {
     pub fn cache() -> Self {
         let server = Self::server();
         Self {
-            pending_in_max: 256,
-            pending_in_per_prefix_max: 256,
+            // A hundred clients that begin at once are no crowd.
+            pending_in_max: 1024,
+            pending_in_per_prefix_max: 1024,
             per_prefix_max: server.established_in_max,
             prefix_rate_factor: 64.0,
             ..server
