@@ -21,7 +21,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::super::behaviour::{Behaviour, Lanes, OnLane, serving};
 use super::super::download::{DownloadError, DownloadOptions, Progress, download};
 use super::super::lane::Lane;
-use super::super::part::{Finished, Part};
+use super::super::part::{Finished, Part, PartError};
 use super::super::serve::{Blobs, Held, ServeLimits, Server, read_request};
 use super::super::source::Source;
 use super::super::test_bytes;
@@ -296,7 +296,13 @@ impl Client {
             sender.send(provider.peer.into()).await.expect("has room");
         }
         drop(sender);
-        let part = Part::open(self.parts.path(), blob)?;
+        // What a download before this one verifies last holds its lock until that is done.
+        let part = loop {
+            match Part::open(self.parts.path(), blob) {
+                Err(PartError::Locked { .. }) => tokio::time::sleep(Duration::from_millis(1)).await,
+                opened => break opened?,
+            }
+        };
         let options = DownloadOptions {
             stall_max: self.stall_max,
             ..DownloadOptions::default()

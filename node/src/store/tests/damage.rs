@@ -225,7 +225,7 @@ fn a_damaged_copy_of_a_header_is_named_and_mended() {
     }
 }
 
-/// What a flipped bit in sled's file did in one of fifty tries: rows are missing, and nothing tells.
+/// What a flipped bit in sled's file did in one of some three hundred tries: rows are missing, and nothing tells.
 #[test]
 fn an_index_that_lost_rows_is_noticed_when_it_is_opened() {
     let dir = dir();
