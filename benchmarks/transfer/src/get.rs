@@ -126,7 +126,8 @@ async fn unverified(
     peers: &[PeerId],
     lanes_each: usize,
 ) -> Result<Taken> {
-    let dir = store.part_dir(&blob.root())?;
+    let dir = Store::parts_in(store.dir())?.join(blob.root().to_string());
+    std::fs::create_dir(&dir)?;
     let data = File::create_new(dir.join("data.tar"))?;
     data.set_len(blob.size())?;
     let outboard = File::create_new(dir.join("outboard.obao4"))?;
@@ -174,13 +175,13 @@ async fn pull(
         lane.ask(&request(&files.blob, unit)).await?;
     }
     for unit in units {
-        let wire = lane.answer().await?;
+        let pulled = lane.answer().await?;
         if let Some(next) = ahead.next() {
             lane.ask(&request(&files.blob, next)).await?;
         }
-        taken.wire_bytes += wire.len() as u64;
+        taken.wire_bytes += u64::from(pulled.received());
         let files = Arc::clone(&files);
-        writing.spawn_blocking(move || files.write(unit, &wire));
+        writing.spawn_blocking(move || files.write(unit, &pulled.unpack()?));
     }
     while let Some(written) = writing.join_next().await {
         taken.bytes += written??;

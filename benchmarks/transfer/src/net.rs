@@ -4,7 +4,7 @@ use std::future::ready;
 
 use anyhow::{Context, Result};
 use qk_node::blocks::behaviour::OnLane;
-use qk_node::net::{Limits, Multiaddr, Net, NetConfig, identity_of};
+use qk_node::net::{Limits, Multiaddr, NatConfig, Net, NetConfig, identity_of};
 use qk_protocol::hash::NetworkId;
 
 /// A node that asks for nothing and answers nothing but blocks.
@@ -22,6 +22,7 @@ pub async fn start(on_lane: Option<OnLane>) -> Result<Net> {
         external: Vec::new(),
         bootstrap: Vec::new(),
         server: on_lane.is_some(),
+        nat: NatConfig::default(),
         lan: None,
         pre_shared: None,
         quic: false,
