@@ -1,6 +1,6 @@
 //! Carries out a fetch: from the store if it is there and proven, otherwise from the network.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,33 +9,28 @@ use std::time::{Duration, Instant};
 use qk_protocol::blocks::{BLOCK_BYTES, Blob, RangeError};
 use qk_protocol::candidate::{Candidate, Wanted};
 use qk_protocol::decide::{Decision, Held, Trusted};
-use qk_protocol::fetch::{Decided, Fetch, FetchIn, FetchOut, Want};
+use qk_protocol::fetch::{Decided, Fetch, Want};
 use qk_protocol::hash::{NetworkId, Root};
-use qk_protocol::message::{Contact, NodeId, Reply, Request};
+use qk_protocol::message::Contact;
 use qk_protocol::policy::Policy;
-use qk_protocol::time::Machine;
-use qk_protocol::transfer::Why;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::here::{INSTALL_TIME, archive};
-use super::member::{Member, next, now, unix_now};
+use super::looking::{Looking, Parents};
+use super::member::{Member, unix_now};
 use super::{Node, NodeError};
 use crate::blocks::download::{self, DownloadError, DownloadOptions, Progress};
 use crate::blocks::part::{Finished, Part, PartError};
 use crate::blocks::source::Source;
 use crate::manners::Whose;
-use crate::net::limits::{PUNCH_SETTLE_TIME, PUNCH_TIME_MAX};
-use crate::net::{AskError, Kept, PeerId};
+use crate::net::{AskError, PeerId};
 use crate::store::{Keep, Store};
 
 /// Providers that wait to be asked.
 const PROVIDERS_PENDING_MAX: usize = 64;
-
-/// How long a provider may take to accept a connection.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Providers without a connection that an error names.
 const UNREACHED_MAX: usize = 3;
@@ -47,10 +42,6 @@ const PART_POLL: Duration = Duration::from_millis(100);
 const LAN_PATIENCE: Duration = Duration::from_millis(300);
 /// The same where nobody else answered.
 const LAN_PATIENCE_ALONE: Duration = Duration::from_millis(2500);
-/// How often a parent may ask to come again, without having given anything meanwhile, until others
-/// are asked for blocks.
-const PARENT_BUSY_MAX: u32 = 3;
-
 /// What is to be fetched, and how.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -586,211 +577,6 @@ impl Node {
             waited = true;
             tokio::time::sleep(PART_POLL).await;
         }
-    }
-}
-
-/// A look-up under way.
-struct Looking {
-    member: Arc<Member>,
-    parents: BTreeSet<NodeId>,
-    machine: Fetch,
-    asking: JoinSet<FetchIn>,
-}
-
-impl Looking {
-    /// Asks until there is a decision, which comes with the providers named so far.
-    async fn until_decided(&mut self, held: Vec<Held>) -> (Box<Decided>, Vec<Contact>) {
-        let mut input = FetchIn::Start(held);
-        loop {
-            let out = self.step(input);
-            let mut decision = None;
-            let mut named = Vec::new();
-            for one in out {
-                match one {
-                    FetchOut::Decided(decided) => decision = Some(decided),
-                    FetchOut::Provider(contact) => named.push(contact),
-                    FetchOut::Ask(..) | FetchOut::NoMoreProviders => {}
-                }
-            }
-            if let Some(decided) = decision {
-                return (decided, named);
-            }
-            input = self.next().await;
-        }
-    }
-
-    /// Connects with providers and names them, until nobody is left to ask for more. Where a parent
-    /// may give it, the others are named only when the parents are given up: what a cache fetches for
-    /// all is fetched once. Connections are kept as long as the answer lives.
-    async fn name_providers(
-        &mut self,
-        named: Vec<Contact>,
-        providers: &mpsc::Sender<Source>,
-        given_up: &CancellationToken,
-        on_unreached: &(dyn Fn(PeerId, AskError) + Send + Sync),
-    ) -> Vec<Kept> {
-        let mut connecting = JoinSet::new();
-        let (parents, mut others): (Vec<_>, Vec<_>) = named
-            .into_iter()
-            .partition(|contact| self.parents.contains(&contact.node));
-        if parents.is_empty() {
-            given_up.cancel();
-        }
-        for contact in parents {
-            self.connect(contact, providers, given_up, &mut connecting);
-        }
-        while !self.asking.is_empty() || !given_up.is_cancelled() || !others.is_empty() {
-            if given_up.is_cancelled() {
-                for contact in others.drain(..) {
-                    self.connect(contact, providers, given_up, &mut connecting);
-                }
-            }
-            tokio::select! {
-                () = given_up.cancelled(), if !others.is_empty() || self.asking.is_empty() => {}
-                input = next(&mut self.asking, self.machine.deadline()),
-                    if !self.asking.is_empty() =>
-                {
-                    for one in self.step(input.unwrap_or(FetchIn::Tick)) {
-                        if let FetchOut::Provider(contact) = one {
-                            others.push(contact);
-                        }
-                    }
-                }
-            }
-        }
-        let mut kept = Vec::new();
-        for connected in connecting.join_all().await.into_iter().flatten() {
-            match connected {
-                Ok(one) => kept.push(one),
-                Err((peer, error)) => on_unreached(peer, error),
-            }
-        }
-        kept
-    }
-
-    fn connect(
-        &self,
-        contact: Contact,
-        providers: &mpsc::Sender<Source>,
-        given_up: &CancellationToken,
-        connecting: &mut JoinSet<Option<Result<Kept, (PeerId, AskError)>>>,
-    ) {
-        let (member, providers) = (self.member.clone(), providers.clone());
-        let is_parent = self.parents.contains(&contact.node);
-        let given_up = given_up.clone();
-        connecting.spawn(async move {
-            let named = name(&member, &contact, &providers).await;
-            if is_parent && !matches!(named, Some(Ok(_))) {
-                given_up.cancel();
-            }
-            named
-        });
-    }
-
-    /// Feeds the machine and asks whom it wants asked; the rest is returned.
-    fn step(&mut self, input: FetchIn) -> Vec<FetchOut> {
-        let mut out = Vec::new();
-        self.machine.handle(input, now(), &mut out);
-        for one in &out {
-            if let FetchOut::Ask(contact, request) = one {
-                self.ask(contact.clone(), request.clone());
-            }
-        }
-        out
-    }
-
-    fn ask(&mut self, contact: Contact, request: Request) {
-        let member = self.member.clone();
-        let time = self.machine.time_of(&contact.node);
-        self.asking.spawn(async move {
-            let reply: Option<Reply> = member.ask(&contact, &request, time).await;
-            match reply {
-                Some(reply) => FetchIn::Reply(contact.node, reply),
-                None => FetchIn::Failed(contact.node),
-            }
-        });
-    }
-
-    async fn next(&mut self) -> FetchIn {
-        next(&mut self.asking, self.machine.deadline())
-            .await
-            .unwrap_or(FetchIn::Tick)
-    }
-}
-
-/// Connects with a provider and names it; none if that fails.
-async fn name(
-    member: &Member,
-    contact: &Contact,
-    providers: &mpsc::Sender<Source>,
-) -> Option<Result<Kept, (PeerId, AskError)>> {
-    let (net, contact) = (member.net()?, member.to_dial(contact)?);
-    let peer = contact.peer;
-    // Marked before it is dialled, so that nothing closes the connection in between.
-    let kept = net.keep(peer);
-    let time = match contact.is_behind_relays() {
-        true => PUNCH_TIME_MAX,
-        false => CONNECT_TIMEOUT,
-    };
-    let mut connected = net.connect(contact.clone(), time).await;
-    if connected.is_ok() && contact.is_behind_relays() {
-        // Both sides dialled each other at several addresses, and each keeps what came about
-        // first of its own: a lane on one of the others would break.
-        tokio::time::sleep(PUNCH_SETTLE_TIME).await;
-        connected = net.connect(contact, time).await;
-    }
-    match connected {
-        Ok(()) => {
-            providers.send(peer.into()).await.ok()?;
-            Some(Ok(kept))
-        }
-        Err(error) => Some(Err((peer, error))),
-    }
-}
-
-/// When to give up the parents as providers, so that others are asked, too.
-struct Parents {
-    parents: Vec<Source>,
-    /// How often they asked to come again since they last gave something.
-    busy: u32,
-    given_up: CancellationToken,
-}
-
-impl Parents {
-    fn new(parents: &BTreeSet<NodeId>, given_up: CancellationToken) -> Self {
-        let peers = parents
-            .iter()
-            .filter_map(|node| PeerId::from_bytes(&node.0).ok())
-            .map(Source::Peer);
-        Self {
-            parents: peers.collect(),
-            busy: 0,
-            given_up,
-        }
-    }
-
-    fn gave(&mut self, from: &Source) {
-        if self.parents.contains(from) {
-            self.busy = 0;
-        }
-    }
-
-    /// Says whether this one is only to be asked again.
-    fn failed(&mut self, from: &Source, why: Why) -> bool {
-        if !self.parents.contains(from) {
-            return false;
-        }
-        // Asked again at once, in another form.
-        if why == Why::NotSpoken {
-            return true;
-        }
-        let is_busy = why == Why::Busy;
-        self.busy += u32::from(is_busy);
-        let waits = is_busy && self.busy < PARENT_BUSY_MAX;
-        if !waits {
-            self.given_up.cancel();
-        }
-        waits
     }
 }
 

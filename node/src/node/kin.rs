@@ -155,6 +155,8 @@ impl Member {
             .filter(|one| one.peer == peer)
             .flat_map(|one| &one.connections);
         connections.clone().count() > 0
-            && connections.clone().all(|one| super::is_local(&one.address))
+            && connections
+                .clone()
+                .all(|one| super::up::is_local(&one.address))
     }
 }

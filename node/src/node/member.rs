@@ -249,7 +249,7 @@ impl Member {
         };
         if let (Some(cache), Request::Get(get)) = (&self.cache, &request)
             && get.bits == 256
-            && (cache.config.everybody || joined.secret.is_some() || super::is_local(&observed))
+            && (cache.config.everybody || joined.secret.is_some() || super::up::is_local(&observed))
         {
             cache.look(&self, get.point).await;
         }
