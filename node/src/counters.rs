@@ -98,6 +98,31 @@ impl Counters {
         self.fetches.get_or_create(&[("outcome", word)]).inc();
     }
 
+    /// Bytes of answers about blocks.
+    pub fn sent_bytes(&self) -> u64 {
+        self.blocks_sent_bytes.get()
+    }
+
+    /// Bytes of artifacts that came, verified.
+    pub fn received_bytes(&self) -> u64 {
+        self.blocks_received_bytes.get()
+    }
+
+    /// Requests for blocks that were answered with blocks.
+    pub fn blocks_given(&self) -> u64 {
+        self.blocks_requests
+            .get_or_create(&[("status", "ok")])
+            .get()
+    }
+
+    /// Requests of the index that were requests.
+    pub fn index_answered(&self) -> u64 {
+        let kinds = INDEX_KINDS.iter().filter(|kind| **kind != "malformed");
+        let counted =
+            |kind: &&'static str| self.index_requests.get_or_create(&[("kind", *kind)]).get();
+        kinds.map(counted).sum()
+    }
+
     /// Makes all counters part of a registry.
     pub fn register(&self, registry: &mut Registry) {
         registry.register_with_unit(

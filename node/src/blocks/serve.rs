@@ -152,7 +152,6 @@ pub struct Server {
     crowd: Arc<Crowd>,
     lanes: Mutex<BTreeMap<PeerId, usize>>,
     sent_bytes: AtomicU64,
-    answered: AtomicU64,
     counters: Counters,
 }
 
@@ -189,7 +188,6 @@ impl Server {
             limits,
             lanes: Mutex::default(),
             sent_bytes: AtomicU64::new(0),
-            answered: AtomicU64::new(0),
             counters,
         })
     }
@@ -202,11 +200,6 @@ impl Server {
     /// Peers with a lane.
     pub fn readers(&self) -> usize {
         self.lanes_by_peer().len()
-    }
-
-    /// Requests that were answered with blocks, since the start.
-    pub fn answered(&self) -> u64 {
-        self.answered.load(Ordering::Relaxed)
     }
 
     /// Bytes of answers that were sent whole, since the start.
@@ -361,14 +354,13 @@ impl Server {
         if let Some(mut grant) = answer.grant {
             for piece in answer.wire.chunks(grant.piece_bytes()) {
                 grant.take(piece.len()).await;
+                // The owner's rate made it wait, not the reader.
+                place.renew();
                 self.in_time(stream.write_all(piece)).await?;
                 place.renew();
             }
         }
         self.in_time(stream.flush()).await?;
-        if answer.status == Status::Ok {
-            self.answered.fetch_add(1, Ordering::Relaxed);
-        }
         self.sent_bytes
             .fetch_add(answer.wire.len() as u64, Ordering::Relaxed);
         Ok(())

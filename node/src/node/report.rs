@@ -15,8 +15,8 @@ use super::fetch::{FetchError, FetchSpec, OnEvent};
 use super::member::{Found, Member, unix_now};
 use super::{Node, NodeError};
 use crate::control::{
-    Artifact, Cleaned, ConnectionReport, FetchReport, FindReport, FindSpec, NetworkStatus,
-    PeerReport, ReachStatus, Status, StoreStatus,
+    Artifact, Cleaned, ConnectionReport, Counters, FetchReport, FindReport, FindSpec,
+    NetworkStatus, PeerReport, ReachStatus, Status, StoreStatus,
 };
 use crate::home::HomeError;
 use crate::manners::{Manners, PauseReason};
@@ -47,7 +47,13 @@ impl Node {
             store: self.store_status().await?,
             share: self.manners.status(),
             paused: self.manners.reasons(),
-            counters: self.traffic.counters(),
+            counters: Counters {
+                sent_bytes: self.counters().sent_bytes(),
+                received_bytes: self.counters().received_bytes(),
+                requests_answered: self.counters().index_answered(),
+                blocks_answered: self.counters().blocks_given(),
+                readers: self.traffic.readers(),
+            },
             downloads: self.traffic.downloads(),
             announced: self.traffic.last_announced(),
         })

@@ -1,4 +1,4 @@
-//! What goes in and out of a node, counted where it happens.
+//! What a node does now, for its status.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -9,15 +9,13 @@ use qk_protocol::key::Release;
 
 use super::fetch::FetchEvent;
 use crate::blocks::serve::Server;
-use crate::control::{Counters, DownloadStatus};
+use crate::control::DownloadStatus;
 
-/// The counters of a node, from its start on.
+/// Who serves, what is downloaded, what was announced.
 #[derive(Debug, Default)]
 pub(super) struct Traffic {
-    /// One for each network, those that were left included: what they sent stays sent.
+    /// One for each network.
     servers: Mutex<Vec<Arc<Server>>>,
-    requests_answered: AtomicU64,
-    received_bytes: AtomicU64,
     announced: AtomicUsize,
     downloads: Mutex<BTreeMap<u64, Download>>,
     next_download: AtomicU64,
@@ -37,10 +35,6 @@ impl Traffic {
         locked(&self.servers).push(server);
     }
 
-    pub(super) fn answered(&self) {
-        self.requests_answered.fetch_add(1, Ordering::Relaxed);
-    }
-
     /// How many artifacts the networks were told last that this node has.
     pub(super) fn announced(&self, artifacts: usize) {
         self.announced.store(artifacts, Ordering::Relaxed);
@@ -55,16 +49,10 @@ impl Traffic {
         }
     }
 
-    pub(super) fn counters(&self) -> Counters {
+    /// Peers that have a lane open now, each network's counted by itself.
+    pub(super) fn readers(&self) -> usize {
         let servers = locked(&self.servers);
-        let sum = |of: fn(&Server) -> u64| servers.iter().map(|server| of(server)).sum();
-        Counters {
-            sent_bytes: sum(Server::sent_bytes),
-            received_bytes: self.received_bytes.load(Ordering::Relaxed),
-            requests_answered: self.requests_answered.load(Ordering::Relaxed),
-            blocks_answered: sum(Server::answered),
-            readers: servers.iter().map(|server| server.readers()).sum(),
-        }
+        servers.iter().map(|server| server.readers()).sum()
     }
 
     pub(super) fn downloads(&self) -> Vec<DownloadStatus> {
@@ -107,9 +95,6 @@ impl Watched<'_> {
                 downloads.insert(self.number, download);
             }
             FetchEvent::Verified { bytes } => {
-                self.traffic
-                    .received_bytes
-                    .fetch_add(*bytes, Ordering::Relaxed);
                 if let Some(download) = downloads.get_mut(&self.number) {
                     download.here_bytes += bytes;
                     download.received_bytes += bytes;
@@ -159,10 +144,5 @@ mod tests {
         assert_eq!(counted, (100, 40, 30));
         drop(watched);
         assert!(traffic.downloads().is_empty());
-        assert_eq!(
-            traffic.counters().received_bytes,
-            30,
-            "what came stays counted"
-        );
     }
 }

@@ -86,17 +86,8 @@ impl Node {
             );
         }
         let config = self.net_config(member, &joined, listening.addresses)?;
-        let (answering, traffic) = (member.clone(), self.traffic.clone());
-        let answer = move |peer, observed, bytes| {
-            let (answering, traffic) = (answering.clone(), traffic.clone());
-            async move {
-                let reply = answering.answer(peer, observed, bytes).await;
-                if !reply.is_empty() {
-                    traffic.answered();
-                }
-                reply
-            }
-        };
+        let answering = member.clone();
+        let answer = move |peer, observed, bytes| answering.clone().answer(peer, observed, bytes);
         // Only a node that holds the store open serves from it.
         let hold = self.options.hold;
         let serve = hold.then(|| serving(member.server(|| self.server(member))));
