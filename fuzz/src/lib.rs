@@ -14,7 +14,10 @@ use std::io::Cursor;
 
 use ed25519_dalek::SigningKey;
 use qk_protocol::archive::{self, Contents, EntryKind, Limits, Reader};
+use qk_protocol::bundle::Bundle;
 use qk_protocol::key::ArtifactKey;
+use qk_protocol::manifest::draft::Draft;
+use qk_protocol::manifest::membership::Membership;
 use qk_protocol::manifest::{Manifest, Network, NetworkFile};
 use qk_protocol::message::{Reply, Request};
 use qk_protocol::statement::{STATEMENT_BYTES_MAX, Statement};
@@ -26,12 +29,15 @@ pub type Target = fn(&[u8]) -> bool;
 /// All targets, by the names of their files and seeds.
 pub const TARGETS: &[(&str, Target)] = &[
     ("archive", archive),
+    ("bundle", bundle),
     ("canonical", canonical),
     ("contents", contents),
+    ("draft", draft),
     ("dsse", dsse),
     ("inspect", inspect),
     ("key", key),
     ("manifest", manifest),
+    ("membership", membership),
     ("network", network),
     ("reply", reply),
     ("request", request),
@@ -69,6 +75,36 @@ pub fn archive(data: &[u8]) -> bool {
     let written = archive::write(&mut out, &contents, &lock, &licenses, open).unwrap();
     assert_eq!(written, identity);
     assert!(out == data);
+    true
+}
+
+/// A bundle: what is verified is written as the same bytes, and can be decided about.
+pub fn bundle(data: &[u8]) -> bool {
+    let Ok(bundle) = Bundle::parse(data) else {
+        return false;
+    };
+    assert_eq!(bundle.to_bytes().unwrap(), data);
+    let now = bundle.network().timestamp().expires;
+    assert!(bundle.decide(Some(bundle.network()), None, now).is_ok());
+    true
+}
+
+/// A version of a manifest in the making.
+pub fn draft(data: &[u8]) -> bool {
+    let Ok(draft) = Draft::parse(data) else {
+        return false;
+    };
+    assert_eq!(Draft::parse(&draft.to_bytes()).unwrap(), draft);
+    assert_eq!(draft.clone().merge(draft.clone()).unwrap(), draft);
+    true
+}
+
+/// A request to become a member of a network.
+pub fn membership(data: &[u8]) -> bool {
+    let Ok(membership) = Membership::read(data) else {
+        return false;
+    };
+    assert!(!membership.keys.is_empty());
     true
 }
 

@@ -48,6 +48,9 @@ pub enum DsseError {
     /// Signatures in another order than that of their keys.
     #[error("envelope: the signature by key {0} is out of order")]
     Order(PublicKey),
+    /// Two envelopes that are to be put together carry different things.
+    #[error("envelope: the payloads differ")]
+    Payloads,
     /// A signature does not verify with the key that it names.
     #[error("envelope: the signature by key {0} is wrong")]
     Signature(PublicKey),
@@ -107,14 +110,34 @@ pub fn cosign(
     keys: &[&SigningKey],
 ) -> Result<Vec<u8>, DsseError> {
     let signed = verify(envelope, payload_type, bytes_max)?;
-    let mut whole: Envelope = canonical::from_bytes(envelope, bytes_max)?;
-    let added: BTreeSet<PublicKey> = keys.iter().map(|key| public_key(key)).collect();
-    let more: Envelope =
-        canonical::from_bytes(&sign(payload_type, &signed.payload, keys), usize::MAX)?;
-    whole
-        .signatures
-        .retain(|signature| !added.contains(&signature.keyid));
-    whole.signatures.extend(more.signatures);
+    let more = sign(payload_type, &signed.payload, keys);
+    match keys {
+        [] => Ok(envelope.to_vec()),
+        _ => merge(envelope, &more, payload_type, bytes_max),
+    }
+}
+
+/// One envelope with the signatures of both; where both have one by the same key, `other`'s.
+///
+/// # Errors
+/// When one of them does not verify, or their payloads differ.
+pub fn merge(
+    one: &[u8],
+    other: &[u8],
+    payload_type: &'static str,
+    bytes_max: usize,
+) -> Result<Vec<u8>, DsseError> {
+    let read = |bytes| -> Result<Envelope, DsseError> {
+        verify(bytes, payload_type, bytes_max)?;
+        Ok(canonical::from_bytes(bytes, bytes_max)?)
+    };
+    let (mut whole, mut more) = (read(one)?, read(other)?);
+    if whole.payload != more.payload {
+        return Err(DsseError::Payloads);
+    }
+    let again = |keyid| more.signatures.iter().any(|one| one.keyid == keyid);
+    whole.signatures.retain(|one| !again(one.keyid));
+    whole.signatures.append(&mut more.signatures);
     whole.signatures.sort_by_key(|signature| signature.keyid);
     let bytes = canonical::to_bytes(&whole)?;
     verify(&bytes, payload_type, bytes_max)?;
@@ -215,6 +238,10 @@ mod tests {
         let one = sign(TYPE, b"payload", &[&key(1)]);
         let two = cosign(&one, TYPE, 10_000, &[&key(2), &key(1)]).unwrap();
         assert_eq!(two, sign(TYPE, b"payload", &[&key(2), &key(1)]));
+        let other = sign(TYPE, b"payload", &[&key(2)]);
+        assert_eq!(merge(&one, &other, TYPE, 10_000).unwrap(), two);
+        let differs = merge(&one, &sign(TYPE, b"other", &[&key(2)]), TYPE, 10_000);
+        assert!(matches!(differs, Err(DsseError::Payloads)));
         let signed = verify(&two, TYPE, 10_000).unwrap();
         assert_eq!(signed.payload, b"payload");
         assert_eq!(

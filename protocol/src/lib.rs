@@ -8,6 +8,7 @@
 
 pub mod archive;
 pub mod blocks;
+pub mod bundle;
 pub mod candidate;
 pub mod canonical;
 pub mod decide;

@@ -5,18 +5,26 @@
 //! key signs a [`Timestamp`] for at most seven days, past which nothing new is trusted. A
 //! [`Network`] is what came out of verifying a whole chain; there is no other way to make one.
 
+pub mod changes;
+pub mod draft;
+pub mod membership;
+mod timestamp;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use ed25519_dalek::SigningKey;
 use serde::{Deserialize, Serialize};
 
+pub use self::changes::Change;
 use crate::candidate::Build;
-use crate::canonical::{self, CanonicalError};
+use crate::canonical::CanonicalError;
 use crate::dsse::{self, DsseError};
 use crate::hash::{Blake3, Fields, KeyId, NetworkId, NetworkKey, PrincipalId, PublicKey, Root};
 use crate::key::{ArtifactKey, KeyError};
 use crate::policy::{NOBODY, Policy};
 use crate::time::UnixTime;
+
+pub use self::timestamp::Timestamp;
 
 /// A manifest's TOML may be this long.
 pub const MANIFEST_BYTES_MAX: usize = 256 * 1024;
@@ -30,11 +38,12 @@ pub const NETWORK_FILE_BYTES_MAX: usize = 3 * 512 * 1024;
 pub const MANIFEST_LIST_MAX: usize = 1024;
 /// Longest time that one timestamp may cover.
 pub const TIMESTAMP_SECONDS_MAX: u64 = 7 * 24 * 3600;
+/// So long before its end a timestamp that was not renewed is warned of.
+pub const TIMESTAMP_WARNING_SECONDS: u64 = 2 * 24 * 3600;
 /// How far a clock may be ahead of ours.
 pub const CLOCK_SKEW_SECONDS_MAX: u64 = 600;
 
 const MANIFEST_TYPE: &str = "application/vnd.qk.network+toml";
-const TIMESTAMP_TYPE: &str = "application/vnd.qk.timestamp+json";
 
 /// One version of a network's definition.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -168,22 +177,6 @@ pub struct Blocked {
     pub reason: String,
 }
 
-/// Says that a version of the manifest is the newest one for now.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Timestamp {
-    /// Which network.
-    pub network: NetworkId,
-    /// Which version.
-    pub version: u64,
-    /// BLAKE3 of that version's TOML.
-    pub digest: Blake3,
-    /// When it was signed.
-    pub issued: UnixTime,
-    /// When it ends, at most seven days later.
-    pub expires: UnixTime,
-}
-
 /// A chain of manifests and the newest timestamp, as they travel: JSON of envelopes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -268,9 +261,24 @@ pub enum ManifestError {
         /// Version known.
         have: u64,
     },
+    /// The timestamp's envelope is wrong, or its signature.
+    #[error("network timestamp: {0}")]
+    TimestampEnvelope(DsseError),
     /// The timestamp is of another manifest, not signed by the timestamp key, or covers too long.
     #[error("network timestamp: {0}")]
     Timestamp(&'static str),
+    /// A next version that is not one.
+    #[error("next version: {0}")]
+    Draft(&'static str),
+    /// Signed by somebody whose signature means nothing.
+    #[error("next version: key {0} is a root key neither of it nor of the version before")]
+    NoRootKey(PublicKey),
+    /// A request's envelope is wrong, or a signature.
+    #[error("request: {0}")]
+    RequestEnvelope(DsseError),
+    /// A request that is none.
+    #[error("request: {0}")]
+    Request(&'static str),
     /// A build names something unusable.
     #[error("network manifest: builds: {0}")]
     Build(#[from] KeyError),
@@ -408,40 +416,6 @@ impl Manifest {
     }
 }
 
-impl Timestamp {
-    /// Signs that `network`'s newest version is in force until `expires`, at most seven days.
-    pub fn sign(network: &Network, issued: UnixTime, seconds: u64, key: &SigningKey) -> String {
-        sign_timestamp(
-            network.id,
-            &network.manifest,
-            network.digest(),
-            issued,
-            seconds,
-            key,
-        )
-    }
-}
-
-fn sign_timestamp(
-    network: NetworkId,
-    manifest: &Manifest,
-    digest: Blake3,
-    issued: UnixTime,
-    seconds: u64,
-    key: &SigningKey,
-) -> String {
-    let timestamp = Timestamp {
-        network,
-        version: manifest.version,
-        digest,
-        issued,
-        expires: issued.plus(seconds.min(TIMESTAMP_SECONDS_MAX)),
-    };
-    let payload = canonical::to_bytes(&timestamp).expect("a timestamp is canonical");
-    let envelope = dsse::sign(TIMESTAMP_TYPE, &payload, &[key]);
-    String::from_utf8(envelope).expect("an envelope is JSON")
-}
-
 impl NetworkFile {
     /// Reads a file of at most [`NETWORK_FILE_BYTES_MAX`] bytes. Verifies nothing.
     ///
@@ -477,7 +451,7 @@ impl Network {
         let toml = manifest.to_toml()?;
         let id = network_id(toml.as_bytes());
         let digest = Blake3::of(toml.as_bytes());
-        let timestamp = sign_timestamp(
+        let timestamp = timestamp::sign(
             id,
             manifest,
             digest,
@@ -536,7 +510,7 @@ impl Network {
                 expected: 1,
             });
         };
-        let timestamp = read_timestamp(&file.timestamp, id, &manifest, digest)?;
+        let timestamp = timestamp::read(&file.timestamp, id, &manifest, digest)?;
         let observers = observers(&manifest);
         Ok(Self {
             id,
@@ -560,11 +534,7 @@ impl Network {
                 expected: self.id,
             });
         }
-        let continues = newer
-            .payloads()
-            .zip(self.payloads())
-            .all(|(one, other)| one == other);
-        if newer.manifest.version < self.manifest.version || !continues {
+        if newer.manifest.version < self.manifest.version || !newer.same_history(self) {
             return Err(ManifestError::Older {
                 got: newer.manifest.version,
                 have: self.manifest.version,
@@ -594,10 +564,22 @@ impl Network {
         now: UnixTime,
     ) -> Result<Self, ManifestError> {
         let envelope = next.sign(root_keys)?;
-        let digest = Blake3::of(next.to_toml()?.as_bytes());
+        self.grow(envelope, next, &next.to_toml()?, timestamp_key, now)
+    }
+
+    /// This chain with one more version, which `envelope` signs and whose bytes are `toml`.
+    fn grow(
+        &self,
+        envelope: String,
+        next: &Manifest,
+        toml: &str,
+        timestamp_key: &SigningKey,
+        now: UnixTime,
+    ) -> Result<Self, ManifestError> {
+        let digest = Blake3::of(toml.as_bytes());
         let mut file = self.file.clone();
         file.manifests.push(envelope);
-        file.timestamp = sign_timestamp(
+        file.timestamp = timestamp::sign(
             self.id,
             next,
             digest,
@@ -605,6 +587,12 @@ impl Network {
             TIMESTAMP_SECONDS_MAX,
             timestamp_key,
         );
+        // What nobody could read any more is not to be signed.
+        if file.to_bytes().len() > NETWORK_FILE_BYTES_MAX {
+            return Err(ManifestError::TooLarge {
+                bytes_max: NETWORK_FILE_BYTES_MAX,
+            });
+        }
         self.advance(file)
     }
 
@@ -642,6 +630,38 @@ impl Network {
     /// does not lie in the future by more than ten minutes.
     pub fn fresh(&self, now: UnixTime) -> bool {
         now <= self.timestamp.expires && self.timestamp.issued <= now.plus(CLOCK_SKEW_SECONDS_MAX)
+    }
+
+    /// When something is judged that cannot be renewed, such as a bundle: now, or the end of the
+    /// timestamp once that is past, the last moment that the network vouched for.
+    pub fn as_of(&self, now: UnixTime) -> UnixTime {
+        now.min(self.timestamp.expires)
+    }
+
+    /// Whether the shorter of two chains is the beginning of the other one.
+    pub fn same_history(&self, other: &Self) -> bool {
+        self.id == other.id
+            && (self.payloads().zip(other.payloads())).all(|(one, other)| one == other)
+    }
+
+    /// Seconds until the timestamp ends, if it is in force and this is to be warned of: a network
+    /// whose timestamp is renewed daily never comes that near.
+    pub fn ends_soon(&self, now: UnixTime) -> Option<u64> {
+        let left = self.timestamp.expires.since(now);
+        (self.fresh(now) && left <= TIMESTAMP_WARNING_SECONDS).then_some(left)
+    }
+
+    /// The version with this number, if the chain has it.
+    pub fn version(&self, number: u64) -> Option<Manifest> {
+        let index = usize::try_from(number.checked_sub(1)?).ok()?;
+        let payload = self.payloads().nth(index)??;
+        Manifest::parse(&payload).ok()
+    }
+
+    /// What was changed since an older version; nothing, if the chain does not have that.
+    pub fn changes_since(&self, number: u64) -> Vec<Change> {
+        let before = self.version(number);
+        before.map_or_else(Vec::new, |before| changes::changes(&before, &self.manifest))
     }
 
     /// What locations are keyed with: `derive_key("qk network key v1", id ‖ secret or nothing)`.
@@ -766,35 +786,6 @@ fn check_signers(
         });
     }
     Ok(())
-}
-
-fn read_timestamp(
-    envelope: &str,
-    id: NetworkId,
-    manifest: &Manifest,
-    digest: Blake3,
-) -> Result<Timestamp, ManifestError> {
-    let signed = dsse::verify(envelope.as_bytes(), TIMESTAMP_TYPE, 16 * 1024)?;
-    if !signed.signers.contains(&manifest.timestamp) {
-        return Err(ManifestError::Timestamp(
-            "not signed by the manifest's timestamp key",
-        ));
-    }
-    let timestamp: Timestamp = canonical::from_bytes(&signed.payload, 4096)?;
-    if timestamp.network != id
-        || timestamp.version != manifest.version
-        || timestamp.digest != digest
-    {
-        return Err(ManifestError::Timestamp(
-            "not of the newest version in the file",
-        ));
-    }
-    if timestamp.expires.since(timestamp.issued) > TIMESTAMP_SECONDS_MAX
-        || timestamp.expires < timestamp.issued
-    {
-        return Err(ManifestError::Timestamp("covers more than seven days"));
-    }
-    Ok(timestamp)
 }
 
 #[cfg(test)]

@@ -16,7 +16,10 @@ use std::sync::Arc;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use ed25519_dalek::{Signature, SigningKey, VerifyingKey};
+use qk_protocol::bundle::Bundle;
 use qk_protocol::candidate::Build;
+use qk_protocol::canonical;
+use qk_protocol::decide::Held;
 use qk_protocol::hash::{Blake3, Point, PrincipalId, PublicKey, Root, Sha256, StatementId};
 use qk_protocol::key::{self, ArtifactKey, Flags, Linker, Output, Rustc};
 use qk_protocol::manifest::{
@@ -457,6 +460,42 @@ fn networks() {
     );
     assert_eq!(timestamp["expires"], NOW.0 + 7 * 24 * 3600);
     assert_eq!(vector["committee"], json!(draw(&key)));
+}
+
+#[test]
+fn bundles() {
+    let mut key = artifact_key("x86_64-unknown-linux-gnu", Some("2.17"));
+    // Nobody is given other flags than the usual ones who did not ask for them.
+    key.flags.rustflags.clear();
+    let about = |statement: Statement| {
+        let body = statement.body().clone();
+        Statement::sign(network().id(), key.clone(), body, &secret(11)).unwrap()
+    };
+    let held: Vec<Held> = statements()
+        .into_values()
+        .map(|statement| Held {
+            statement: Arc::new(about(statement)),
+            stored: NOW,
+        })
+        .collect();
+    let made = Bundle::new(&network(), &key, &held).unwrap();
+    let vector = golden(
+        "bundle",
+        serde_json::from_slice(&made.to_bytes().unwrap()).unwrap(),
+    );
+    let bytes = canonical::to_bytes(&vector).unwrap();
+    assert_eq!(Bundle::parse(&bytes).unwrap(), made);
+    assert_eq!(made.to_bytes().unwrap(), bytes);
+    // The envelopes are those of the network file, as objects.
+    let file = network().file().clone();
+    assert_eq!(
+        [
+            vector["manifests"][0].to_string(),
+            vector["timestamp"].to_string()
+        ],
+        [file.manifests[0].clone(), file.timestamp]
+    );
+    assert_eq!(vector["statements"].as_array().unwrap().len(), 3);
 }
 
 /// The committee by sorting everybody by hand.

@@ -1,7 +1,9 @@
 use insta::assert_snapshot;
 use proptest::prelude::*;
 
+use super::timestamp::TIMESTAMP_TYPE;
 use super::*;
+use crate::canonical;
 use crate::policy::{Count, Group, Override};
 use crate::testing::{DAY, NOW, build, key, manifest, network, principal_id, public, secret};
 
@@ -199,7 +201,7 @@ fn timestamps() {
     assert_snapshot!(why(Network::verify(file)), @"network timestamp: not of the newest version in the file");
     let mut file = second.file().clone();
     file.timestamp = file.manifests[1].clone();
-    assert_snapshot!(why(Network::verify(file)), @r#"network manifest: envelope: payload type "application/vnd.qk.network+toml", expected "application/vnd.qk.timestamp+json""#);
+    assert_snapshot!(why(Network::verify(file)), @r#"network timestamp: envelope: payload type "application/vnd.qk.network+toml", expected "application/vnd.qk.timestamp+json""#);
 }
 
 #[test]
