@@ -81,7 +81,7 @@ pub(crate) struct FetchArgs {
     /// Use only what is on this machine
     #[arg(long)]
     pub offline: bool,
-    /// Ask the network even if this machine has a proven artifact
+    /// Ask the network for statements even if this machine has a proven artifact
     #[arg(long)]
     pub refresh: bool,
     /// Show where the time went
