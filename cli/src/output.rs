@@ -129,3 +129,13 @@ pub(crate) fn ago(seconds: u64) -> String {
         _ => format!("{} days ago", seconds / 86_400),
     }
 }
+
+/// How long something is, for a person.
+pub(crate) fn lasting(seconds: u64) -> String {
+    match seconds {
+        0..90 => format!("{seconds} s"),
+        90..5_400 => format!("{} min", seconds / 60),
+        5_400..172_800 => format!("{} h {} min", seconds / 3600, seconds % 3600 / 60),
+        _ => format!("{} days", seconds / 86_400),
+    }
+}

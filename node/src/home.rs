@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use ed25519_dalek::SigningKey;
 use qk_protocol::hash::{Blake3, NetworkId, NetworkKey};
-use qk_protocol::manifest::{ManifestError, NETWORK_FILE_BYTES_MAX, Network, NetworkFile};
+use qk_protocol::manifest::{Change, ManifestError, NETWORK_FILE_BYTES_MAX, Network, NetworkFile};
 use qk_protocol::policy::Policy;
 use qk_protocol::time::UnixTime;
 use serde::{Deserialize, Serialize};
@@ -47,6 +47,8 @@ pub struct Joined {
     /// Its place among the networks as the user put them: lower ones are asked first. Among equals
     /// private ones are, then those that were joined first.
     pub place: i64,
+    /// The newest version that the user was shown what it changes.
+    pub accepted: u64,
 }
 
 /// What the user configured: `config.toml`.
@@ -56,6 +58,9 @@ pub struct Config {
     /// A floor under every network's policy.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub policy: Option<Policy>,
+    /// Whether a newer version of a network that widens what is trusted counts only after `qk network
+    /// accept`: until then nothing new is trusted in that network.
+    pub confirm_changes: bool,
     /// Nodes to ask first, multiaddresses that end in a peer id.
     pub parent: Vec<String>,
     /// Where a node listens; empty for a free TCP port on all interfaces.
@@ -141,6 +146,9 @@ struct JoinedFile {
     secret: Option<String>,
     #[serde(default, skip_serializing_if = "is_zero")]
     place: i64,
+    /// Absent in files of older versions of qk: what was there then is known to the user.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    accepted: Option<u64>,
     network: NetworkFile,
 }
 
@@ -150,6 +158,16 @@ fn is_zero(place: &i64) -> bool {
 }
 
 impl Joined {
+    /// What the newest version widens, of which the user was not told yet.
+    pub fn news(&self) -> Vec<Change> {
+        if self.accepted >= self.network.manifest().version {
+            return Vec::new();
+        }
+        let mut changes = self.network.changes_since(self.accepted);
+        changes.retain(|change| change.widens);
+        changes
+    }
+
     /// What locations are keyed with in this network.
     pub fn key(&self) -> NetworkKey {
         self.network.key(self.secret.as_ref().map(Secret::bytes))
@@ -280,7 +298,8 @@ impl Home {
     }
 
     /// The signing key of this name, made on first use: `node` identifies the node, `observer` signs
-    /// statements, `root-<network>` manifests and `timestamp-<network>` timestamps.
+    /// statements, `root-<network>` and `root` manifests, `timestamp-<network>` and `timestamp`
+    /// timestamps.
     ///
     /// # Errors
     /// When the file cannot be read or written, or does not hold a key.
@@ -316,6 +335,17 @@ impl Home {
             why: "expected 64 hex digits: the secret half of an ed25519 key".to_owned(),
         })?;
         Ok(Some(SigningKey::from_bytes(&secret)))
+    }
+
+    /// The keys here that may be a network's: the one that was made with it, and this machine's own.
+    /// `what` is `root` or `timestamp`.
+    ///
+    /// # Errors
+    /// As [`existing_key`](Self::existing_key).
+    pub fn keys_for(&self, what: &str, id: NetworkId) -> Result<Vec<SigningKey>, HomeError> {
+        let names = [format!("{what}-{id}"), what.to_owned()];
+        let keys = names.iter().map(|name| self.existing_key(name));
+        keys.filter_map(Result::transpose).collect()
     }
 
     /// Keeps a signing key under a name. One that is there already is not replaced.
@@ -370,13 +400,42 @@ impl Home {
             let network = &one.network;
             (network.manifest().version, network.timestamp().issued)
         };
-        if read_joined(&path)?.is_some_and(|there| age(&there) > age(joined)) {
+        let there = read_joined(&path)?;
+        if there.as_ref().is_some_and(|there| age(there) > age(joined)) {
             return Ok(());
         }
+        let accepted = there.map_or(joined.accepted, |there| there.accepted.max(joined.accepted));
+        self.write_joined(&Joined {
+            accepted,
+            ..joined.clone()
+        })
+    }
+
+    /// Remembers that the user was told of everything up to this version of a network.
+    ///
+    /// # Errors
+    /// When the network is not joined, or its file cannot be read or written.
+    pub fn accept(&self, id: NetworkId, version: u64) -> Result<(), HomeError> {
+        let path = self.network_path(id);
+        let _one_at_a_time = self.lock_networks()?;
+        let there = read_joined(&path)?.ok_or_else(|| HomeError::Malformed {
+            path,
+            why: "this network is not joined".to_owned(),
+        })?;
+        self.write_joined(&Joined {
+            accepted: there.accepted.max(version),
+            ..there
+        })
+    }
+
+    /// The caller holds the lock.
+    fn write_joined(&self, joined: &Joined) -> Result<(), HomeError> {
+        let path = self.network_path(joined.network.id());
         let file = JoinedFile {
             joined: joined.joined,
             secret: joined.secret.as_ref().map(Secret::to_hex),
             place: joined.place,
+            accepted: Some(joined.accepted),
             network: joined.network.file().clone(),
         };
         let bytes = serde_json::to_vec_pretty(&file).map_err(|error| HomeError::Malformed {
@@ -496,6 +555,7 @@ fn read_joined(path: &Path) -> Result<Option<Joined>, HomeError> {
         error,
     })?;
     Ok(Some(Joined {
+        accepted: file.accepted.unwrap_or(network.manifest().version),
         network,
         joined: file.joined,
         secret,
@@ -551,6 +611,35 @@ mod tests {
             threads.into_iter().map(|one| one.join().unwrap()).collect()
         });
         assert!(keys.iter().all(|key| *key == keys[0]));
+    }
+
+    #[test]
+    fn what_the_user_was_told_stays_when_a_newer_version_comes() {
+        let lab = crate::control::tests::fixture::TestHome::new();
+        let id = lab.join("lab", &[]);
+        let joined = || lab.home.networks().unwrap().remove(0);
+        let first = joined();
+        assert_eq!((first.accepted, first.news().len()), (1, 0));
+        lab.rename(id, "laboratory");
+        let renamed = joined();
+        assert_eq!(renamed.accepted, 1);
+        assert!(renamed.news().is_empty(), "another name widens nothing");
+        lab.change(id, |next| next.policy.threshold = 1);
+        let news = joined().news();
+        assert_eq!(news.len(), 1);
+        assert_eq!(news[0].text, "principals that have to agree: 2 becomes 1");
+        lab.home.accept(id, 3).unwrap();
+        assert!(joined().news().is_empty());
+        // A node that has not heard of it keeps a newer timestamp.
+        lab.home.keep_network(&renamed).unwrap();
+        assert_eq!(joined().accepted, 3);
+        // A file of before.
+        let path = lab.home.network_path(id);
+        let mut file: serde_json::Value =
+            serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        file.as_object_mut().unwrap().remove("accepted");
+        fs::write(&path, serde_json::to_vec(&file).unwrap()).unwrap();
+        assert_eq!(joined().accepted, 3);
     }
 
     #[test]

@@ -23,7 +23,7 @@ pub(crate) fn of_problem(problem: &Problem) -> Failure {
             .verdict
             .as_ref()
             .map_or(Kind::Unproven, |verdict| of_decision(&verdict.decision)),
-        ProblemKind::NoNetwork | ProblemKind::Registry => Kind::Unproven,
+        ProblemKind::NoNetwork | ProblemKind::Registry | ProblemKind::NotAccepted => Kind::Unproven,
         ProblemKind::Target => Kind::NotFound,
         ProblemKind::Silent | ProblemKind::Download => Kind::Network,
         ProblemKind::Corrupt => Kind::Corrupt,

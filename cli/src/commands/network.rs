@@ -394,6 +394,7 @@ async fn keep(session: &Session, kept: Kept<'_>) -> Outcome {
         joined: known.as_ref().map_or_else(unix_now, |known| known.joined),
         place: place.unwrap_or_else(|| known.as_ref().map_or(0, |known| known.place)),
         secret: secret.or_else(|| known.and_then(|known| known.secret)),
+        accepted: network.manifest().version,
         network,
     };
     session.home.keep_network(&joined).map_err(failed)?;

@@ -48,6 +48,8 @@ pub enum ProblemKind {
     Target,
     /// The policy is not met; the verdict says whether it is unproven, disputed, stale or blocked.
     NotTrusted,
+    /// A network widened what is trusted, and its user has not accepted that.
+    NotAccepted,
     /// Nodes are known, but none answered.
     Silent,
     /// It is trusted, but could not be had.
@@ -119,6 +121,10 @@ impl From<FetchError> for Problem {
                 answered: Some(nodes(decided.answered)),
                 known: Some(nodes(decided.known)),
                 ..plain(ProblemKind::NotTrusted)
+            },
+            FetchError::NotAccepted { network, .. } => Self {
+                network: Some(network),
+                ..plain(ProblemKind::NotAccepted)
             },
             FetchError::Silent { network, known } => Self {
                 network: Some(network),

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use qk_protocol::decide::{Held, Line, Trusted};
 use qk_protocol::hash::{NetworkId, PublicKey, Root};
 use qk_protocol::key::{ArtifactKey, Release};
+use qk_protocol::manifest::Change;
 use qk_protocol::statement::{Statement, StatementError};
 use qk_protocol::time::UnixTime;
 use serde::{Deserialize, Serialize};
@@ -96,6 +97,12 @@ pub struct NetworkStatus {
     pub expires: UnixTime,
     /// Whether new trust may still be derived from it.
     pub fresh: bool,
+    /// Seconds until it ends, where that is to be warned of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ends_soon: Option<u64>,
+    /// What the newest version widens, of which the user was not told yet.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub news: Vec<Change>,
     /// Whether the node takes part in it at present: not while it is offline.
     pub online: bool,
     /// Addresses that the node listens on.

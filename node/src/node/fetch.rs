@@ -11,6 +11,7 @@ use qk_protocol::candidate::{Candidate, Wanted};
 use qk_protocol::decide::{Decision, Held, Trusted};
 use qk_protocol::fetch::{Decided, Fetch, Want};
 use qk_protocol::hash::{NetworkId, Root};
+use qk_protocol::manifest::Change;
 use qk_protocol::message::Contact;
 use qk_protocol::policy::Policy;
 use qk_protocol::statement::Statement;
@@ -160,6 +161,17 @@ pub enum FetchError {
         /// What was decided, and why.
         decided: Box<Decided>,
     },
+    /// Its manifest widened what is trusted, and the user wants to say yes to that first.
+    #[error(
+        "network {network} changed, and `confirm_changes` of the configuration says that this counts only once it is accepted: {}",
+        texts(changes)
+    )]
+    NotAccepted {
+        /// The network.
+        network: String,
+        /// What was widened.
+        changes: Vec<Change>,
+    },
     /// Nobody answered.
     #[error("none of the {known} known nodes of network {network} answered")]
     Silent {
@@ -287,6 +299,7 @@ impl Node {
             self.up(member).await?;
             self.catch_up(member).await?;
         }
+        self.check_accepted(member)?;
         let here = self.here(member, candidates.clone(), spec).await?;
         clock.end("store");
         if let Some(archive) = here.archive {
@@ -319,6 +332,22 @@ impl Node {
         let (candidates, held) = again;
         self.fetch_remote(member, candidates, held, asked, Stages::new())
             .await
+    }
+
+    /// Fails closed where the user wants to be asked before a manifest widens what is trusted.
+    fn check_accepted(&self, member: &Member) -> Result<(), FetchError> {
+        if !self.config().confirm_changes {
+            return Ok(());
+        }
+        let joined = member.joined();
+        let changes = joined.news();
+        if changes.is_empty() {
+            return Ok(());
+        }
+        Err(FetchError::NotAccepted {
+            network: joined.network.manifest().name.clone(),
+            changes,
+        })
     }
 
     async fn fetch_remote(
@@ -659,6 +688,11 @@ fn is_miss(error: &FetchError) -> bool {
         FetchError::Node(NodeError::Start(_) | NodeError::Secret(_)) => true,
         _ => false,
     }
+}
+
+fn texts(changes: &[Change]) -> String {
+    let texts: Vec<&str> = changes.iter().map(|change| change.text.as_str()).collect();
+    texts.join("; ")
 }
 
 fn not_trusted(member: &Member, decided: Decided) -> FetchError {

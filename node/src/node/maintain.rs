@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use ed25519_dalek::SigningKey;
 use qk_protocol::decide::Held;
+use qk_protocol::dsse::public_key;
 use qk_protocol::hash::{NetworkId, Point, Root};
 use qk_protocol::key::Linker;
 use qk_protocol::manifest::NetworkFile;
@@ -140,24 +142,31 @@ impl Node {
     /// Renews timestamps whose key is here, and takes newer manifests from others.
     ///
     /// # Errors
-    /// When a newer version cannot be kept.
+    /// For the first network for which something cannot be read or kept; the others are looked after.
     pub async fn refresh(&self) -> Result<(), NodeError> {
         // The owner may have signed a newer version, or joined a network, with another command: that
         // is known before anything is renewed. One bad file does not keep the others from it.
-        let reloaded = self.reload().await.map(drop);
+        let mut done = self.reload().await.map(drop);
         for member in self.members() {
-            self.renew(&member)?;
-            self.catch_up(&member).await?;
+            let renewed = self.renew(&member);
+            let caught_up = self.catch_up(&member).await;
+            done = done.and(renewed).and(caught_up);
         }
-        reloaded
+        done
     }
 
     /// Takes a newer manifest or timestamp from others, if they have one, and keeps it.
     pub(super) async fn catch_up(&self, member: &Arc<Member>) -> Result<(), NodeError> {
+        let version = member.joined().network.manifest().version;
         if let Some(newer) = member.refresh().await {
             self.home().keep_network(&newer)?;
             let manifest = newer.network.manifest();
             tracing::info!(network = %manifest.name, version = manifest.version, "took a newer manifest or timestamp");
+            if manifest.version > version {
+                for change in newer.network.changes_since(version) {
+                    tracing::info!(network = %manifest.name, "it says now: {}", change.text);
+                }
+            }
         }
         Ok(())
     }
@@ -168,14 +177,16 @@ impl Node {
         if unix_now().since(network.timestamp().issued) < RENEW_AFTER_SECONDS {
             return Ok(());
         }
-        let Some(key) = self
-            .home()
-            .existing_key(&format!("timestamp-{}", network.id()))?
-        else {
+        // A key that the manifest names no longer is not one to renew with.
+        let keys = self.home().keys_for("timestamp", network.id())?;
+        let named = |key: &SigningKey| public_key(key) == network.manifest().timestamp;
+        let Some(key) = keys.into_iter().find(named) else {
             return Ok(());
         };
         let renewed: NetworkFile = network.renew(&key, unix_now())?.file().clone();
-        self.advance(member.id(), renewed)
+        self.advance(member.id(), renewed)?;
+        tracing::info!(network = %network.manifest().name, "renewed the timestamp");
+        Ok(())
     }
 
     /// Looks again at the networks on disk: takes part in new ones and in those that could not be
@@ -196,7 +207,7 @@ impl Node {
         for joined in on_disk {
             let id = joined.network.id();
             if let Ok(member) = self.member(id) {
-                member.place(joined.place);
+                member.take_over(joined.place, joined.accepted);
             }
             match self.member(id) {
                 Ok(member) if member.joined().network == joined.network => {}

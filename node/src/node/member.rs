@@ -166,11 +166,13 @@ impl Member {
         self.watched.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Puts this network to another place among the others.
-    pub(super) fn place(&self, place: i64) {
+    /// Takes over what the user said of this network: its place among the others, and of which
+    /// version they were told.
+    pub(super) fn take_over(&self, place: i64, accepted: u64) {
         let mut joined = self.joined.write().unwrap_or_else(PoisonError::into_inner);
         *joined = Arc::new(Joined {
             place,
+            accepted,
             ..(**joined).clone()
         });
     }

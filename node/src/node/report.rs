@@ -253,6 +253,8 @@ async fn network_status(member: &Arc<Member>) -> NetworkStatus {
         version: manifest.version,
         expires: joined.network.timestamp().expires,
         fresh: joined.network.fresh(unix_now()),
+        ends_soon: joined.network.ends_soon(unix_now()),
+        news: joined.news(),
         online: false,
         listening: Vec::new(),
         peers: 0,

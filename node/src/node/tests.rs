@@ -1,5 +1,7 @@
 //! Nodes in this process that talk to each other over loopback.
 
+mod manifests;
+
 use std::sync::{Arc, Mutex};
 
 use qk_protocol::decide::Decision;
@@ -275,41 +277,6 @@ async fn an_entry_is_drawn_that_one_has_not_observed() {
     );
     assert_eq!(alice.draw(network).await.unwrap(), None);
     bob.shutdown().await;
-    alice.shutdown().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn newer_manifests_travel_from_node_to_node() {
-    let (home, network, alice) = publisher().await;
-    let bob_home = guest(&home, network);
-    let bob = run(&bob_home, &[address(&alice, network).await]).await;
-    home.rename(network, "laboratory");
-    // Alice has it on disk, and takes it from there.
-    alice.refresh().await.unwrap();
-    let name = |node: &Node| {
-        let joined = node.member(network).unwrap().joined();
-        joined.network.manifest().name.clone()
-    };
-    assert_eq!(name(&alice), "laboratory");
-    bob.refresh().await.unwrap();
-    assert_eq!(name(&bob), "laboratory");
-    let kept = bob_home.home.networks().unwrap();
-    assert_eq!(kept[0].network.manifest().version, 2);
-    bob.shutdown().await;
-    alice.shutdown().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_renewed_timestamp_never_replaces_a_newer_version() {
-    let (home, network, alice) = publisher().await;
-    let joined = alice.member(network).unwrap().joined();
-    let later = qk_protocol::time::UnixTime(unix_now().0 + 100);
-    let renewed = joined.network.renew(&key_of("clock"), later).unwrap();
-    // The owner signs version 2 with another command before this node has looked.
-    home.rename(network, "laboratory");
-    alice.advance(network, renewed.file().clone()).unwrap();
-    let kept = home.home.networks().unwrap();
-    assert_eq!(kept[0].network.manifest().version, 2);
     alice.shutdown().await;
 }
 

@@ -94,6 +94,7 @@ impl Two {
                 joined: unix_now(),
                 secret: Some(secret.clone()),
                 place: 0,
+                accepted: 1,
             };
             lab.home(name).keep_network(&joined).unwrap();
         }

@@ -41,6 +41,7 @@ impl Watched {
             joined: unix_now(),
             secret: None,
             place: 0,
+            accepted: 1,
             network,
         };
         lab.home(HOME).keep_network(&joined).unwrap();

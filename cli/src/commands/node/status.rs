@@ -14,7 +14,7 @@ use super::super::of_problem;
 use super::manners::{sharing, told};
 use crate::args::StatusArgs;
 use crate::failure::Outcome;
-use crate::output::{ago, bytes};
+use crate::output::{ago, bytes, lasting};
 use crate::session::{Session, stopped};
 
 /// How often a live view is renewed.
@@ -224,6 +224,8 @@ fn describe(status: &Status, rates: Option<Rates>, now: UnixTime) -> String {
         lines.extend(addresses.map(|address| row("", &format!("on {address}"))));
         let relayed = network.reach.relayed.iter();
         lines.extend(relayed.map(|address| row("", &format!("over {address}"))));
+        let news = network.news.iter();
+        lines.extend(news.map(|change| row("", &format!("new: {}", change.text))));
     }
     if status.networks.is_empty() {
         lines.push(row("network", "none joined: `qk join FILE|URL`"));
@@ -251,9 +253,13 @@ fn describe(status: &Status, rates: Option<Rates>, now: UnixTime) -> String {
 }
 
 fn describe_network(network: &NetworkStatus, running: bool, now: UnixTime) -> String {
-    let fresh = match network.fresh {
-        true => format!("fresh for {}", lasting(network.expires.since(now))),
-        false => format!("its timestamp ended {}", ago(now.since(network.expires))),
+    let fresh = match (network.fresh, network.ends_soon) {
+        (true, None) => format!("fresh for {}", lasting(network.expires.since(now))),
+        (true, Some(left)) => format!(
+            "ends in {} and was not renewed: nothing new is trusted then",
+            lasting(left)
+        ),
+        (false, _) => format!("its timestamp ended {}", ago(now.since(network.expires))),
     };
     let online = match network.online {
         true => format!(
@@ -375,16 +381,6 @@ fn row(name: &str, text: &str) -> String {
     format!("{name:9} {text}")
 }
 
-/// How long something is, for a person.
-fn lasting(seconds: u64) -> String {
-    match seconds {
-        0..90 => format!("{seconds} s"),
-        90..5_400 => format!("{} min", seconds / 60),
-        5_400..172_800 => format!("{} h {} min", seconds / 3600, seconds % 3600 / 60),
-        _ => format!("{} days", seconds / 86_400),
-    }
-}
-
 fn percent(part: u64, whole: u64) -> u128 {
     u128::from(part) * 100 / u128::from(whole).max(1)
 }
@@ -396,6 +392,7 @@ mod tests {
     use qk_node::manners::{PauseReason, ShareStatus, Traffic};
     use qk_node::store::Counts;
     use qk_protocol::hash::{Blake3, NetworkId, PublicKey};
+    use qk_protocol::manifest::Change;
 
     use super::*;
 
@@ -415,6 +412,8 @@ mod tests {
                 version: 3,
                 expires: UnixTime(1_000_000 + 6 * 86_400),
                 fresh: true,
+                ends_soon: None,
+                news: Vec::new(),
                 online: true,
                 listening: vec!["/ip4/192.0.2.1/tcp/4433".to_owned()],
                 peers: 3,
@@ -518,6 +517,24 @@ mod tests {
         ");
         assert_snapshot!(one_line(&status, None), @r"
         running for 2 h 13 min, 3 peers, 0 downloads, received 12.00 MiB, sent 33.00 MiB, store 120.00 MiB of 10.00 GiB, paused: on battery
+        ");
+    }
+
+    #[test]
+    fn a_network_that_ends_soon_and_trusts_more_than_it_did() {
+        let mut status = status();
+        status.networks[0].ends_soon = Some(86_400);
+        status.networks[0].news = vec![Change {
+            text: "principals that have to agree: 3 becomes 2".to_owned(),
+            widens: true,
+        }];
+        let text = describe(&status, None, UnixTime(1_000_000));
+        let network: Vec<&str> = text.lines().skip(1).take(4).collect();
+        assert_snapshot!(network.join("\n"), @r"
+        network   lab version 3, ends in 24 h 0 min and was not renewed: nothing new is trusted then, 3 peers, 12 known, reachability private
+                  on /ip4/192.0.2.1/tcp/4433
+                  over /ip4/198.51.100.1/tcp/4433/p2p/12D3KooWRelay
+                  new: principals that have to agree: 3 becomes 2
         ");
     }
 

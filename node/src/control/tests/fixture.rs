@@ -12,6 +12,7 @@ use qk_protocol::candidate::Wanted;
 use qk_protocol::dsse::public_key;
 use qk_protocol::hash::{Blake3, NetworkId, PrincipalId, Sha256};
 use qk_protocol::key::{ArtifactKey, Flags, Linker, Output, Rustc};
+use qk_protocol::manifest::draft::Draft;
 use qk_protocol::manifest::{
     Committee, KeyState, Manifest, Network, Principal, PrincipalKey, PrincipalRole, RootKeys,
 };
@@ -104,17 +105,16 @@ impl TestHome {
 
     /// Signs the next version of a joined network, with another name.
     pub(crate) fn rename(&self, id: NetworkId, name: &str) {
+        self.change(id, |next| next.name = name.to_owned());
+    }
+
+    /// Signs the next version of a joined network.
+    pub(crate) fn change(&self, id: NetworkId, change: impl FnOnce(&mut Manifest)) {
         let networks = self.home.networks().unwrap();
         let joined = networks.iter().find(|one| one.network.id() == id).unwrap();
-        let mut next = joined.network.manifest().clone();
-        next.network = Some(id);
-        next.version += 1;
-        next.name = name.to_owned();
-        let network =
-            joined
-                .network
-                .succeed(&next, &[&key_of("root")], &key_of("clock"), unix_now());
-        self.keep(network.unwrap());
+        let draft = Draft::begin(&joined.network, change).unwrap();
+        let signed = draft.sign(&[&key_of("root")]).unwrap();
+        self.keep(signed.complete(&key_of("clock"), unix_now()).unwrap());
     }
 
     /// Joins the same network as `other`.
@@ -126,6 +126,7 @@ impl TestHome {
 
     fn keep(&self, network: Network) {
         let joined = Joined {
+            accepted: 1,
             network,
             joined: unix_now(),
             secret: None,
