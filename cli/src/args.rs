@@ -1,9 +1,13 @@
 //! What can be typed.
 
+mod network;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use qk_node::manners::Size;
+
+pub(crate) use self::network::*;
 
 /// Fetch prebuilt Rust artifacts that independent rebuilders agree on, or build them yourself.
 #[derive(Debug, Parser)]
@@ -153,13 +157,30 @@ pub(crate) struct VerifyArgs {
     pub once: bool,
 }
 
-/// Show what was observed of a crate, and what the policy makes of it
+/// Show what was observed of a crate, and what the policy makes of it; now or, with a bundle, later
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  qk proofs hexyl@0.17.0")]
+#[command(
+    after_help = "Examples:\n  qk proofs hexyl@0.17.0\n  qk proofs hexyl@0.17.0 --export hexyl.qkproof\n  qk proofs --check hexyl.qkproof --network 5f21…\n\n\
+A bundle holds the network's manifests, its timestamp and what its principals stated. --check needs \
+neither a network nor the registry. It cannot tell whether a dissent was left out of the bundle, nor \
+what was taken back since, unless a newer manifest of the network is known here.\n\n\
+Exit codes of --check: 0 trusted, 2 usage, 11 unproven, or a network that is neither joined nor named, \
+12 disputed or blocked, 15 no bundle or tampered with, 17 stale"
+)]
 pub(crate) struct ProofsArgs {
-    /// NAME or NAME@VERSION
-    #[arg(value_name = "CRATE[@VER]")]
-    pub krate: CrateSpec,
+    /// NAME or NAME@VERSION; with --check the bundle has to be about it
+    #[arg(value_name = "CRATE[@VER]", required_unless_present = "check")]
+    pub krate: Option<CrateSpec>,
+    /// Write what decides into a file, to be checked later and elsewhere
+    #[arg(long, value_name = "FILE", conflicts_with = "check")]
+    pub export: Option<PathBuf>,
+    /// Decide from a bundle alone
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["features", "all_features", "no_default_features", "target"])]
+    pub check: Option<PathBuf>,
+    /// Which network: a joined one by name or fingerprint; with --check also the fingerprint of another
+    /// one, whose principals you believe
+    #[arg(long)]
+    pub network: Option<String>,
     #[command(flatten)]
     pub flags: FlagArgs,
     /// Target triple [default: this machine's]
@@ -322,105 +343,6 @@ fn seconds(text: &str) -> Result<u64, String> {
         _ => return Err(not()),
     };
     number.checked_mul(factor).ok_or_else(not)
-}
-
-/// Define a network, or look at one
-#[derive(Debug, Subcommand)]
-#[command(after_help = "Example:\n  qk network show")]
-pub(crate) enum NetworkCommand {
-    /// Define a network with this machine as its first principal, and join it
-    #[command(
-        after_help = "Example:\n  qk network new lab --bootstrap /ip4/192.0.2.1/tcp/4433 --output lab.qknet"
-    )]
-    New(NetworkNewArgs),
-    /// Add a principal, or one more key of one, and sign the next version
-    #[command(
-        after_help = "Example:\n  qk network add alice 5f21… --role verifier --output lab.qknet"
-    )]
-    Add(NetworkAddArgs),
-    /// Show a joined network: who belongs to it, what it builds with, what it asks for
-    #[command(after_help = "Example:\n  qk network show --output lab.qknet")]
-    Show(NetworkShowArgs),
-    /// Print this machine's own key, for whoever runs the network
-    #[command(after_help = "Examples:\n  qk network key\n  qk network key --node")]
-    Key(NetworkKeyArgs),
-    /// Show in which order networks are asked, or change it
-    #[command(
-        after_help = "Examples:\n  qk network order\n  qk network order work public\n\n\
-Without a given order private networks are asked before public ones, and those that were joined first\n\
-before others. The next one is asked only if the one before knows too little."
-    )]
-    Order(NetworkOrderArgs),
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct NetworkKeyArgs {
-    /// The key of the node, which stands for a mirror; not the one that signs what was observed
-    #[arg(long)]
-    pub node: bool,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct NetworkOrderArgs {
-    /// Networks by name or fingerprint, the first to be asked first; all others come after them
-    pub networks: Vec<String>,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct NetworkNewArgs {
-    /// A name for people
-    pub name: String,
-    /// Name of this machine's operator [default: the user's name]
-    #[arg(long)]
-    pub principal: Option<String>,
-    /// Where this node can be reached: a multiaddress; its peer id is added
-    #[arg(long, value_name = "ADDR")]
-    pub bootstrap: Vec<String>,
-    /// Distinct principals that have to agree
-    #[arg(long, default_value_t = 2)]
-    pub threshold: u32,
-    /// Let only those take part who have the network's secret, which is written to a file of its own
-    #[arg(long)]
-    pub private: bool,
-    /// Where to write the secret [default: NAME.secret beside --output]
-    #[arg(long, value_name = "FILE", requires = "private")]
-    pub secret_output: Option<PathBuf>,
-    /// Write the network file here, for others to join
-    #[arg(long, short, value_name = "FILE")]
-    pub output: Option<PathBuf>,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct NetworkAddArgs {
-    /// A name for people; the same name adds a key to the principal
-    pub name: String,
-    /// The public key that `qk network key` prints there
-    pub key: String,
-    /// What the principal does
-    #[arg(long, value_enum, default_values_t = [Role::Publisher, Role::Verifier])]
-    pub role: Vec<Role>,
-    /// Which network, by name or fingerprint [default: the only one]
-    #[arg(long)]
-    pub network: Option<String>,
-    /// Write the network file here
-    #[arg(long, short, value_name = "FILE")]
-    pub output: Option<PathBuf>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Role {
-    Publisher,
-    Verifier,
-    Mirror,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct NetworkShowArgs {
-    /// Which network, by name or fingerprint [default: all]
-    pub network: Option<String>,
-    /// Write the network file here
-    #[arg(long, short, value_name = "FILE")]
-    pub output: Option<PathBuf>,
 }
 
 /// Join a network, or take a newer version of one

@@ -11,7 +11,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 
-use crate::args::{Cli, Command, LogFormat, NetworkCommand, NodeCli, StatusArgs};
+use crate::args::{Cli, Command, LogFormat, NodeCli, StatusArgs};
 use crate::failure::{Failure, Kind, Outcome};
 use crate::output::Output;
 use crate::session::Session;
@@ -102,17 +102,7 @@ async fn dispatch(command: Command, output: Output) -> Outcome {
         Command::Node(args) => commands::node::run(&session, &args).await,
         Command::Status(args) => commands::node::status::run(&session, &args).await,
         Command::Peers => commands::node::status::peers(&session).await,
-        Command::Network(NetworkCommand::New(args)) => {
-            commands::network::new(&session, &args).await
-        }
-        Command::Network(NetworkCommand::Add(args)) => {
-            commands::network::add(&session, &args).await
-        }
-        Command::Network(NetworkCommand::Show(args)) => commands::network::show(&session, &args),
-        Command::Network(NetworkCommand::Key(args)) => commands::network::key(&session, &args),
-        Command::Network(NetworkCommand::Order(args)) => {
-            commands::network::order(&session, &args).await
-        }
+        Command::Network(command) => commands::network::run(&session, command).await,
         Command::Join(args) => commands::network::join(&session, &args).await,
         Command::Store(command) => commands::store::run(&session, command).await,
         Command::Setup => commands::doctor::setup(&session).await,

@@ -1,8 +1,11 @@
 //! `qk setup` and `qk doctor`: what building needs.
 
 use qk_node::build::{RustToolchain, Sandbox, SetupEvent};
+use qk_node::home::Joined;
+use qk_node::node::unix_now;
 use serde::Serialize;
 
+use super::network::warn_of_end;
 use crate::failure::{Failure, Kind, Outcome};
 use crate::session::{Session, failed, host_target};
 
@@ -64,7 +67,11 @@ pub(crate) async fn doctor(session: &Session) -> Outcome {
         });
         checks
     });
-    let report = Report::new(checks.await.map_err(failed)?);
+    let mut checks = checks.await.map_err(failed)?;
+    for joined in session.home.networks().map_err(failed)? {
+        checks.push(timestamp(&joined));
+    }
+    let report = Report::new(checks);
     session.output.result(&report, |report| {
         report
             .checks
@@ -95,12 +102,27 @@ impl Report {
             .filter(|check| !check.ok)
             .map(|check| check.what.as_str())
             .collect();
-        let error = (!missing.is_empty()).then(|| format!("building needs {}", missing.join(", ")));
+        let error = (!missing.is_empty()).then(|| format!("not in order: {}", missing.join(", ")));
         Self {
             exit_code: error.as_ref().map_or(0, |_| Kind::Other.exit_code()),
             error,
             checks,
         }
+    }
+}
+
+/// Whether a network's word is in force, and for how long.
+fn timestamp(joined: &Joined) -> Check {
+    let network = &joined.network;
+    let name = &network.manifest().name;
+    let what = format!("the timestamp of network {name}");
+    if !network.fresh(unix_now()) {
+        let how = "it ended, and nothing new is trusted: can its nodes be reached? Whoever runs it has newer ones";
+        return bad(&what, how);
+    }
+    match warn_of_end(joined) {
+        Some(warning) => bad(&what, warning),
+        None => good(what),
     }
 }
 
@@ -121,7 +143,7 @@ fn bad(what: &str, error: impl std::fmt::Display) -> Check {
 }
 
 fn describe(check: &Check) -> String {
-    let mark = if check.ok { "ok     " } else { "missing" };
+    let mark = if check.ok { "ok     " } else { "not ok " };
     match &check.how {
         Some(how) => format!("{mark}  {}: {how}", check.what),
         None => format!("{mark}  {}", check.what),

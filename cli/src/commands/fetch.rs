@@ -82,6 +82,7 @@ pub(crate) async fn run(session: &Session, args: &FetchArgs) -> Outcome {
         offline: args.offline,
         ..NodeOptions::default()
     };
+    super::network::tell(session)?;
     let begin = Instant::now();
     let access = session.access(options).await?;
     // The first crate bears what all of them need.

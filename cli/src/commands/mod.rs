@@ -56,7 +56,7 @@ pub(crate) fn of_problem(problem: &Problem) -> Failure {
     }
 }
 
-fn of_decision(decision: &Decision) -> Kind {
+pub(crate) fn of_decision(decision: &Decision) -> Kind {
     match decision {
         Decision::Trusted(_) => Kind::Other,
         Decision::Unproven(_) => Kind::Unproven,
@@ -86,6 +86,9 @@ fn hint(problem: ProblemKind, kind: Kind) -> Option<&'static str> {
     match (problem, kind) {
         (ProblemKind::NoNetwork, _) => {
             Some("`qk join FILE|URL` joins a network, `qk network new NAME` makes one")
+        }
+        (ProblemKind::NotAccepted, _) => {
+            Some("`qk network show` shows it, `qk network accept` lets it count")
         }
         (_, Kind::Unproven) => {
             Some("`qk proofs` shows what was observed; `--fallback build` builds it here")

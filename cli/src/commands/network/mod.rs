@@ -1,5 +1,12 @@
 //! `qk network` and `qk join`: define networks, look at them, take part in them.
 
+mod draft;
+mod members;
+mod news;
+mod next;
+mod request;
+mod settings;
+
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
@@ -11,19 +18,21 @@ use qk_node::node::unix_now;
 use qk_node::secret::{self, Secret, SecretError};
 use qk_protocol::dsse::public_key;
 use qk_protocol::hash::{Blake3, NetworkId, PrincipalId, PublicKey};
+use qk_protocol::manifest::changes::changes;
 use qk_protocol::manifest::{
-    Committee, KeyState, Manifest, NETWORK_FILE_BYTES_MAX, Network, NetworkFile, Principal,
+    Change, Committee, KeyState, Manifest, NETWORK_FILE_BYTES_MAX, Network, NetworkFile, Principal,
     PrincipalKey, PrincipalRole, RootKeys,
 };
 use qk_protocol::policy::Policy;
 use serde::Serialize;
 
+pub(crate) use self::news::{tell, warn_of_end};
 use crate::args::{
-    JoinArgs, NetworkAddArgs, NetworkKeyArgs, NetworkNewArgs, NetworkOrderArgs, NetworkShowArgs,
-    Role,
+    JoinArgs, NetworkCommand, NetworkKeyArgs, NetworkNewArgs, NetworkOrderArgs, NetworkRenewArgs,
+    NetworkShowArgs, Role,
 };
 use crate::failure::{Failure, Kind, Outcome};
-use crate::output::ago;
+use crate::output::{ago, lasting};
 use crate::session::{Session, failed};
 
 /// Members of a committee, unless the manifest says another number.
@@ -38,6 +47,15 @@ pub(crate) struct Shown {
     timestamp_issued: u64,
     timestamp_expires: u64,
     fresh: bool,
+    /// Seconds until the timestamp ends, where that is to be warned of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ends_soon: Option<u64>,
+    /// What this command, or the versions since the one that was shown last, changed.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    changes: Vec<Change>,
+    /// What each version changed.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    history: Vec<Version>,
     own_roles: BTreeSet<PrincipalRole>,
     #[serde(skip_serializing_if = "Option::is_none")]
     file: Option<String>,
@@ -46,7 +64,37 @@ pub(crate) struct Shown {
     secret_file: Option<String>,
 }
 
-pub(crate) fn key(session: &Session, args: &NetworkKeyArgs) -> Outcome {
+/// What one version changed about the one before.
+#[derive(Debug, Serialize)]
+struct Version {
+    version: u64,
+    changes: Vec<Change>,
+}
+
+pub(crate) async fn run(session: &Session, command: NetworkCommand) -> Outcome {
+    match command {
+        NetworkCommand::New(args) => new(session, &args).await,
+        NetworkCommand::Show(args) => show(session, &args),
+        NetworkCommand::Key(args) => key(session, &args),
+        NetworkCommand::Request(args) => request::request(session, &args),
+        NetworkCommand::Add(args) => members::add(session, args).await,
+        NetworkCommand::Remove(args) => members::remove(session, &args).await,
+        NetworkCommand::Change(args) => members::change(session, &args).await,
+        NetworkCommand::State(args) => members::state(session, &args).await,
+        NetworkCommand::Block(args) => settings::block(session, &args).await,
+        NetworkCommand::Unblock(args) => settings::unblock(session, &args).await,
+        NetworkCommand::Root(args) => settings::root(session, &args).await,
+        NetworkCommand::Set(args) => settings::set(session, &args).await,
+        NetworkCommand::Edit(args) => settings::edit(session, &args).await,
+        NetworkCommand::Sign(args) => draft::sign(session, &args).await,
+        NetworkCommand::Publish(args) => draft::publish(session, &args).await,
+        NetworkCommand::Renew(args) => renew(session, &args).await,
+        NetworkCommand::Accept(args) => news::accept(session, &args).await,
+        NetworkCommand::Order(args) => order(session, &args).await,
+    }
+}
+
+fn key(session: &Session, args: &NetworkKeyArgs) -> Outcome {
     #[derive(Serialize)]
     struct Key {
         key: PublicKey,
@@ -56,7 +104,14 @@ pub(crate) fn key(session: &Session, args: &NetworkKeyArgs) -> Outcome {
         key: public_key(
             &session
                 .home
-                .key(if args.node { "node" } else { "observer" })
+                .key(match args {
+                    NetworkKeyArgs { node: true, .. } => "node",
+                    NetworkKeyArgs { root: true, .. } => "root",
+                    NetworkKeyArgs {
+                        timestamp: true, ..
+                    } => "timestamp",
+                    NetworkKeyArgs { .. } => "observer",
+                })
                 .map_err(failed)?,
         ),
         peer: peer_id(&session.home)?,
@@ -67,7 +122,7 @@ pub(crate) fn key(session: &Session, args: &NetworkKeyArgs) -> Outcome {
     Ok(())
 }
 
-pub(crate) async fn new(session: &Session, args: &NetworkNewArgs) -> Outcome {
+async fn new(session: &Session, args: &NetworkNewArgs) -> Outcome {
     let home = &session.home;
     let peer = peer_id(home)?;
     let own = |address: &String| match address.contains("/p2p/") {
@@ -126,11 +181,10 @@ pub(crate) async fn new(session: &Session, args: &NetworkNewArgs) -> Outcome {
     home.keep_key(&timestamp_name(network.id()), &timestamp)
         .map_err(failed)?;
     let kept = Kept {
-        network,
         secret,
-        place: None,
         file: args.output.as_deref(),
         secret_file: secret_file.as_deref(),
+        ..Kept::of(network)
     };
     keep(session, kept).await
 }
@@ -163,49 +217,18 @@ fn of_secret(error: &SecretError) -> Failure {
     }
 }
 
-pub(crate) async fn add(session: &Session, args: &NetworkAddArgs) -> Outcome {
-    let joined = session.network(args.network.as_deref())?;
-    let network = &joined.network;
-    let key = args.key.parse().map_err(|error| {
-        Failure::new(Kind::Usage, format!("{error}"))
-            .hint("`qk network key` prints it on the other machine")
-    })?;
-    if let Some((principal, _)) = network.principal(key) {
-        let message = format!("this key belongs to principal {} already", principal.name);
-        return Err(Failure::new(Kind::Usage, message));
-    }
-    let mut manifest = network.manifest().clone();
-    manifest.network = Some(network.id());
-    manifest.version += 1;
-    match manifest
-        .principals
-        .iter_mut()
-        .find(|one| one.name == args.name)
-    {
-        Some(principal) => principal.keys.push(active(key)),
-        None => manifest.principals.push(Principal {
-            id: PrincipalId(rand::random()),
-            name: args.name.clone(),
-            roles: args.role.iter().map(|role| role.of_principal()).collect(),
-            targets: BTreeSet::new(),
-            toolchains: BTreeSet::new(),
-            keys: vec![active(key)],
-        }),
-    }
-    let root = own_key(&session.home, &root_name(network.id()), "root")?;
-    let timestamp = own_key(&session.home, &timestamp_name(network.id()), "timestamp")?;
-    let usage = |error| Failure::new(Kind::Usage, error);
-    let next = network
-        .succeed(&manifest, &[&root], &timestamp, unix_now())
-        .map_err(usage)?;
+async fn renew(session: &Session, args: &NetworkRenewArgs) -> Outcome {
+    let network = session.network(args.network.as_deref())?.network;
+    let key = timestamp_key(&session.home, network.id(), network.manifest())?;
+    let renewed = network.renew(&key, unix_now()).map_err(usage)?;
     let kept = Kept {
         file: args.output.as_deref(),
-        ..Kept::of(next)
+        ..Kept::of(renewed)
     };
     keep(session, kept).await
 }
 
-pub(crate) fn show(session: &Session, args: &NetworkShowArgs) -> Outcome {
+fn show(session: &Session, args: &NetworkShowArgs) -> Outcome {
     let networks = match &args.network {
         Some(_) => vec![session.network(args.network.as_deref())?],
         None => session.home.networks().map_err(failed)?,
@@ -221,15 +244,47 @@ pub(crate) fn show(session: &Session, args: &NetworkShowArgs) -> Outcome {
             "several networks are joined: name the one to write",
         ));
     }
+    if args.toml {
+        let [one] = &networks[..] else {
+            return Err(Failure::new(
+                Kind::Usage,
+                "several networks are joined: name the one whose TOML is wanted",
+            ));
+        };
+        let toml = one.network.manifest().to_toml().map_err(failed)?;
+        session.output.bytes(toml.as_bytes());
+        return Ok(());
+    }
     let own = public_key(&session.home.key("observer").map_err(failed)?);
     let shown: Vec<Shown> = networks
         .iter()
-        .map(|one| shown(&one.network, own, None))
+        .map(|one| Shown {
+            changes: one.news(),
+            history: if args.history {
+                history(&one.network)
+            } else {
+                Vec::new()
+            },
+            ..shown(&one.network, own, args.output.as_deref())
+        })
         .collect();
     session.output.result(&shown, |shown| {
         shown.iter().map(describe).collect::<Vec<_>>().join("\n\n")
     });
     Ok(())
+}
+
+/// What each version changed, the newest first.
+fn history(network: &Network) -> Vec<Version> {
+    let versions = (2..=network.manifest().version).rev();
+    let changed = versions.filter_map(|version| {
+        let [before, after] = [version - 1, version].map(|number| network.version(number));
+        Some(Version {
+            version,
+            changes: changes(&before?, &after?),
+        })
+    });
+    changed.collect()
 }
 
 pub(crate) async fn join(session: &Session, args: &JoinArgs) -> Outcome {
@@ -246,7 +301,7 @@ pub(crate) async fn join(session: &Session, args: &JoinArgs) -> Outcome {
             let message = "a network file is fetched over https only";
             return Err(Failure::new(Kind::Usage, message));
         }
-        None => read_file(Path::new(&args.from))?,
+        None => read_bytes(Path::new(&args.from), NETWORK_FILE_BYTES_MAX)?,
     };
     let corrupt = |error| Failure::new(Kind::Corrupt, format!("{}: {error}", args.from));
     let file = NetworkFile::parse(&bytes).map_err(corrupt)?;
@@ -264,10 +319,10 @@ pub(crate) async fn join(session: &Session, args: &JoinArgs) -> Outcome {
     let known = session.home.networks().map_err(failed)?;
     let joined = known.iter().find(|one| one.network.id() == network.id());
     let network = match joined {
-        Some(known) => known
-            .network
-            .advance(network.file().clone())
-            .map_err(corrupt)?,
+        Some(known) => {
+            let newer = known.network.advance(network.file().clone());
+            newer.map_err(corrupt)?
+        }
         None => network,
     };
     if !network.fresh(unix_now()) {
@@ -293,7 +348,7 @@ pub(crate) async fn join(session: &Session, args: &JoinArgs) -> Outcome {
 }
 
 /// Shows the order in which networks are asked, after it was changed if some are named.
-pub(crate) async fn order(session: &Session, args: &NetworkOrderArgs) -> Outcome {
+async fn order(session: &Session, args: &NetworkOrderArgs) -> Outcome {
     #[derive(Serialize)]
     struct Place {
         network: NetworkId,
@@ -374,7 +429,8 @@ impl Kept<'_> {
     }
 }
 
-/// Keeps a network and shows it; a node that runs takes it at once.
+/// Keeps a network and shows it, with all that changed since its user was told last; a node that runs
+/// takes it at once.
 async fn keep(session: &Session, kept: Kept<'_>) -> Outcome {
     let Kept {
         network,
@@ -390,10 +446,13 @@ async fn keep(session: &Session, kept: Kept<'_>) -> Outcome {
     let known = known
         .into_iter()
         .find(|one| one.network.id() == network.id());
+    let told = known.as_ref().map(|known| known.accepted);
+    let changes = told.map_or_else(Vec::new, |told| network.changes_since(told));
     let joined = Joined {
         joined: known.as_ref().map_or_else(unix_now, |known| known.joined),
         place: place.unwrap_or_else(|| known.as_ref().map_or(0, |known| known.place)),
         secret: secret.or_else(|| known.and_then(|known| known.secret)),
+        // It is shown below.
         accepted: network.manifest().version,
         network,
     };
@@ -402,6 +461,7 @@ async fn keep(session: &Session, kept: Kept<'_>) -> Outcome {
     let own = public_key(&session.home.key("observer").map_err(failed)?);
     let shown = Shown {
         secret_file: secret_file.map(|path| path.display().to_string()),
+        changes,
         ..shown(&joined.network, own, file)
     };
     session.output.result(&shown, describe);
@@ -415,6 +475,9 @@ fn shown(network: &Network, own: PublicKey, file: Option<&Path>) -> Shown {
         timestamp_issued: network.timestamp().issued.0,
         timestamp_expires: network.timestamp().expires.0,
         fresh: network.fresh(unix_now()),
+        ends_soon: network.ends_soon(unix_now()),
+        changes: Vec::new(),
+        history: Vec::new(),
         own_roles: network
             .principal(own)
             .map(|(principal, _)| principal.roles.clone())
@@ -431,10 +494,13 @@ fn describe(shown: &Shown) -> String {
         format!("  fingerprint {}", shown.network),
         format!(
             "  timestamp   {}",
-            if shown.fresh {
-                "in force"
-            } else {
-                "ended: nothing new is trusted until it is renewed"
+            match (shown.fresh, shown.ends_soon) {
+                (true, None) => "in force".to_owned(),
+                (true, Some(left)) => format!(
+                    "ends in {}: does the node beside its key run, and can it be reached?",
+                    lasting(left)
+                ),
+                (false, _) => "ended: nothing new is trusted until it is renewed".to_owned(),
             }
         ),
         format!(
@@ -453,6 +519,14 @@ fn describe(shown: &Shown) -> String {
             principal.name,
             roles.join(", ")
         ));
+        let odd = principal
+            .keys
+            .iter()
+            .filter(|key| key.state != KeyState::Active);
+        lines.extend(odd.map(|key| {
+            let state = format!("{:?}", key.state).to_lowercase();
+            format!("              key {} is {state}", key.key)
+        }));
     }
     for build in &manifest.builds {
         lines.push(format!(
@@ -462,6 +536,28 @@ fn describe(shown: &Shown) -> String {
     }
     for address in &manifest.bootstrap {
         lines.push(format!("  bootstrap   {address}"));
+    }
+    for blocked in &manifest.blocked {
+        let key = blocked.key.map(|key| format!("key {key}"));
+        let root = blocked.root.map(|root| format!("root {root}"));
+        let what: Vec<String> = key.into_iter().chain(root).collect();
+        lines.push(format!(
+            "  blocked     {}: {}",
+            what.join(" and "),
+            blocked.reason
+        ));
+    }
+    if manifest.root.keys.len() > 1 {
+        lines.push(format!(
+            "  signed by   {} of {} root keys",
+            manifest.root.threshold,
+            manifest.root.keys.len()
+        ));
+    }
+    lines.extend(news::lines(&shown.changes));
+    for version in &shown.history {
+        lines.push(format!("  version {}", version.version));
+        lines.extend(news::lines(&version.changes));
     }
     if manifest.secret_id.is_some() {
         lines.push("  private     only those who have its secret take part".to_owned());
@@ -481,14 +577,20 @@ fn describe(shown: &Shown) -> String {
     lines.join("\n")
 }
 
-fn own_key(home: &Home, name: &str, what: &str) -> Outcome<SigningKey> {
-    home.existing_key(name).map_err(failed)?.ok_or_else(|| {
-        Failure::new(
-            Kind::Usage,
-            format!("the {what} key of this network is not on this machine"),
-        )
-        .hint("run this where `qk network new` was run")
+/// The key here that signs the timestamps of a version.
+fn timestamp_key(home: &Home, id: NetworkId, manifest: &Manifest) -> Outcome<SigningKey> {
+    let keys = home.keys_for("timestamp", id).map_err(failed)?;
+    let named = |key: &SigningKey| public_key(key) == manifest.timestamp;
+    keys.into_iter().find(named).ok_or_else(|| {
+        let key = manifest.timestamp;
+        let message = format!("the timestamp key of this network, {key}, is not on this machine");
+        Failure::new(Kind::Usage, message)
+            .hint("run this where it is, beside the node that renews it")
     })
+}
+
+fn usage(error: impl std::fmt::Display) -> Failure {
+    Failure::new(Kind::Usage, error)
 }
 
 fn peer_id(home: &Home) -> Outcome<String> {
@@ -549,6 +651,11 @@ impl Role {
 }
 
 fn write_file(path: &Path, network: &Network) -> Outcome {
+    write_bytes(path, &network.file().to_bytes())
+}
+
+/// Replaces a file as a whole.
+pub(crate) fn write_bytes(path: &Path, bytes: &[u8]) -> Outcome {
     let failed =
         |error: std::io::Error| Failure::new(Kind::Other, format!("{}: {error}", path.display()));
     let dir = match path.parent() {
@@ -556,18 +663,101 @@ fn write_file(path: &Path, network: &Network) -> Outcome {
         _ => Path::new("."),
     };
     let mut temp = tempfile::NamedTempFile::new_in(dir).map_err(failed)?;
-    temp.write_all(&network.file().to_bytes()).map_err(failed)?;
+    temp.write_all(bytes).map_err(failed)?;
     temp.persist(path).map_err(|error| failed(error.error))?;
     Ok(())
 }
 
-fn read_file(path: &Path) -> Outcome<Vec<u8>> {
+/// The bytes of a file, one more than `bytes_max` at most: who reads them says that it is too long.
+pub(crate) fn read_bytes(path: &Path, bytes_max: usize) -> Outcome<Vec<u8>> {
     let failed =
         |error: std::io::Error| Failure::new(Kind::Usage, format!("{}: {error}", path.display()));
     let mut bytes = Vec::new();
     let file = std::fs::File::open(path).map_err(failed)?;
-    file.take(NETWORK_FILE_BYTES_MAX as u64 + 1)
+    file.take(bytes_max as u64 + 1)
         .read_to_end(&mut bytes)
         .map_err(failed)?;
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use insta::assert_snapshot;
+    use qk_protocol::hash::Root;
+    use qk_protocol::manifest::Blocked;
+
+    use super::*;
+
+    #[test]
+    fn a_network_as_a_person_sees_it() {
+        let change = |text: &str, widens| Change {
+            text: text.to_owned(),
+            widens,
+        };
+        let mut lost = active(PublicKey([2; 32]));
+        lost.state = KeyState::Compromised;
+        let manifest = Manifest {
+            format: 1,
+            name: "lab".to_owned(),
+            network: None,
+            version: 3,
+            timestamp: PublicKey([9; 32]),
+            bootstrap: ["/ip4/192.0.2.1/tcp/4433/p2p/12D3KooWExample".to_owned()].into(),
+            registries: BTreeSet::new(),
+            secret_id: None,
+            root: RootKeys {
+                threshold: 2,
+                keys: [3, 4, 5].map(|seed| PublicKey([seed; 32])).into(),
+            },
+            committee: Committee {
+                size: 5,
+                seed: Blake3([0; 32]),
+            },
+            policy: Policy::default(),
+            builds: Vec::new(),
+            principals: vec![Principal {
+                id: PrincipalId([1; 32]),
+                name: "alice".to_owned(),
+                roles: [PrincipalRole::Publisher, PrincipalRole::Verifier].into(),
+                targets: BTreeSet::new(),
+                toolchains: BTreeSet::new(),
+                keys: vec![active(PublicKey([1; 32])), lost],
+            }],
+            blocked: vec![Blocked {
+                key: None,
+                root: Some(Root([7; 32])),
+                reason: "a trojan".to_owned(),
+            }],
+        };
+        let shown = Shown {
+            network: NetworkId([0xab; 32]),
+            manifest,
+            timestamp_issued: 0,
+            timestamp_expires: 0,
+            fresh: true,
+            ends_soon: Some(36 * 3600),
+            changes: vec![change("principals that have to agree: 3 becomes 2", true)],
+            history: vec![Version {
+                version: 3,
+                changes: vec![change("principal bob is removed", false)],
+            }],
+            own_roles: BTreeSet::new(),
+            file: None,
+            secret_file: None,
+        };
+        assert_snapshot!(describe(&shown), @r"
+        network lab (version 3)
+          fingerprint abababababababababababababababababababababababababababababababab
+          timestamp   ends in 36 h 0 min: does the node beside its key run, and can it be reached?
+          trusts      what 2 principals observed alike
+          principal   alice (publisher, verifier)
+                      key 0202020202020202020202020202020202020202020202020202020202020202 is compromised
+          bootstrap   /ip4/192.0.2.1/tcp/4433/p2p/12D3KooWExample
+          blocked     root 0707070707070707070707070707070707070707070707070707070707070707: a trojan
+          signed by   2 of 3 root keys
+          ! principals that have to agree: 3 becomes 2
+          version 3
+            principal bob is removed
+        ");
+    }
 }

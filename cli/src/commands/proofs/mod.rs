@@ -1,17 +1,20 @@
 //! `qk proofs`: what was observed, and what the policy makes of it.
 
+mod bundle;
+
 use qk_node::access::{Access, FindReport, FindSpec};
+use qk_node::home::Joined;
 use qk_node::node::{NodeOptions, policy_of, unix_now};
 use qk_protocol::candidate::Candidate;
-use qk_protocol::decide::{Question, Verdict, choose, decide};
+use qk_protocol::decide::{Held, Question, Verdict, choose, decide};
 use qk_protocol::dsse::public_key;
 use qk_protocol::hash::{NetworkId, Root};
 use qk_protocol::key::Release;
 use serde::Serialize;
 
 use super::{describe as in_one_line, of_problem};
-use crate::args::ProofsArgs;
-use crate::failure::Outcome;
+use crate::args::{CrateSpec, ProofsArgs};
+use crate::failure::{Failure, Kind, Outcome};
 use crate::output::ago;
 use crate::session::{Session, failed};
 
@@ -31,11 +34,49 @@ struct Report {
 }
 
 pub(crate) async fn run(session: &Session, args: &ProofsArgs) -> Outcome {
-    let networks = session.home.networks().map_err(failed)?;
+    let krate = match (&args.check, &args.krate) {
+        (Some(path), about) => return bundle::check(session, path, about.as_ref(), args),
+        (None, Some(krate)) => krate,
+        (None, None) => return Err(Failure::new(Kind::Usage, "which crate?")),
+    };
+    let networks = match &args.network {
+        Some(_) => vec![session.network(args.network.as_deref())?],
+        None => session.home.networks().map_err(failed)?,
+    };
     if networks.is_empty() {
         return Err(Session::no_network());
     }
-    let resolved = session.resolve(&args.krate, args.offline).await?;
+    let looked = look(session, args, krate, &networks).await?;
+    if let Some(path) = &args.export {
+        return bundle::export(session, path, &looked);
+    }
+    let reports: Vec<Report> = looked.into_iter().map(|one| one.report).collect();
+    session.output.result(&reports, |reports| {
+        reports
+            .iter()
+            .map(describe)
+            .collect::<Vec<_>>()
+            .join("\n\n")
+    });
+    Ok(())
+}
+
+/// What was found in one network, and what is made of it.
+struct Looked<'a> {
+    joined: &'a Joined,
+    held: Vec<Held>,
+    /// What the verdict is about.
+    candidate: Option<Candidate>,
+    report: Report,
+}
+
+async fn look<'a>(
+    session: &Session,
+    args: &ProofsArgs,
+    krate: &CrateSpec,
+    networks: &'a [Joined],
+) -> Outcome<Vec<Looked<'a>>> {
+    let resolved = session.resolve(krate, args.offline).await?;
     let wanted = Session::wanted(
         &resolved,
         &args.flags,
@@ -48,8 +89,8 @@ pub(crate) async fn run(session: &Session, args: &ProofsArgs) -> Outcome {
     let access = session.access(options).await?;
     let config = session.home.config().map_err(failed)?;
     let own = public_key(&session.home.key("observer").map_err(failed)?);
-    let mut reports = Vec::new();
-    for joined in &networks {
+    let mut looked = Vec::new();
+    for joined in networks {
         let manifest = joined.network.manifest();
         if !manifest.registries.contains(&wanted.release.registry) {
             continue;
@@ -67,26 +108,28 @@ pub(crate) async fn run(session: &Session, args: &ProofsArgs) -> Outcome {
                 now: unix_now(),
             })
         });
-        reports.push(Report {
-            network: manifest.name.clone(),
-            network_id: joined.network.id(),
-            release: wanted.release.clone(),
-            verdict: choose(verdicts).map(|(_, verdict)| verdict),
-            others: others(&found, &candidates),
-            providers: found.providers.into_iter().collect(),
-            answered: found.answered,
-            known: found.known,
+        let (candidate, verdict) = match choose(verdicts) {
+            Some((at, verdict)) => (candidates.get(at).cloned(), Some(verdict)),
+            None => (None, None),
+        };
+        looked.push(Looked {
+            joined,
+            candidate,
+            report: Report {
+                network: manifest.name.clone(),
+                network_id: joined.network.id(),
+                release: wanted.release.clone(),
+                verdict,
+                others: others(&found, &candidates),
+                providers: found.providers.into_iter().collect(),
+                answered: found.answered,
+                known: found.known,
+            },
+            held: found.held,
         });
     }
     access.shutdown().await;
-    session.output.result(&reports, |reports| {
-        reports
-            .iter()
-            .map(describe)
-            .collect::<Vec<_>>()
-            .join("\n\n")
-    });
-    Ok(())
+    Ok(looked)
 }
 
 pub(crate) async fn find(
@@ -125,6 +168,22 @@ fn describe(report: &Report) -> String {
         return lines.join("\n");
     };
     lines.push(format!("  {}", in_one_line(&verdict.decision)));
+    lines.extend(statements(verdict));
+    for (root, providers) in &report.providers {
+        lines.push(format!("  {} given by {providers} nodes", root.short()));
+    }
+    if report.others > 0 {
+        lines.push(format!(
+            "  {} statements are about other targets, flags or toolchains",
+            report.others
+        ));
+    }
+    lines.join("\n")
+}
+
+/// A line for each statement and each note.
+fn statements(verdict: &Verdict) -> Vec<String> {
+    let mut lines = Vec::new();
     for line in &verdict.lines {
         let who = line
             .principal
@@ -143,14 +202,5 @@ fn describe(report: &Report) -> String {
         ));
     }
     lines.extend(verdict.notes.iter().map(|note| format!("  note: {note}")));
-    for (root, providers) in &report.providers {
-        lines.push(format!("  {} given by {providers} nodes", root.short()));
-    }
-    if report.others > 0 {
-        lines.push(format!(
-            "  {} statements are about other targets, flags or toolchains",
-            report.others
-        ));
-    }
-    lines.join("\n")
+    lines
 }
