@@ -24,6 +24,7 @@ const ASK_TIME: Duration = Duration::from_secs(20);
 pub struct Peer {
     net: Net,
     asked: Arc<Mutex<Vec<Vec<u8>>>>,
+    says: Arc<Mutex<Vec<u8>>>,
 }
 
 impl Peer {
@@ -88,12 +89,27 @@ impl Peer {
         };
         let asked = Arc::new(Mutex::new(Vec::new()));
         let remembered = asked.clone();
+        let says = Arc::new(Mutex::new(nothing().encode()));
+        let said = says.clone();
         let answer = move |_, _, request: Vec<u8>| {
             remembered.lock().expect("no panic").push(request);
-            async { nothing().encode() }
+            let answer = said.lock().expect("no panic").clone();
+            async { answer }
         };
         let net = Net::start(config, answer, on_lane).await.expect("a node");
-        Self { net, asked }
+        Self { net, asked, says }
+    }
+
+    /// From now on it answers every request with this.
+    ///
+    /// # Panics
+    /// When a handler panicked.
+    pub fn says(&self, answer: Answer) {
+        let reply = Reply {
+            closer: Vec::new(),
+            answer,
+        };
+        *self.says.lock().expect("no panic") = reply.encode();
     }
 
     /// Its network side.

@@ -2,6 +2,7 @@
 //! type it. Exit codes are those that `qk fetch --help` lists.
 
 mod bad_input;
+mod bundle;
 mod cache;
 mod container;
 mod enemies;
@@ -10,6 +11,7 @@ mod gateway;
 mod gateways;
 mod hostile;
 mod interrupted;
+mod manifest;
 mod manners;
 mod nat;
 mod networks;

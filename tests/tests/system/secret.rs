@@ -79,6 +79,10 @@ fn the_secret_is_a_file_of_its_own_and_nowhere_else() {
         }
     }
     lab.fetch(&[SPEC]).done();
+    let bundle = lab.dir().join("bundle");
+    let export = ["proofs", SPEC, "--export", bundle.to_str().unwrap()];
+    texts.push(format!("{:?}", lab.qk(CLIENT, &export).done()));
+    texts.push(fs::read_to_string(&bundle).unwrap());
     private.lab.stop(ALICE, "TERM");
     texts.push(private.lab.log(ALICE));
     for text in &texts {
