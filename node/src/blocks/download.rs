@@ -467,7 +467,7 @@ fn verify_and_write(part: &Part, ranges: &Ranges, pulled: Pulled) -> (RangeEnd, 
     let Ok(wire) = pulled.unpack() else {
         return (RangeEnd::Failed(Why::Malformed), None);
     };
-    let verified = match verify(part.blob(), ranges, &wire) {
+    let verified = match verify(part.blob(), ranges, wire) {
         Ok(verified) => verified,
         Err(VerifyError::Wrong { block, .. }) => {
             return (RangeEnd::Failed(Why::Wrong(block)), None);
