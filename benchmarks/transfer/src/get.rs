@@ -11,6 +11,7 @@ use bao_tree::iter::BaoChunk;
 use bao_tree::{BaoTree, ChunkNum, ChunkRanges};
 use qk_node::blocks::behaviour::Lanes;
 use qk_node::blocks::download::{DownloadOptions, Progress, STALL_MAX, download};
+use qk_node::blocks::lane::Buffers;
 use qk_node::blocks::part::Part;
 use qk_node::blocks::source::Source;
 use qk_node::net::{Contact, Net, PeerId};
@@ -136,6 +137,7 @@ async fn unverified(
         data,
         outboard,
         writing: Mutex::default(),
+        buffers: Buffers::default(),
     });
 
     let units: Vec<_> = blob.units(UNIT_BLOCKS_MAX).collect();
@@ -161,6 +163,7 @@ struct Files {
     outboard: File,
     /// As in a part.
     writing: Mutex<()>,
+    buffers: Buffers,
 }
 
 async fn pull(
@@ -177,7 +180,7 @@ async fn pull(
         lane.ask(&request(&files.blob, unit)).await?;
     }
     for unit in units {
-        let pulled = lane.answer().await?;
+        let pulled = lane.answer_in(files.buffers.take()).await?;
         if let Some(next) = ahead.next() {
             lane.ask(&request(&files.blob, next)).await?;
         }
@@ -200,44 +203,43 @@ fn request(blob: &Blob, unit: BlockRange) -> Request {
 }
 
 impl Files {
-    /// Puts blocks and nodes where they belong, whatever they are. As the product does, it moves what
-    /// lies side by side together and writes it at once.
-    fn write(&self, unit: BlockRange, mut wire: Vec<u8>) -> Result<u64> {
+    /// Puts blocks and nodes where they belong, whatever they are, in the writes of the product.
+    fn write(&self, unit: BlockRange, wire: Vec<u8>) -> Result<u64> {
         let tree = BaoTree::new(self.blob.size(), BLOCK_SIZE);
         let bytes = self.blob.bytes_of(unit);
         let chunks = |at: u64| ChunkNum(at.div_ceil(CHUNK_BYTES));
         let ranges = ChunkRanges::from(chunks(bytes.start)..chunks(bytes.end));
-        let (mut read, mut kept) = (0, 0);
+        let mut read = 0;
         let mut nodes: Vec<(u64, Vec<u8>)> = Vec::new();
+        let _one = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         for item in tree.ranges_pre_order_chunks_iter_ref(&ranges, 0) {
             let size = match item {
                 BaoChunk::Parent { .. } => 64,
                 BaoChunk::Leaf { size, .. } => size,
             };
             let piece = wire.get(read..read + size).context("a short answer")?;
+            read += size;
             match item {
-                BaoChunk::Leaf { .. } => {
-                    wire.copy_within(read..read + size, kept);
-                    kept += size;
+                BaoChunk::Leaf { start_chunk, .. } => {
+                    self.data.write_all_at(piece, start_chunk.to_bytes())?;
                 }
                 BaoChunk::Parent { node, .. } => {
-                    if let Some(index) = tree.pre_order_offset(node) {
-                        match nodes.last_mut() {
-                            Some((at, pairs)) if *at + pairs.len() as u64 == index * 64 => {
-                                pairs.extend_from_slice(piece);
-                            }
-                            _ => nodes.push((index * 64, piece.to_vec())),
+                    let Some(index) = tree.pre_order_offset(node) else {
+                        continue;
+                    };
+                    match nodes.last_mut() {
+                        Some((at, pairs)) if *at + pairs.len() as u64 == index * 64 => {
+                            pairs.extend_from_slice(piece);
                         }
+                        _ => nodes.push((index * 64, piece.to_vec())),
                     }
                 }
             }
-            read += size;
         }
-        let _one = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        self.data.write_all_at(&wire[..kept], bytes.start)?;
         for (at, pairs) in nodes {
             self.outboard.write_all_at(&pairs, at)?;
         }
-        Ok(kept as u64)
+        self.buffers.give(wire);
+        Ok(bytes.end - bytes.start)
     }
 }

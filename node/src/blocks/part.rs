@@ -147,6 +147,8 @@ impl Part {
             return Err(PartError::OtherBlob { root, got });
         }
         let writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        // Block by block: for longer writes the kernel takes longer pieces of memory, and those a
+        // virtual machine has often given back to its host.
         for (offset, bytes) in verified.data() {
             let written = self.data.write_all_at(bytes, offset);
             written.map_err(|source| error(&self.dir.join(DATA), source))?;

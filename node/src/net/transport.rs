@@ -1,4 +1,4 @@
-//! TCP with noise and yamux, QUIC, and a guard in front of every dial. On a private network TCP
+//! TCP with [noise](super::noise) and yamux, QUIC, and a guard in front of every dial. On a private network TCP
 //! alone, inside a cipher whose key its members share.
 
 use std::collections::BTreeSet;

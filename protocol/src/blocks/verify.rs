@@ -54,7 +54,7 @@ pub struct Verified {
     blob: Blob,
     ranges: Ranges,
     bytes: Vec<u8>,
-    /// Where each piece of the blob is in `bytes`.
+    /// Where each block is in `bytes`, by offset in the blob.
     data: Vec<(u64, Range<usize>)>,
     outboard: Vec<(u64, Vec<u8>)>,
 }
@@ -70,7 +70,7 @@ impl Verified {
         &self.ranges
     }
 
-    /// Pieces of the blob, by offset in it, ascending and apart.
+    /// The blocks, by offset in the blob, ascending.
     pub fn data(&self) -> impl Iterator<Item = (u64, &[u8])> {
         self.data
             .iter()
@@ -82,13 +82,9 @@ impl Verified {
         self.outboard.iter().map(|(at, bytes)| (*at, &bytes[..]))
     }
 
-    /// `place` is where the block at `offset` of the blob is. Blocks that follow each other are one
-    /// piece, so that a unit is one write.
-    fn add_data(&mut self, offset: u64, place: Range<usize>) {
-        match self.data.last_mut() {
-            Some((at, last)) if *at + last.len() as u64 == offset => last.end = place.end,
-            Some(_) | None => self.data.push((offset, place)),
-        }
+    /// The buffer of the answer that they came in, for the next one.
+    pub fn into_buffer(self) -> Vec<u8> {
+        self.bytes
     }
 
     fn add_outboard(&mut self, offset: u64, pair: &[u8; PAIR_BYTES]) {
@@ -105,7 +101,7 @@ const PAIR_BYTES: usize = 64;
 /// Checks a raw answer (without its status) for `ranges` of `blob` against the root.
 ///
 /// Nothing is read further than the first wrong byte's block, and nothing is returned unless
-/// everything is right. Blocks are moved together in the answer's own buffer.
+/// everything is right. Blocks stay where they are in the answer.
 ///
 /// bao-tree walks the tree. Its own decoder would copy each block twice.
 pub fn verify<'a>(
@@ -113,7 +109,7 @@ pub fn verify<'a>(
     ranges: &Ranges,
     wire: impl Into<Cow<'a, [u8]>>,
 ) -> Result<Verified, VerifyError> {
-    let mut bytes = wire.into().into_owned();
+    let bytes = wire.into().into_owned();
     let (root, expected) = (blob.root, wire_len(blob, ranges)?);
     if bytes.len() > expected as usize {
         let got = bytes.len();
@@ -132,7 +128,7 @@ pub fn verify<'a>(
     };
     let (tree, chunks) = (blob.tree(), ranges.chunks());
     let whole = truncate_ranges(&chunks, blob.size);
-    let (mut read, mut kept) = (0, 0);
+    let mut read = 0;
     // Of the subtrees that follow, the next one last.
     let mut hashes = vec![blob.root.0];
     for item in tree.ranges_pre_order_chunks_iter_ref(whole, 0) {
@@ -172,13 +168,11 @@ pub fn verify<'a>(
                 if wanted != Some(leaf_hash(start_chunk, leaf, is_root)) {
                     return Err(VerifyError::Wrong { root, block });
                 }
-                bytes.copy_within(read..end, kept);
-                verified.add_data(start_chunk.to_bytes(), kept..kept + size);
-                (read, kept) = (end, kept + size);
+                verified.data.push((start_chunk.to_bytes(), read..end));
+                read = end;
             }
         }
     }
-    bytes.truncate(kept);
     verified.bytes = bytes;
     Ok(verified)
 }

@@ -19,7 +19,7 @@ const PLAIN_BYTES_MAX: usize = MESSAGE_BYTES_MAX - TAG_BYTES;
 /// What a connection at rest keeps for each direction.
 const REST_BYTES: usize = 4 << 10;
 /// What is read at once where much comes. At least one whole message.
-const READ_BYTES_MAX: usize = 256 << 10;
+const READ_BYTES_MAX: usize = 128 << 10;
 /// Reads in a row that need little of a large buffer before it shrinks.
 const LITTLE_READS_MAX: u8 = 8;
 /// Messages under one key, 64 GiB of long ones. RFC 8446, 5.5, permits TLS six times as much with
