@@ -6,7 +6,10 @@
 //! taken from the places where cargo puts them, as regular files only.
 
 mod cgroup;
+mod compile;
+mod directories;
 mod environment;
+mod fetch;
 pub mod host;
 mod log;
 mod outputs;
