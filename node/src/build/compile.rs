@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use super::linked::Linked;
 use super::outputs::{self, TakeError};
 use super::run::{EPOCH, Job, doing};
 use super::sandbox::{Bind, End, Line, Run};
@@ -25,6 +26,7 @@ impl Job<'_> {
             let inside = Path::new("/usr/bin").join(name);
             binds.push(Bind::read(work.at("tools").join(name), inside));
         }
+        binds.push(Bind::read(work.at("tools").join("linker"), "/qk/linker"));
         binds.push(Bind::read(work.at("src"), "/qk/src"));
         binds.push(Bind::read(work.at("vendor"), "/qk/vendor"));
         binds.push(Bind::write(work.at("cargo"), "/qk/cargo"));
@@ -49,6 +51,10 @@ impl Job<'_> {
         ];
         let env = env.map(|(name, value)| (name.to_owned(), OsString::from(value)));
         run.env.extend(env);
+        // Stands before the one that cargo-zigbuild would set.
+        let target = self.order.target.replace('-', "_").to_uppercase();
+        let linker = format!("CARGO_TARGET_{target}_LINKER");
+        run.env.push((linker, "/qk/linker".into()));
         if !self.order.rustflags.is_empty() {
             let flags: Vec<&str> = self.order.rustflags.iter().map(String::as_str).collect();
             run.env.push(("RUSTFLAGS".into(), flags.join(" ").into()));
@@ -180,6 +186,20 @@ impl Job<'_> {
             return Err(self.failed(Reason::NoBinaries, detail));
         }
         Ok(taken)
+    }
+
+    /// What the linker was given. That nothing can be made of the record is nobody's failure: then
+    /// there is no work digest.
+    pub(super) fn linked(&self) -> Option<Linked> {
+        let keep = self
+            .options
+            .keep_linked
+            .then(|| self.work.out().join("linked"));
+        let read = Linked::read(&self.work.at("target"), keep);
+        read.inspect_err(
+            |why| tracing::info!(%why, "no work digest: the linker's record is of no use"),
+        )
+        .ok()
     }
 }
 

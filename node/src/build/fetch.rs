@@ -8,7 +8,7 @@ use std::path::Path;
 use super::compile::shims;
 use super::run::{Job, doing};
 use super::sandbox::{Bind, Line};
-use super::{BuildError, Event, Reason, sources};
+use super::{BuildError, Event, Reason, linked, sources};
 
 /// A licence text is at most this large, and a crate has at most this many.
 const LICENSE_BYTES_MAX: u64 = 1 << 20;
@@ -93,6 +93,8 @@ impl Job<'_> {
         for (name, text) in shims() {
             write(name, &text).map_err(doing("write the linker's shims"))?;
         }
+        let linker = linked::linker(&self.order.target);
+        write("linker", &linker).map_err(doing("write the linker's wrapper"))?;
         Ok(())
     }
 }

@@ -14,6 +14,7 @@ use super::directories::{Work, settle, sweep};
 use super::environment::Environment;
 use super::fetch::licenses;
 use super::host::Host;
+use super::linked::Linked;
 use super::log::Log;
 use super::sandbox::{Bind, End, Line, Run};
 use super::sources::{self, Access};
@@ -241,6 +242,7 @@ pub(super) struct Job<'a> {
 
 struct Parts {
     bins: BTreeMap<String, PathBuf>,
+    linked: Option<Linked>,
     lock: Vec<u8>,
     licenses: BTreeMap<String, Vec<u8>>,
     log: PathBuf,
@@ -253,6 +255,7 @@ impl Parts {
     fn into_public(self, directory: tempfile::TempDir) -> Collected {
         Collected {
             bins: self.bins,
+            linked: self.linked,
             lock: self.lock,
             licenses: self.licenses,
             log: self.log,
@@ -303,6 +306,7 @@ impl Job<'_> {
         });
         Ok(Parts {
             bins,
+            linked: self.linked(),
             lock,
             licenses,
             log: self.log.path().to_path_buf(),
