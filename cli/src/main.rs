@@ -97,8 +97,11 @@ async fn dispatch(command: Command, output: Output) -> Outcome {
     match command {
         Command::Fetch(args) => commands::fetch::run(&session, &args).await,
         Command::Build(args) => commands::build::run(&session, &args).await,
+        Command::Repro(args) => commands::repro::run(&session, &args).await,
         Command::Verify(args) => commands::verify::run(&session, &args).await,
         Command::Proofs(args) => commands::proofs::run(&session, &args).await,
+        Command::Diff(args) => commands::diff::run(&session, &args).await,
+        Command::Log(args) => commands::log::run(&session, &args).await,
         Command::Node(args) => commands::node::run(&session, &args).await,
         Command::Status(args) => commands::node::status::run(&session, &args).await,
         Command::Peers => commands::node::status::peers(&session).await,
@@ -124,11 +127,15 @@ async fn dispatch(command: Command, output: Output) -> Outcome {
 
 /// `QK_LOG` sets what is logged, to standard error; a node logs what its owner may want to know.
 fn start_log(command: &Command) {
+    // kad warns of every start at which nobody else is there yet.
     let (default, format) = match command {
         Command::Node(NodeCli {
             command: None,
             args,
-        }) => ("info,libp2p=warn,sled=warn", args.log_format),
+        }) => (
+            "info,libp2p=warn,libp2p_kad=error,sled=warn",
+            args.log_format,
+        ),
         _ => ("error", LogFormat::Text),
     };
     let filter = std::env::var("QK_LOG").unwrap_or_else(|_| default.to_owned());

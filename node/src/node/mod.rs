@@ -13,6 +13,7 @@ mod listen;
 mod looking;
 mod maintain;
 mod member;
+mod pull;
 mod reload;
 mod report;
 mod shelf;
@@ -45,6 +46,7 @@ pub use self::fetch::{FetchError, FetchEvent, FetchSpec, Fetched, From, Share};
 use self::given::Given;
 pub use self::listen::NetworkConfig;
 pub use self::member::{Found, Member, unix_now};
+pub use self::pull::PullError;
 use self::shelf::{StoreShelf, record};
 use self::traffic::Traffic;
 use crate::blocks::serve::Blobs;
@@ -625,11 +627,14 @@ fn addresses<'a>(texts: impl IntoIterator<Item = &'a String>) -> Result<Vec<Mult
 fn parents_of(options: &NodeOptions, config: &Config) -> Result<Vec<Contact>, NodeError> {
     let texts = options.parent.iter().chain(&config.parent);
     let parse = |text: &String| {
-        let address = addresses([text])?.remove(0);
-        kin::parent(&address).map_err(|error| NodeError::Address {
+        let wrong = |why: String| NodeError::Address {
             address: text.clone(),
-            why: error.to_string(),
-        })
+            why: format!(
+                "no parent as /ip4/10.0.0.5/tcp/4433/p2p/12D3KooW… or /p2p/12D3KooW…: {why}"
+            ),
+        };
+        let address: Multiaddr = text.parse().map_err(|error| wrong(format!("{error}")))?;
+        kin::parent(&address).map_err(|error| wrong(error.to_string()))
     };
     texts.map(parse).collect()
 }

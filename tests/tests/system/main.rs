@@ -3,6 +3,8 @@
 
 mod bad_input;
 mod cache;
+mod compare;
+mod container;
 mod enemies;
 mod fetch;
 mod gateway;
