@@ -131,6 +131,11 @@ impl<S> Channel<S> {
             },
         }
     }
+
+    #[cfg(test)]
+    pub(super) fn held_bytes(&self) -> usize {
+        self.inbox.bytes.capacity() + self.outbox.bytes.capacity()
+    }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Channel<S> {
@@ -240,7 +245,7 @@ impl Inbox {
     /// not taken now.
     fn space(&mut self) -> &mut [u8] {
         self.bytes.copy_within(self.sealed.clone(), 0);
-        self.sealed = 0..self.sealed.len();
+        (self.plain, self.sealed) = (0..0, 0..self.sealed.len());
         let whole = match self.bytes[self.sealed.clone()].first_chunk::<LENGTH_BYTES>() {
             Some(length) => LENGTH_BYTES + usize::from(u16::from_be_bytes(*length)),
             None => REST_BYTES,

@@ -4,10 +4,10 @@
 //! libp2p's own `/noise` has the same handshake with ChaCha20-Poly1305, which took about a third of
 //! a transfer's processor time, copies each byte three times more, and asks the socket for 8 KiB at
 //! a time. AES-256-GCM runs at several times the speed wherever the processor has instructions for
-//! it, and messages are sealed and opened [in place](channel).
+//! it, and messages are sealed and opened in place.
 //!
 //! `snow` conducts the handshake. Each side says in its encrypted payload who it is: its identity key,
-//! and that key's signature of [`SIGNED`] and the static key of the handshake.
+//! and that key's signature of a fixed text and the static key of the handshake.
 
 mod channel;
 #[cfg(test)]

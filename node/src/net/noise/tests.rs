@@ -166,6 +166,26 @@ async fn frames_that_follow_each_other_share_a_message() {
     assert_eq!(written.read_u16().await.expect("a message"), 300 + 16);
 }
 
+/// Buffers follow what goes through: after much, little, and much again.
+#[tokio::test]
+async fn little_after_much_gives_buffers_back() {
+    let (mut writer, mut written, mut reader, mut given) = halves(1 << 20);
+    let mut held = Vec::new();
+    for bytes in std::iter::once(1 << 20).chain([10; 40]).chain([1 << 20]) {
+        writer.write_all(&vec![5; bytes]).await.expect("writes");
+        writer.flush().await.expect("flushes");
+        let mut wire = vec![0; bytes + 18 * bytes.div_ceil(65_519)];
+        written.read_exact(&mut wire).await.expect("a message");
+        given.write_all(&wire).await.expect("gives");
+        let mut plain = vec![0; bytes];
+        reader.read_exact(&mut plain).await.expect("reads");
+        assert_eq!(plain, vec![5; bytes]);
+        held.push(reader.held_bytes());
+    }
+    let (much, little) = (held[0], held[40]);
+    assert!(much > 100_000 && little < 10_000, "{held:?}");
+}
+
 #[tokio::test]
 async fn what_was_changed_cut_or_moved_is_an_error() {
     let plain = vec![3; 150_000];
