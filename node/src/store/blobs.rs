@@ -544,6 +544,13 @@ impl Store {
         self.blob_paths(root).0
     }
 
+    /// Where the archive of a root lies, if it is in the store in `dir`, without opening it.
+    pub fn blob_in(dir: &Path, root: &Root) -> PathBuf {
+        let name = root.to_string();
+        let blobs = dir.join("blobs").join(&name[..2]);
+        blobs.join(format!("{name}.tar"))
+    }
+
     fn blob_paths(&self, root: &Root) -> (PathBuf, PathBuf) {
         let name = root.to_string();
         let dir = self.shared.layout.blobs.join(&name[..2]);

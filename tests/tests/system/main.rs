@@ -4,6 +4,7 @@
 mod bad_input;
 mod bundle;
 mod cache;
+mod compare;
 mod container;
 mod enemies;
 mod fetch;
