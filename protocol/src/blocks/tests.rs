@@ -282,7 +282,7 @@ proptest! {
         let cut = verify(&blob, &ranges, &honest[..at.index(honest.len())]);
         let is_cut = matches!(cut, Err(VerifyError::Truncated { .. }));
         prop_assert!(is_cut);
-        let excess = verify(&blob, &ranges, &[&honest[..], &[0]].concat());
+        let excess = verify(&blob, &ranges, [&honest[..], &[0]].concat());
         let is_excess = matches!(excess, Err(VerifyError::Excess { .. }));
         prop_assert!(is_excess);
     }
