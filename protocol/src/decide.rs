@@ -4,20 +4,20 @@
 //! retractions and blocks are vetoes, so that leaving a statement out never helps whoever wants a
 //! wrong root accepted more than withholding it from the network would.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::assign::Ranking;
 use crate::candidate::Candidate;
 use crate::hash::{KeyId, PrincipalId, PublicKey, Root, StatementId};
 use crate::key::ArtifactKey;
 use crate::manifest::{CLOCK_SKEW_SECONDS_MAX, KeyState, Network};
 use crate::policy::{Count, OnDissent, Policy};
 use crate::statement::{Body, Observation, Statement, Subject};
-use crate::time::UnixTime;
-
-const DAY_SECONDS: u64 = 24 * 3600;
+use crate::time::{DAY_SECONDS, UnixTime};
 
 /// A statement and when this node stored it.
 #[derive(Debug, Clone)]
@@ -200,46 +200,90 @@ pub fn choose(verdicts: impl IntoIterator<Item = Verdict>) -> Option<(usize, Ver
 /// What somebody got: artifacts of keys with different locks are different artifacts.
 type Got = (KeyId, Subject);
 
+/// What each principal observed, retracted observations included.
+pub(crate) type Observed = BTreeMap<PrincipalId, BTreeSet<Got>>;
+
+/// What each principal observed of a candidate, as far as its keys may speak.
+pub(crate) fn observed(network: &Network, candidate: &Candidate, statements: &[Held]) -> Observed {
+    observed_in(network, about(candidate, statements).into_values())
+}
+
+/// Principals that observed another artifact than most did, or than the one that comes first where as
+/// many observed others. Sorted.
+pub(crate) fn dissenters(observed: &Observed) -> BTreeSet<PrincipalId> {
+    let mut by_got: BTreeMap<Got, usize> = BTreeMap::new();
+    for got in observed.values().flatten() {
+        *by_got.entry(*got).or_default() += 1;
+    }
+    let most = by_got
+        .iter()
+        .max_by_key(|(got, count)| (**count, Reverse(**got)));
+    let others = observed.iter().filter(|(_, gots)| {
+        gots.iter()
+            .any(|got| most.is_some_and(|(most, _)| got != most))
+    });
+    others.map(|(principal, _)| *principal).collect()
+}
+
+/// The statements about a candidate, each once.
+fn about<'a>(candidate: &Candidate, statements: &'a [Held]) -> BTreeMap<StatementId, &'a Held> {
+    let mut held: BTreeMap<StatementId, &Held> = BTreeMap::new();
+    let about = statements
+        .iter()
+        .filter(|held| candidate.matches(held.statement.key()));
+    for one in about {
+        // The earliest time stands: a repetition may not make a statement younger or older.
+        let entry = held.entry(one.statement.id()).or_insert(one);
+        if one.stored < entry.stored {
+            *entry = one;
+        }
+    }
+    held
+}
+
+fn observed_in<'a>(network: &Network, held: impl Iterator<Item = &'a Held>) -> Observed {
+    let mut observed = Observed::new();
+    for one in held {
+        if let (Some(principal), Some(got)) = (vetoer(network, one), got(&one.statement)) {
+            observed.entry(principal).or_default().insert(got);
+        }
+    }
+    observed
+}
+
+/// The principal whose statement this is, if its key may speak at all: also against a root.
+fn vetoer(network: &Network, held: &Held) -> Option<PrincipalId> {
+    if held.statement.network() != network.id() {
+        return None;
+    }
+    let (principal, key) = network.principal(held.statement.observer())?;
+    let speaks = match key.state {
+        KeyState::Active => true,
+        KeyState::Retired => key.retired.is_some_and(|retired| held.stored < retired),
+        KeyState::Compromised => false,
+    };
+    (speaks && principal.observes()).then_some(principal.id)
+}
+
 /// The statements about one candidate, sorted out.
 struct Case<'a> {
     question: &'a Question<'a>,
     /// Each statement once, by id.
     statements: BTreeMap<StatementId, (&'a Held, Effect)>,
-    /// What each principal observed, retracted observations included.
-    observed: BTreeMap<PrincipalId, BTreeSet<Got>>,
+    observed: Observed,
     /// The candidate's committee: the lock, which candidates lack, does not enter it.
     committee: BTreeSet<PrincipalId>,
 }
 
 impl<'a> Case<'a> {
     fn collect(question: &'a Question<'a>) -> Self {
-        let about = question
-            .statements
-            .iter()
-            .filter(|held| question.candidate.matches(held.statement.key()));
-        let mut held: BTreeMap<StatementId, &Held> = BTreeMap::new();
-        for one in about {
-            // The earliest time stands: a repetition may not make a statement younger or older.
-            let entry = held.entry(one.statement.id()).or_insert(one);
-            if one.stored < entry.stored {
-                *entry = one;
-            }
-        }
+        let held = about(question.candidate, question.statements);
         let mut case = Self {
             question,
             statements: BTreeMap::new(),
-            observed: BTreeMap::new(),
-            committee: BTreeSet::new(),
+            observed: observed_in(question.network, held.values().copied()),
+            committee: Ranking::of(question.network, question.candidate).committee(),
         };
-        if let Some(one) = held.values().next() {
-            let members = question.network.committee(one.statement.key());
-            case.committee = members.into_iter().collect();
-        }
-        for one in held.values() {
-            if let (Some(principal), Some(got)) = (case.vetoer(one), got(&one.statement)) {
-                case.observed.entry(principal).or_default().insert(got);
-            }
-        }
         let retracted = case.retracted(held.values().copied());
         let mut counted = BTreeSet::new();
         for (id, one) in held {
@@ -249,18 +293,8 @@ impl<'a> Case<'a> {
         case
     }
 
-    /// The principal whose observation this is, if its key may speak at all: also against a root.
     fn vetoer(&self, held: &Held) -> Option<PrincipalId> {
-        if held.statement.network() != self.question.network.id() {
-            return None;
-        }
-        let (principal, key) = self.question.network.principal(held.statement.observer())?;
-        let speaks = match key.state {
-            KeyState::Active => true,
-            KeyState::Retired => key.retired.is_some_and(|retired| held.stored < retired),
-            KeyState::Compromised => false,
-        };
-        (speaks && principal.observes()).then_some(principal.id)
+        vetoer(self.question.network, held)
     }
 
     /// Statements taken back by the principal, or the observer, who made them.

@@ -224,7 +224,7 @@ fn naive(policy: &Policy, statements: &[Held]) -> Option<Subject> {
         })
         .map(|(who, _)| *who)
         .collect();
-    let committee = network().committee(&key());
+    let committee = Ranking::of(network(), &Candidate::of(&key())).committee();
     let enough = |threshold: u32, of: &BTreeSet<PrincipalId>, count: Count| {
         let count = supporters
             .iter()

@@ -8,7 +8,7 @@ use crate::testing::*;
 
 /// The committee of the key in the fixture, and who is not on it.
 fn drawn() -> (Vec<&'static str>, Vec<&'static str>) {
-    let committee = network().committee(&key());
+    let committee = Ranking::of(network(), &Candidate::of(&key())).committee();
     VERIFIERS
         .into_iter()
         .partition(|name| committee.contains(&principal_id(name)))
