@@ -83,6 +83,11 @@ impl Ranking {
         }
     }
 
+    /// Members of one round; never 0.
+    pub fn size(&self) -> usize {
+        self.size.max(1)
+    }
+
     /// All of them, first rank first.
     pub fn ranks(&self) -> &[Rank] {
         &self.ranks
@@ -103,7 +108,7 @@ impl Ranking {
     pub fn round_of(&self, principal: PrincipalId) -> Option<usize> {
         let mut ranks = self.ranks.iter();
         let place = ranks.position(|rank| rank.principal == principal)?;
-        Some(place / self.size.max(1))
+        Some(place / self.size())
     }
 }
 

@@ -1,13 +1,14 @@
 use insta::assert_snapshot;
 
 use super::*;
+use crate::assign::Ranking;
 use crate::hash::NetworkId;
 use crate::manifest::Blocked;
-use crate::policy::Group;
+use crate::policy::{Count, Group};
 use crate::testing::*;
 
 /// The committee of the key in the fixture, and who is not on it.
-fn drawn() -> (Vec<&'static str>, Vec<&'static str>) {
+pub(super) fn drawn() -> (Vec<&'static str>, Vec<&'static str>) {
     let committee = Ranking::of(network(), &Candidate::of(&key())).committee();
     VERIFIERS
         .into_iter()
@@ -616,14 +617,6 @@ fn an_override_holds_for_either_spelling_of_a_name() {
     assert_eq!(policy.threshold_of("proc-macro2"), 4);
     assert_eq!(policy.threshold_of("Proc_Macro2"), 4);
     assert_eq!(policy.threshold_of("proc-macro"), 2);
-}
-
-#[test]
-fn escalation_is_said_to_be_missing() {
-    let escalate = scenario().policy(|policy| policy.on_dissent = OnDissent::Escalate);
-    let verdict = escalate.says("ann", "right").says("bob", "wrong").verdict();
-    assert!(matches!(verdict.decision, Decision::Disputed { .. }));
-    assert_snapshot!(verdict.notes.join("\n"), @r#"on_dissent = "escalate" is not carried out yet: a dissent refuses"#);
 }
 
 #[test]
