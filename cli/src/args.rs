@@ -81,7 +81,7 @@ pub(crate) struct FetchArgs {
     /// Use only what is on this machine
     #[arg(long)]
     pub offline: bool,
-    /// Ask the network even if this machine has a proven artifact
+    /// Ask the network for statements even if this machine has a proven artifact
     #[arg(long)]
     pub refresh: bool,
     /// Show where the time went
@@ -191,7 +191,7 @@ pub(crate) struct NodeCli {
 pub(crate) enum NodeCommand {
     /// Install the node as a service that starts by itself, and start it
     #[command(
-        after_help = "Examples:\n  qk node install\n  qk node install --listen /ip4/0.0.0.0/tcp/4433\n  qk node install --system"
+        after_help = "Examples:\n  qk node install\n  qk node install --listen /ip4/0.0.0.0/tcp/4433\n  qk node install --no-share\n  qk node install --system"
     )]
     Install(NodeInstallArgs),
     /// Stop the service and remove it
@@ -215,6 +215,9 @@ pub(crate) struct NodeInstallArgs {
     /// for members of the group qk to use
     #[arg(long)]
     pub system: bool,
+    /// Keep what was fetched to yourself: a service gives and announces it otherwise, as with --share
+    #[arg(long, conflicts_with = "share")]
+    pub no_share: bool,
     /// What the node is started with
     #[command(flatten)]
     pub node: NodeArgs,
@@ -281,7 +284,8 @@ pub(crate) struct StatusArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Sharing")]
 pub(crate) struct ShareArgs {
-    /// Give and announce what was fetched, too, not only what was built here
+    /// Give and announce what was fetched, too, not only what was built here; `fetched = false` in
+    /// the configuration forbids it
     #[arg(long)]
     pub share: bool,
     /// Give nothing: no blocks, no announcements

@@ -124,11 +124,15 @@ async fn dispatch(command: Command, output: Output) -> Outcome {
 
 /// `QK_LOG` sets what is logged, to standard error; a node logs what its owner may want to know.
 fn start_log(command: &Command) {
+    // kad warns of every start at which nobody else is there yet.
     let (default, format) = match command {
         Command::Node(NodeCli {
             command: None,
             args,
-        }) => ("info,libp2p=warn,sled=warn", args.log_format),
+        }) => (
+            "info,libp2p=warn,libp2p_kad=error,sled=warn",
+            args.log_format,
+        ),
         _ => ("error", LogFormat::Text),
     };
     let filter = std::env::var("QK_LOG").unwrap_or_else(|_| default.to_owned());

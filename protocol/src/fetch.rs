@@ -62,7 +62,7 @@ pub enum FetchIn {
     Start(Vec<Held>),
     /// A node answered.
     Reply(NodeId, Reply),
-    /// A node could not be reached, or answered nonsense.
+    /// A node could not be reached, or answered nonsense. Who is late is noticed here.
     Failed(NodeId),
     /// Time passed.
     Tick,

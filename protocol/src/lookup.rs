@@ -25,6 +25,8 @@ pub const PAGES_MAX: usize = 16;
 /// Requests of one look-up, to whomever: what hostile nodes name without end is not asked without
 /// end. A look-up among a million honest nodes takes some 40.
 pub const ASKS_MAX: usize = 256;
+/// Silent nodes that one look-up asks a second time.
+pub const ASKED_AGAIN_MAX: usize = 8;
 /// How long one look-up may take from its start; then nobody is asked or waited for any more.
 pub const LOOKUP_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a parent may take, which may have many children that all come at once. It is waited for
@@ -41,7 +43,7 @@ pub enum LookupIn {
     Start,
     /// A node answered.
     Reply(NodeId, Reply),
-    /// A node could not be reached, or answered nonsense.
+    /// A node could not be reached, or answered nonsense. Who is late is noticed here.
     Failed(NodeId),
     /// Time passed.
     Tick,
@@ -65,6 +67,8 @@ pub struct Lookup {
     parents: BTreeSet<[u8; 32]>,
     grace: Grace,
     asks: usize,
+    /// Whether the silent were asked a second time.
+    again: bool,
     ends: Option<Duration>,
     over: bool,
 }
@@ -93,8 +97,12 @@ struct Peer {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Known,
-    Asked { until: Duration },
+    Asked {
+        until: Duration,
+    },
     Answered,
+    /// Asked, and without an answer in its time.
+    Silent,
     Failed,
 }
 
@@ -108,6 +116,7 @@ impl Lookup {
             parents: BTreeSet::new(),
             grace: Grace::NotBegun,
             asks: 0,
+            again: false,
             ends: None,
             over: false,
         };
@@ -254,7 +263,7 @@ impl Lookup {
         let usable = self
             .peers
             .iter()
-            .filter(|(_, peer)| peer.state != State::Failed);
+            .filter(|(_, peer)| !matches!(peer.state, State::Silent | State::Failed));
         let mut nearest = usable.take(WIDTH);
         nearest.find_map(|(distance, peer)| (peer.state == State::Known).then_some(*distance))
     }
@@ -274,6 +283,27 @@ impl Lookup {
             self.ask(distance, None, now, out);
             free -= 1;
         }
+        if !self.again && self.is_done() {
+            self.again = true;
+            self.ask_again(now, out);
+        }
+    }
+
+    /// What was lost is asked once more, when nobody else is left to ask or to wait for: of all at
+    /// once, so that it costs the time of one; those first that the look-up began with. Parents had
+    /// time enough.
+    fn ask_again(&mut self, now: Now, out: &mut Vec<LookupOut>) {
+        let silent = |distance: &&[u8; 32]| {
+            let peer = self.peers.get(*distance);
+            peer.is_some_and(|peer| peer.state == State::Silent)
+                && !self.parents.contains(*distance)
+        };
+        let others = self.peers.keys().filter(|one| !self.seeds.contains(*one));
+        let lost = self.seeds.iter().chain(others).filter(silent);
+        let lost: Vec<[u8; 32]> = lost.take(ASKED_AGAIN_MAX).copied().collect();
+        for distance in lost {
+            self.send(distance, now, out);
+        }
     }
 
     fn ask(
@@ -283,18 +313,27 @@ impl Lookup {
         now: Now,
         out: &mut Vec<LookupOut>,
     ) {
+        if let Some(peer) = self.peers.get_mut(&distance)
+            && self.asks < ASKS_MAX
+        {
+            peer.asks += 1;
+            peer.after = after;
+            self.send(distance, now, out);
+        }
+    }
+
+    /// Sends the request for a node's page that is due, for the first time or again.
+    fn send(&mut self, distance: [u8; 32], now: Now, out: &mut Vec<LookupOut>) {
         let time = self.time_at(&distance);
         if let Some(peer) = self.peers.get_mut(&distance)
             && self.asks < ASKS_MAX
         {
             self.asks += 1;
-            peer.asks += 1;
-            peer.after = after;
             peer.state = State::Asked {
                 until: now.mono + time,
             };
             let request = Request::Get(Get {
-                after,
+                after: peer.after,
                 ..self.get.clone()
             });
             out.push(LookupOut::Ask(peer.contact.clone(), request));
@@ -340,10 +379,10 @@ impl Lookup {
         }
     }
 
-    fn fail_silent(&mut self, now: Now) {
+    fn give_up_late(&mut self, now: Now) {
         for peer in self.peers.values_mut() {
             if matches!(peer.state, State::Asked { until } if until <= now.mono) {
-                peer.state = State::Failed;
+                peer.state = State::Silent;
             }
         }
     }
@@ -364,7 +403,7 @@ impl Machine for Lookup {
             }
             LookupIn::Reply(node, reply) => self.on_reply(&node, reply, now, out),
             LookupIn::Failed(node) => self.fail(&node),
-            LookupIn::Tick => self.fail_silent(now),
+            LookupIn::Tick => self.give_up_late(now),
         }
         if matches!(self.grace, Grace::Until(until) if until <= now.mono) {
             self.grace = Grace::Over;
@@ -381,7 +420,7 @@ impl Machine for Lookup {
         }
         let deadlines = self.peers.values().filter_map(|peer| match peer.state {
             State::Asked { until } => Some(until),
-            State::Known | State::Answered | State::Failed => None,
+            State::Known | State::Answered | State::Silent | State::Failed => None,
         });
         let grace = match self.grace {
             Grace::Until(until) if !self.is_done() => Some(until),

@@ -25,7 +25,7 @@ const RUN_MAX: Duration = Duration::from_secs(3600);
 /// How long the client waits for an answer to a range.
 const RANGE_WAIT: Duration = Duration::from_secs(5);
 /// Nodes that answer of those that the client knows in the beginning. Two, since a look-up asks each
-/// once: with one, the loss of one message leaves nobody to ask.
+/// twice at most: with one, the loss of two messages leaves nobody to ask.
 const KNOWN_ANSWERING: usize = 2;
 
 /// Plays a scenario to its end.

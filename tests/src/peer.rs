@@ -9,7 +9,8 @@ use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use qk_node::blocks::behaviour::OnLane;
 use qk_node::net::{Contact, Keypair, Limits, Multiaddr, NatConfig, Net, NetConfig};
 use qk_protocol::blocks::{self, Blob, REQUEST_HEAD_BYTES, Status};
-use qk_protocol::hash::{NetworkId, Point, Root};
+use qk_protocol::hash::{NetworkId, NetworkKey, Point, Root};
+use qk_protocol::key::Release;
 use qk_protocol::message::{Answer, Have, Reply, Request};
 use serde_bytes::ByteBuf;
 
@@ -115,6 +116,44 @@ impl Peer {
     /// When a handler panicked.
     pub fn asked(&self) -> Vec<Vec<u8>> {
         self.asked.lock().expect("no panic").clone()
+    }
+
+    /// Whether any request has anything about a release in it: its name, its registry, its place in the
+    /// network of this key, or a statement.
+    ///
+    /// # Panics
+    /// When a handler panicked.
+    pub fn was_told_of(&self, release: &Release, key: &NetworkKey) -> bool {
+        let location = release.location(key);
+        let needles: [&[u8]; 4] = [
+            &location.0,
+            &location.point().0,
+            release.name.as_bytes(),
+            release.registry.as_bytes(),
+        ];
+        let has = |request: &Vec<u8>, needle: &[u8]| {
+            let mut parts = request.windows(needle.len());
+            parts.any(|part| part == needle)
+        };
+        let asked = self.asked();
+        let mut asked = asked.iter();
+        asked.any(|request| needles.iter().any(|needle| has(request, needle)))
+            || self.was_given(release)
+    }
+
+    /// Whether a statement about a release was put here; statements are packed in base64.
+    ///
+    /// # Panics
+    /// When a handler panicked.
+    pub fn was_given(&self, release: &Release) -> bool {
+        let asked = self.asked().into_iter();
+        let mut requests = asked.filter_map(|bytes| Request::decode(&bytes).ok());
+        requests.any(|request| match request.message {
+            Request::Put(statements) => {
+                statements.iter().any(|one| one.key().release() == *release)
+            }
+            _ => false,
+        })
     }
 
     /// Asks the node at an address; `None` where it gives no answer.

@@ -47,7 +47,7 @@ pub struct ShareConfig {
 /// What a command line says of sharing; each member that is set stands before the configuration's.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ShareFlags {
-    /// See [`ShareConfig::fetched`].
+    /// Share what was fetched, unless [`ShareConfig::fetched`] says no.
     pub share: bool,
     /// See [`ShareConfig::leech`].
     pub leech: bool,
@@ -90,7 +90,7 @@ impl ShareConfig {
     pub fn with(mut self, flags: &ShareFlags) -> Self {
         self.leech |= flags.leech;
         if flags.share {
-            self.fetched = Some(true);
+            self.fetched.get_or_insert(true);
         }
         if flags.no_announce {
             self.announce = Some(false);
@@ -261,6 +261,18 @@ mod tests {
         let both = config.with(&told);
         assert_eq!(both.upload_rate, Some(Size(5 << 20)));
         assert!(both.leech && both.announce == Some(false));
+        // A service is started with `--share`, and the owner's file may say no later.
+        let shares = ShareFlags {
+            share: true,
+            ..ShareFlags::default()
+        };
+        for (said, fetched) in [(None, true), (Some(true), true), (Some(false), false)] {
+            let config = ShareConfig {
+                fetched: said,
+                ..ShareConfig::default()
+            };
+            assert_eq!(config.with(&shares).fetched, Some(fetched));
+        }
         let server = ShareConfig::default().with(&ShareFlags::default());
         assert_eq!(server, ShareConfig::default());
     }

@@ -13,15 +13,16 @@ use qk_protocol::fetch::{Decided, Fetch, Want};
 use qk_protocol::hash::{NetworkId, Root};
 use qk_protocol::message::Contact;
 use qk_protocol::policy::Policy;
+use qk_protocol::statement::Statement;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::here::{INSTALL_TIME, archive};
+use super::here::{Archive, INSTALL_TIME, archive};
 use super::looking::{Looking, Parents};
 use super::member::{Member, unix_now};
-use super::{Node, NodeError};
+use super::{Node, NodeError, keep};
 use crate::blocks::download::{self, DownloadError, DownloadOptions, Progress};
 use crate::blocks::part::{Finished, Part, PartError};
 use crate::blocks::source::Source;
@@ -289,17 +290,7 @@ impl Node {
         let here = self.here(member, candidates.clone(), spec).await?;
         clock.end("store");
         if let Some(archive) = here.archive {
-            return Ok(Fetched {
-                network: member.id(),
-                blocks_verified: archive.trusted.subject.size.div_ceil(BLOCK_BYTES),
-                trusted: archive.trusted,
-                archive: archive.path,
-                decided: archive.decided,
-                from: From::Store,
-                fetched_bytes: 0,
-                providers: Vec::new(),
-                stages: clock.stages,
-            });
+            return Ok(from_store(member, archive, clock));
         }
         if spec.offline {
             return Err(match &here.decided.verdict.decision {
@@ -365,12 +356,22 @@ impl Node {
         let (decided, named) = looking.until_decided(held).await;
         clock.end("look-up");
         // Before the download: what was learned stays, however that ends.
-        self.keep(member, decided.statements.clone()).await?;
-        clock.end("keep");
+        let statements = decided.statements.clone();
         let Decision::Trusted(trusted) = decided.verdict.decision.clone() else {
+            self.keep(member, statements).await?;
             return Err(not_trusted(member, *decided));
         };
         let root = trusted.subject.root;
+        let here = self.keep_for(member, statements, root).await?;
+        clock.end("keep");
+        if let Some(path) = here {
+            let archive = Archive {
+                decided: *decided,
+                trusted: *trusted,
+                path,
+            };
+            return Ok(from_store(member, archive, clock));
+        }
         if !self.manners().may_download(asked.whose) {
             return Err(FetchError::Spent { root });
         }
@@ -398,6 +399,24 @@ impl Node {
             providers,
             stages: clock.stages,
         })
+    }
+
+    /// Keeps statements that a root is trusted on; where its archive is, if it is here already.
+    async fn keep_for(
+        &self,
+        member: &Arc<Member>,
+        statements: Vec<Arc<Statement>>,
+        root: Root,
+    ) -> Result<Option<PathBuf>, NodeError> {
+        let member = member.clone();
+        self.blocking(move |store| {
+            keep(store, &member, &statements)?;
+            match store.has_blob(&root) {
+                true => archive(store, root),
+                false => Ok(None),
+            }
+        })
+        .await
     }
 
     /// Takes a finished download into the store and says where the archive is. Without one, another
@@ -577,6 +596,20 @@ impl Node {
             waited = true;
             tokio::time::sleep(PART_POLL).await;
         }
+    }
+}
+
+fn from_store(member: &Member, archive: Archive, clock: Stages) -> Fetched {
+    Fetched {
+        network: member.id(),
+        blocks_verified: archive.trusted.subject.size.div_ceil(BLOCK_BYTES),
+        trusted: archive.trusted,
+        archive: archive.path,
+        decided: archive.decided,
+        from: From::Store,
+        fetched_bytes: 0,
+        providers: Vec::new(),
+        stages: clock.stages,
     }
 }
 

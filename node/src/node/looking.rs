@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use qk_protocol::decide::Held;
 use qk_protocol::fetch::{Decided, Fetch, FetchIn, FetchOut};
-use qk_protocol::message::{Contact, NodeId, Reply, Request};
+use qk_protocol::message::{Contact, NodeId, Request};
 use qk_protocol::time::Machine;
 use qk_protocol::transfer::Why;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::member::{Member, next, now};
+use super::member::{Member, Unanswered, next, now};
 use crate::blocks::source::Source;
 use crate::net::limits::{PUNCH_SETTLE_TIME, PUNCH_TIME_MAX};
 use crate::net::{AskError, Kept, PeerId};
@@ -74,17 +74,15 @@ impl Looking {
         for contact in parents {
             self.connect(contact, providers, given_up, &mut connecting);
         }
-        while !self.asking.is_empty() || !given_up.is_cancelled() || !others.is_empty() {
+        while self.asks() || !given_up.is_cancelled() || !others.is_empty() {
             if given_up.is_cancelled() {
                 for contact in others.drain(..) {
                     self.connect(contact, providers, given_up, &mut connecting);
                 }
             }
             tokio::select! {
-                () = given_up.cancelled(), if !others.is_empty() || self.asking.is_empty() => {}
-                input = next(&mut self.asking, self.machine.deadline()),
-                    if !self.asking.is_empty() =>
-                {
+                () = given_up.cancelled(), if !others.is_empty() || !self.asks() => {}
+                input = next(&mut self.asking, self.machine.deadline()), if self.asks() => {
                     for one in self.step(input.unwrap_or(FetchIn::Tick)) {
                         if let FetchOut::Provider(contact) = one {
                             others.push(contact);
@@ -138,12 +136,17 @@ impl Looking {
         let member = self.member.clone();
         let time = self.machine.time_of(&contact.node);
         self.asking.spawn(async move {
-            let reply: Option<Reply> = member.ask(&contact, &request, time).await;
-            match reply {
-                Some(reply) => FetchIn::Reply(contact.node, reply),
-                None => FetchIn::Failed(contact.node),
+            match member.ask(&contact, &request, time).await {
+                Ok(reply) => FetchIn::Reply(contact.node, reply),
+                Err(Unanswered::Late) => FetchIn::Tick,
+                Err(Unanswered::Failed) => FetchIn::Failed(contact.node),
             }
         });
+    }
+
+    /// Whether the look-up goes on.
+    fn asks(&self) -> bool {
+        self.machine.deadline().is_some()
     }
 
     async fn next(&mut self) -> FetchIn {

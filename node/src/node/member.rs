@@ -69,6 +69,15 @@ pub struct Found {
     pub known: usize,
 }
 
+/// Why there is no answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Unanswered {
+    /// None came in time: the request may be lost.
+    Late,
+    /// The node cannot be reached, or answered nonsense.
+    Failed,
+}
+
 /// The time, for state machines.
 pub(super) fn now() -> Now {
     static START: OnceLock<Instant> = OnceLock::new();
@@ -367,33 +376,37 @@ impl Member {
             .collect()
     }
 
-    /// Asks one node; `None` when it cannot be reached or answers nonsense.
+    /// Asks one node.
     pub(super) async fn ask(
         &self,
         contact: &Contact,
         request: &Request,
         time: Duration,
-    ) -> Option<Reply> {
-        let net = self.net()?;
-        let dialled = self.to_dial(contact)?;
+    ) -> Result<Reply, Unanswered> {
+        let (Some(net), Some(dialled)) = (self.net(), self.to_dial(contact)) else {
+            return Err(Unanswered::Failed);
+        };
         let answered = match net.ask(dialled.clone(), request.encode(), time).await {
             // The other side closed an idle connection just when this was sent, which says nothing
-            // about it; all requests may be repeated. What is late or refused is not asked again:
-            // TCP has repeated what was lost already.
+            // about it; all requests may be repeated. Whether what is late is asked again is the
+            // look-up's to say.
             Err(AskError::Lost) => net.ask(dialled, request.encode(), time).await,
             answered => answered,
         };
         match answered {
             Ok(bytes) => match Reply::decode(&bytes) {
-                Ok(decoded) => Some(decoded.message),
+                Ok(decoded) => Ok(decoded.message),
                 Err(error) => {
                     tracing::debug!(?contact, %error, "answered nonsense");
-                    None
+                    Err(Unanswered::Failed)
                 }
             },
             Err(error) => {
                 tracing::debug!(?contact, %error, "did not answer");
-                None
+                Err(match matches!(error, AskError::TimedOut) {
+                    true => Unanswered::Late,
+                    false => Unanswered::Failed,
+                })
             }
         }
     }
@@ -454,10 +467,10 @@ impl Member {
             for LookupOut::Ask(contact, request) in out {
                 let member = self.clone();
                 asking.spawn(async move {
-                    let reply = member.ask(&contact, &request, ASK_TIMEOUT).await;
-                    match reply {
-                        Some(reply) => LookupIn::Reply(contact.node, reply),
-                        None => LookupIn::Failed(contact.node),
+                    match member.ask(&contact, &request, ASK_TIMEOUT).await {
+                        Ok(reply) => LookupIn::Reply(contact.node, reply),
+                        Err(Unanswered::Late) => LookupIn::Tick,
+                        Err(Unanswered::Failed) => LookupIn::Failed(contact.node),
                     }
                 });
             }
@@ -551,7 +564,7 @@ impl Member {
             telling.spawn(async move {
                 for request in requests.iter() {
                     let reply = member.ask(&contact, request, TELL_TIMEOUT).await;
-                    if !matches!(reply, Some(Reply { answer: Answer::Taken { refused: 0, .. }, .. })) {
+                    if !matches!(reply, Ok(Reply { answer: Answer::Taken { refused: 0, .. }, .. })) {
                         tracing::debug!(?contact, point = %point.short(), "did not take everything");
                         return false;
                     }
@@ -577,7 +590,7 @@ impl Member {
         }
         let mut points = Vec::new();
         while let Some(reply) = asking.join_next().await {
-            if let Ok(Some(Reply {
+            if let Ok(Ok(Reply {
                 answer: Answer::Points(some),
                 ..
             })) = reply
@@ -603,7 +616,7 @@ impl Member {
         }
         let mut newest = None;
         while let Some(reply) = asking.join_next().await {
-            let Ok(Some(Reply {
+            let Ok(Ok(Reply {
                 answer: Answer::Network(Some(file)),
                 ..
             })) = reply

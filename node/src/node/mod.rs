@@ -625,11 +625,14 @@ fn addresses<'a>(texts: impl IntoIterator<Item = &'a String>) -> Result<Vec<Mult
 fn parents_of(options: &NodeOptions, config: &Config) -> Result<Vec<Contact>, NodeError> {
     let texts = options.parent.iter().chain(&config.parent);
     let parse = |text: &String| {
-        let address = addresses([text])?.remove(0);
-        kin::parent(&address).map_err(|error| NodeError::Address {
+        let wrong = |why: String| NodeError::Address {
             address: text.clone(),
-            why: error.to_string(),
-        })
+            why: format!(
+                "no parent as /ip4/10.0.0.5/tcp/4433/p2p/12D3KooW… or /p2p/12D3KooW…: {why}"
+            ),
+        };
+        let address: Multiaddr = text.parse().map_err(|error| wrong(format!("{error}")))?;
+        kin::parent(&address).map_err(|error| wrong(error.to_string()))
     };
     texts.map(parse).collect()
 }

@@ -208,6 +208,26 @@ proptest! {
         prop_assert!(drive.clock < LOOKUP_TIMEOUT);
     }
 
+    /// The first request of each of eight is lost: all are found all the same.
+    #[test]
+    fn lost_requests_hide_nobody(seed: u64) {
+        let mut rng = Xoshiro256PlusPlus::seed_from_u64(seed);
+        let topology = Topology::new(40, 0, &mut rng);
+        let mut lost: BTreeSet<NodeId> = topology.nodes[..ASKED_AGAIN_MAX]
+            .iter()
+            .map(|one| one.node.clone())
+            .collect();
+        let mut drive = Drive::new(topology.nodes[38..].to_vec(), seed);
+        drive.run(|node, _| match lost.remove(node) {
+            true => None,
+            false => topology.ask(node),
+        });
+        let closest = topology.closest();
+        let mut answered = drive.answered();
+        answered.truncate(closest.len());
+        prop_assert_eq!(answered, closest);
+    }
+
     /// Everybody lies as much as possible: new nodes without end, each closer, and pages without end.
     #[test]
     fn hostile_nodes_do_not_keep_it_running(seed: u64, silent_percent in 0_u32..100) {
@@ -233,7 +253,8 @@ proptest! {
     }
 }
 
-/// One hostile node among honest ones: its own pages, the twenty that it named, and no more.
+/// One hostile node among honest ones: its own pages, the twenty that it named and some of them
+/// twice, and no more.
 #[test]
 fn one_hostile_node_costs_a_stated_number_of_requests() {
     let honest: Vec<Contact> = (0..5_u8).map(|id| contact(&[id])).collect();
@@ -250,7 +271,7 @@ fn one_hostile_node_costs_a_stated_number_of_requests() {
         let honest = honest.iter().any(|one| one.node == *node);
         honest.then(|| reply(Vec::new(), None))
     });
-    assert!(drive.asked.len() <= honest.len() + PAGES_MAX + CLOSER_MAX);
+    assert!(drive.asked.len() <= honest.len() + PAGES_MAX + CLOSER_MAX + ASKED_AGAIN_MAX);
     assert_eq!(drive.answered().len(), honest.len() + 1);
 }
 
@@ -324,14 +345,86 @@ fn only_answers_that_are_due_count() {
     assert_eq!(lookup.answered().count(), 0, "a refusal is no answer");
     let mut lookup = Lookup::new(get(), vec![contact(b"a")]);
     lookup.handle(LookupIn::Start, now(at), &mut out);
-    lookup.handle(LookupIn::Tick, now(at + ASK_TIMEOUT), &mut out);
+    for time in [ASK_TIMEOUT, 2 * ASK_TIMEOUT] {
+        assert!(!lookup.is_done());
+        lookup.handle(LookupIn::Tick, now(at + time), &mut out);
+    }
     assert!(lookup.is_done());
     lookup.handle(
         LookupIn::Reply(a, reply(Vec::new(), None)),
-        now(at + ASK_TIMEOUT),
+        now(at + 2 * ASK_TIMEOUT),
         &mut out,
     );
     assert_eq!(lookup.answered().count(), 1, "a late answer is one");
+}
+
+/// The only node that is known, and one request is lost on its way.
+#[test]
+fn a_lost_request_is_made_once_more() {
+    let (seed, other) = (contact(b"seed"), contact(b"other"));
+    for (lost, found) in [(0, 2), (1, 2), (2, 0)] {
+        let mut asks = 0;
+        let mut drive = Drive::new(vec![seed.clone()], 1);
+        drive.run(|node, _| {
+            if *node == other.node {
+                return Some(reply(Vec::new(), None));
+            }
+            asks += 1;
+            (asks > lost).then(|| reply(vec![other.clone()], None))
+        });
+        assert_eq!(drive.answered().len(), found, "{lost} lost");
+        let time = ASK_TIMEOUT * lost;
+        assert!(drive.clock >= time && drive.clock < time + Duration::from_millis(10));
+    }
+}
+
+/// A page that is lost is asked for again, and not the whole answer.
+#[test]
+fn a_lost_page_is_asked_for_again_after_the_same_cursor() {
+    let mut after = Vec::new();
+    let mut drive = Drive::new(vec![contact(b"a")], 1);
+    drive.run(|_, get| {
+        after.push(get.after);
+        match after.len() {
+            1 => Some(reply(Vec::new(), Some(cursor(1)))),
+            2 => None,
+            _ => Some(reply(Vec::new(), None)),
+        }
+    });
+    assert_eq!(after, [None, Some(cursor(1)), Some(cursor(1))]);
+    assert_eq!(drive.answered().len(), 1);
+}
+
+/// Who never answers costs the time of one more request, however many they are, and a request each
+/// for eight of them: those first that the look-up began with.
+#[test]
+fn the_silent_are_asked_again_all_at_once_and_last() {
+    let seeds: Vec<Contact> = (0..4_u8).map(|id| contact(&[id])).collect();
+    let named: Vec<Contact> = (10..30_u8).map(|id| contact(&[id])).collect();
+    let mut drive = Drive::new(seeds.clone(), 1);
+    drive.run(|node, _| (*node == seeds[0].node).then(|| reply(named.clone(), None)));
+    let once = seeds.len() + named.len();
+    assert_eq!(drive.asked.len(), once + ASKED_AGAIN_MAX);
+    let first: BTreeSet<&NodeId> = drive.asked[..once].iter().collect();
+    assert_eq!(first.len(), once, "nobody twice before everybody once");
+    let again: BTreeSet<&NodeId> = drive.asked[once..].iter().collect();
+    assert_eq!(again.len(), ASKED_AGAIN_MAX);
+    assert!(seeds[1..].iter().all(|seed| again.contains(&seed.node)));
+    let rounds = once.div_ceil(PARALLEL) + 1;
+    assert!(drive.clock <= ASK_TIMEOUT * u32::try_from(rounds).unwrap());
+}
+
+/// A parent's time is long enough for TCP to have repeated what was lost.
+#[test]
+fn a_silent_parent_is_not_asked_again() {
+    let (parent, other) = (contact(b"parent"), contact(b"other"));
+    let lookup = Lookup::new(get(), vec![parent.clone(), other.clone()]);
+    let mut drive = Drive::new(Vec::new(), 1);
+    drive.lookup = lookup.with_parents([&parent.node]);
+    drive.run(|_, _| None);
+    let asked = |one: &Contact| drive.asked.iter().filter(|node| **node == one.node).count();
+    assert_eq!((asked(&parent), asked(&other)), (1, 2));
+    assert!(drive.clock <= PARENT_TIMEOUT + ASK_TIMEOUT);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures::{AsyncReadExt, AsyncWriteExt};
-use qk_node::net::protocol_name;
+use qk_node::net::{Keypair, Limits, protocol_name};
 use qk_protocol::blocks::{self, Blob, BlockRange, Encoding, Ranges};
 use qk_protocol::hash::{NetworkId, Point};
 use qk_protocol::message::{Get, Request};
@@ -37,15 +37,19 @@ struct Target {
     address: SocketAddr,
     network: NetworkId,
     blob: Blob,
+    /// For an attacker who is one node everywhere.
+    identity: Keypair,
     /// What the attack tried, and what of it the node let it do.
     tried: AtomicUsize,
     done: AtomicUsize,
+    /// Connections that the node lets it keep.
+    held: AtomicUsize,
 }
 
 type Attack = fn(Arc<Target>, usize) -> futures::future::BoxFuture<'static, ()>;
 
 /// Name, what one attacker does over and over, how many attackers there are.
-const ATTACKS: [(&str, Attack, usize); 7] = [
+const ATTACKS: [(&str, Attack, usize); 8] = [
     (
         "silent connections",
         |target, n| Box::pin(silent(target, n)),
@@ -54,6 +58,11 @@ const ATTACKS: [(&str, Attack, usize); 7] = [
     (
         "idle connections",
         |target, n| Box::pin(idle(target, n)),
+        CONNECTIONS,
+    ),
+    (
+        "connections of one node",
+        |target, n| Box::pin(same(target, n)),
         CONNECTIONS,
     ),
     (
@@ -103,8 +112,10 @@ fn floods_do_not_keep_the_honest_out() {
             address: (NODE, port).into(),
             network: joined.network.id(),
             blob: Blob::new(artifact.subject.root, artifact.subject.size).unwrap(),
+            identity: Keypair::generate_ed25519(),
             tried: AtomicUsize::new(0),
             done: AtomicUsize::new(0),
+            held: AtomicUsize::new(0),
         });
         let mut attacking = JoinSet::new();
         for number in 0..attackers {
@@ -132,6 +143,16 @@ fn floods_do_not_keep_the_honest_out() {
                 lab.fetch(&[SPEC, "--force"]).code() == 0
             });
             eprintln!("{name}: served after {tries} tries");
+        }
+        // With other identities it has more than one node may have.
+        let of_one = 2 * Limits::server().per_peer_max;
+        match name {
+            "idle connections" => until("it holds many connections", || held(&target) > of_one),
+            "connections of one node" => {
+                until("it holds a connection", || held(&target) > 0);
+                assert!(held(&target) <= of_one, "{} connections", held(&target));
+            }
+            _ => {}
         }
         let (done, now) = (target.done.load(Ordering::SeqCst), resident_mib(process));
         eprintln!("{name}: {done} times, {before} MiB before, {now} MiB now");
@@ -161,13 +182,36 @@ async fn silent(target: Arc<Target>, number: usize) {
 
 /// Connects as a node does and then says nothing.
 async fn idle(target: Arc<Target>, number: usize) {
-    let Ok(wire) = Wire::dial(seat(number), target.address).await else {
-        return;
-    };
+    if let Ok(wire) = Wire::dial(seat(number), target.address).await {
+        hold(&target, &wire).await;
+    }
+}
+
+/// The same, as one and the same node from everywhere.
+async fn same(target: Arc<Target>, number: usize) {
+    let dialled = Wire::dial_as(&target.identity, seat(number), target.address);
+    if let Ok(wire) = dialled.await {
+        hold(&target, &wire).await;
+    }
+}
+
+/// Keeps a connection for as long as the node does.
+async fn hold(target: &Target, wire: &Wire) {
     target.done.fetch_add(1, Ordering::SeqCst);
+    // Whoever is not let in has learnt that by then.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    if wire.stream().await.is_err() {
+        return;
+    }
+    target.held.fetch_add(1, Ordering::SeqCst);
     while wire.stream().await.is_ok() {
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
+    target.held.fetch_sub(1, Ordering::SeqCst);
+}
+
+fn held(target: &Target) -> usize {
+    target.held.load(Ordering::SeqCst)
 }
 
 /// Opens as many streams as it may, and sends on each what nobody reads.

@@ -137,14 +137,14 @@ impl World {
         }
     }
 
-    /// Bytes that went through the public node, in and out.
-    fn through_public(&self) -> u64 {
+    /// Bytes that went through a public node, in and out.
+    fn through(&self, name: &str) -> u64 {
         ["rx_bytes", "tx_bytes"]
             .iter()
             .map(|counter| {
                 let path = format!("/sys/class/net/pub/statistics/{counter}");
                 // Its own view of /sys comes with `ip netns exec`.
-                let text = self.must(ALICE, "cat", &[&path]);
+                let text = self.must(name, "cat", &[&path]);
                 text.trim().parse::<u64>().expect("a number")
             })
             .sum()
@@ -201,7 +201,7 @@ fn call(program: &str, args: &[&str]) -> Result<String, String> {
     }
 }
 
-/// Alice's public node relays; bob's laptop has an artifact that both vouch for; the client's laptop
+/// Alice's public node relays, and carol's if she is one of the relays; bob's laptop has an artifact that both vouch for; the client's laptop
 /// wants it.
 struct Street {
     // Before the namespaces that its processes live in.
@@ -213,26 +213,36 @@ struct Street {
 impl Street {
     /// Everything, up to bob's laptop having told the public node over which relay it can be asked.
     fn new() -> Option<Self> {
+        Self::with_relays(&[ALICE])
+    }
+
+    fn with_relays(relays: &[&str]) -> Option<Self> {
         let world = World::new()?;
         let mut lab = Lab::empty();
         for name in [ALICE, BOB, CAROL, CLIENT] {
-            let relay = match name == ALICE {
+            let relay = match relays.contains(&name) {
                 true => "[relay]\nserve = true\n",
                 false => "",
             };
             let config = format!("mdns = false\n{relay}");
             fs::write(lab.home(name).dir().join("config.toml"), config).unwrap();
         }
-        let public = [
-            format!("/ip4/{PUBLIC}/tcp/4001"),
-            format!("/ip4/{PUBLIC}/udp/4001/quic-v1"),
-        ];
-        found(&lab, &public);
+        let mut bootstrap = at(PUBLIC).to_vec();
+        if relays.contains(&CAROL) {
+            let peer = lab.qk(CAROL, &["network", "key"]).done()["peer"].clone();
+            let named = |address| format!("{address}/p2p/{}", peer.as_str().expect("a peer id"));
+            bootstrap.extend(at(CAROL_PUBLIC).map(named));
+        }
+        found(&lab, &bootstrap);
         for name in [ALICE, BOB, CAROL, CLIENT] {
             let namespace = world.namespace(name);
             lab.place(name, &namespace);
         }
-        lab.start_at(ALICE, &[&public[0], &public[1]]);
+        for (name, host) in [(ALICE, PUBLIC), (CAROL, CAROL_PUBLIC)] {
+            if relays.contains(&name) {
+                lab.start_at(name, &at(host).each_ref().map(String::as_str));
+            }
+        }
         lab.start_at(BOB, &LISTEN);
         let options = Options {
             padding_bytes: ARTIFACT_BYTES,
@@ -246,16 +256,20 @@ impl Street {
             world,
             artifact,
         };
-        street.wait_for_bob();
+        street.wait_for_bob(relays.len());
         Some(street)
     }
 
-    fn wait_for_bob(&self) {
-        self.waits("bob has a reservation", || {
-            let reach = self.reach(BOB);
-            reach["relayed"]
-                .as_array()
-                .is_some_and(|some| !some.is_empty())
+    /// Over which relays bob's laptop can be asked.
+    fn relays_of_bob(&self) -> Vec<String> {
+        let relayed = self.reach(BOB)["relayed"].clone();
+        let relayed = relayed.as_array().into_iter().flatten();
+        relayed.map(|one| one.to_string()).collect()
+    }
+
+    fn wait_for_bob(&self, relays: usize) {
+        self.waits("bob has his reservations", || {
+            self.relays_of_bob().len() == relays
         });
         let root = self.artifact.subject.root;
         self.waits("bob's artifact is announced", || {
@@ -314,6 +328,12 @@ impl Street {
     }
 }
 
+/// Where a public node listens.
+fn at(host: &str) -> [String; 2] {
+    let tcp = format!("/ip4/{host}/tcp/4001");
+    [tcp, format!("/ip4/{host}/udp/4001/quic-v1")]
+}
+
 /// Founds the network with alice and bob, whose node is to be found at these addresses.
 fn found(lab: &Lab, bootstrap: &[String]) {
     let file = lab.network_file();
@@ -342,7 +362,7 @@ fn an_artifact_goes_directly_from_one_nat_to_the_other() {
         return;
     };
     street.lab.start_at(CLIENT, &LISTEN);
-    arrives_directly(&street);
+    arrives_directly(&street, ALICE);
     // Who cannot be reached is no server; who was named by the manifest is.
     assert_eq!(street.server(BOB), Some(false));
     let bob = street.reach(BOB);
@@ -371,17 +391,14 @@ fn an_artifact_goes_directly_from_one_nat_to_the_other() {
 #[test]
 fn a_command_that_listens_nowhere_gets_it_too() {
     if let Some(street) = Street::new() {
-        arrives_directly(&street);
+        arrives_directly(&street, ALICE);
     }
 }
 
-fn arrives_directly(street: &Street) {
-    let (public, direct) = (
-        street.world.through_public(),
-        street.world.between_routers(),
-    );
+fn arrives_directly(street: &Street, relay: &str) {
+    let (public, direct) = (street.world.through(relay), street.world.between_routers());
     let ran = street.fetch();
-    let public = street.world.through_public() - public;
+    let public = street.world.through(relay) - public;
     let direct = street.world.between_routers() - direct;
     assert_eq!(ran.done()["crates"][0]["how"], "network", "{ran:?}");
     let size = street.artifact.subject.size;
@@ -393,16 +410,35 @@ fn arrives_directly(street: &Street) {
     );
 }
 
+/// Two public nodes relay, and one dies.
+#[test]
+fn a_relay_that_dies_leaves_the_other() {
+    let Some(mut street) = Street::with_relays(&[ALICE, CAROL]) else {
+        return;
+    };
+    street.lab.kill(ALICE);
+    street.waits("bob has carol's relay alone", || {
+        let relays = street.relays_of_bob();
+        relays.len() == 1 && relays[0].contains(CAROL_PUBLIC)
+    });
+    arrives_directly(&street, CAROL);
+    // It is used again when it is there again.
+    street
+        .lab
+        .start_at(ALICE, &at(PUBLIC).each_ref().map(String::as_str));
+    street.wait_for_bob(2);
+}
+
 #[test]
 fn without_a_direct_way_nothing_is_fetched_and_the_reason_is_said() {
     let Some(street) = Street::new() else {
         return;
     };
     street.world.cut();
-    let public = street.world.through_public();
+    let public = street.world.through(ALICE);
     let began = Instant::now();
     let ran = street.fetch();
-    let public = street.world.through_public() - public;
+    let public = street.world.through(ALICE) - public;
     ran.failed(
         14,
         &[

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use ed25519_dalek::SigningKey;
 use qk_node::home::Joined;
+use qk_node::net::identity_of;
 use qk_node::node::{FetchSpec, unix_now};
 use qk_node::secret::Secret;
 use qk_protocol::candidate::Wanted;
@@ -13,9 +14,11 @@ use qk_protocol::hash::Sha256;
 use qk_protocol::key::{ArtifactKey, Release};
 use qk_protocol::manifest::{Manifest, Network};
 use qk_protocol::policy::Policy;
+use qk_protocol::statement::Role;
 use qk_tests::artifact::{Artifact, SPEC, artifact, release, wanted};
-use qk_tests::lab::{ALICE, BOB, CAROL, CLIENT, Lab, Ran, feed, free_port, run};
-use qk_tests::lan::Namespace;
+use qk_tests::lab::{ALICE, BOB, CAROL, CLIENT, Lab, Ran, feed, free_port, observe, run, until};
+use qk_tests::lan::{Capture, Namespace};
+use qk_tests::peer::Peer;
 
 const REGISTRY: &str = "sparse+https://registry.example/index/";
 
@@ -29,17 +32,21 @@ struct Two {
 
 impl Two {
     fn new(namespace: Option<&Arc<Namespace>>) -> Self {
+        let mut two = Self::without_alice(namespace);
+        two.lab.start_alice();
+        two
+    }
+
+    fn without_alice(namespace: Option<&Arc<Namespace>>) -> Self {
         let mut lab = Lab::new();
         if let Some(namespace) = namespace {
             lab = lab.inside(namespace);
         }
-        lab.start_alice();
-        let address = lab.addresses(ALICE)[0].clone();
-        let port = address.split('/').nth(4).expect("a port").to_owned();
+        let port = lab.alices_address().rsplit('/').next().expect("a port");
         let two = Self {
-            lab,
-            public_port: port,
+            public_port: port.to_owned(),
             private_port: free_port(),
+            lab,
         };
         two.found_private();
         two
@@ -98,7 +105,7 @@ impl Two {
         self.lab.start_with(BOB, &listen, &["--share"], &[]);
     }
 
-    /// What a command of the client's does without a running node, for a crate of any registry.
+    /// What a command of the client's does for a crate of any registry, through its node if one runs.
     fn fetch(&self, wanted: &Wanted) -> Ran {
         let spec = FetchSpec {
             wanted: wanted.clone(),
@@ -111,18 +118,22 @@ impl Two {
         feed(&mut fetcher, &serde_json::to_string(&spec).unwrap())
     }
 
-    /// Publishes an artifact of a crate of the private registry in the private network.
-    fn publish_private(&self, artifact: &Artifact) {
+    /// Has somebody's node publish in the private network what carol observed of a crate of the
+    /// private registry.
+    fn publish_private(&self, name: &str, artifact: &Artifact, version: &str) {
+        let release = private(artifact, version).release;
         let key = ArtifactKey {
-            registry: REGISTRY.to_owned(),
-            name: "internal-billing".to_owned(),
+            registry: release.registry,
+            name: release.name,
+            version: release.version,
             ..artifact.key.clone()
         };
         let signer = self.lab.home(CAROL).key("observer").unwrap();
         let network = self.lab.joined(BOB).network.id();
-        let role = qk_protocol::statement::Role::Publisher;
-        let statement = qk_tests::lab::observe(network, role, &key, artifact.subject, &signer);
-        self.lab.put(BOB, Some(artifact.path()), statement).unwrap();
+        let statement = observe(network, Role::Publisher, &key, artifact.subject, &signer);
+        self.lab
+            .put(name, Some(artifact.path()), statement)
+            .unwrap();
     }
 }
 
@@ -147,7 +158,7 @@ fn not_a_packet_goes_to_the_public_network_for_what_is_private() {
     let mut two = Two::new(Some(&namespace));
     two.start_bob();
     let artifact = artifact(&two.lab.joined(ALICE).network);
-    two.publish_private(&artifact);
+    two.publish_private(BOB, &artifact, &artifact.key.version);
     let (public, private_port) = (format!("port {}", two.public_port), two.private_port);
     let during = |wanted: &Wanted| {
         let file = two.lab.dir().join("captured");
@@ -180,6 +191,96 @@ fn not_a_packet_goes_to_the_public_network_for_what_is_private() {
     assert!(packets.count(&public) > 0, "the capture sees what is sent");
 }
 
+/// The same for a node that is at work on both networks. Beside what a private crate causes there are
+/// pings and the like; what it causes would be there each time.
+#[test]
+fn a_running_node_sends_the_public_network_not_a_packet_for_what_is_private() {
+    let Some(namespace) = Namespace::new() else {
+        return;
+    };
+    let mut two = Two::new(Some(&namespace));
+    two.start_bob();
+    two.lab.start_any(CLIENT);
+    let artifact = artifact(&two.lab.joined(ALICE).network);
+    two.publish_private(BOB, &artifact, &artifact.key.version);
+    let file = two.lab.dir().join("captured");
+    if namespace.capture(&file).map(Capture::end).is_none() {
+        return;
+    }
+    let during = |act: &dyn Fn()| {
+        let capture = namespace.capture(&file).expect("as before");
+        act();
+        capture.end()
+    };
+    let public = format!("tcp port {}", two.public_port);
+    let mut round = 0;
+    until("only the private network hears of private crates", || {
+        round += 1;
+        let packets = during(&|| {
+            // One that is there, one that nobody has, and one that the node has and tells of.
+            let ran = two.fetch(&private(&artifact, &artifact.key.version));
+            assert_eq!(ran.stdout.trim(), "work", "{ran:?}");
+            let ran = two.fetch(&private(&artifact, &format!("8.8.{round}")));
+            assert!(ran.stderr.starts_with("NotTrusted"), "{ran:?}");
+            two.publish_private(CLIENT, &artifact, &format!("9.9.{round}"));
+        });
+        assert!(packets.count(&format!("tcp port {}", two.private_port)) > 0);
+        packets.count(&public) == 0
+    });
+    let unknown = Wanted {
+        source: Sha256::of(b"unknown"),
+        ..wanted(&release().resolved)
+    };
+    let packets = during(&|| {
+        let ran = two.fetch(&unknown);
+        assert!(ran.stderr.starts_with("NotTrusted"), "{ran:?}");
+    });
+    assert!(packets.count(&public) > 0, "what is public is asked there");
+}
+
+/// What the packets are about, also of all that a node tells when it starts: in alice's place is a
+/// node that remembers every request.
+#[test]
+fn a_running_node_tells_the_public_network_nothing_of_what_is_private() {
+    let mut two = Two::without_alice(None);
+    let alice = two.lab.home(ALICE).key("node").unwrap();
+    let (public, address) = (two.lab.joined(ALICE), two.lab.alices_address().to_owned());
+    let recorder = two.lab.runtime().block_on(Peer::start_at(
+        &address,
+        identity_of(alice.to_bytes()).unwrap(),
+        public.network.id(),
+        None,
+    ));
+    two.start_bob();
+    let artifact = artifact(&public.network);
+    let work = two.lab.joined(BOB).key();
+    let secret = private(&artifact, "1.2.3");
+    let open = artifact.key.release();
+    for restart in [false, true] {
+        two.lab.start_any(CLIENT);
+        if !restart {
+            two.publish_private(CLIENT, &artifact, &secret.release.version);
+            let signer = two.lab.home(CLIENT).key("observer").unwrap();
+            let (id, key) = (public.network.id(), &artifact.key);
+            let statement = observe(id, Role::Verifier, key, artifact.subject, &signer);
+            let path = Some(artifact.path());
+            two.lab.put(CLIENT, path, statement).unwrap();
+        }
+        let ran = two.fetch(&secret);
+        assert_eq!(ran.stdout.trim(), "work", "{ran:?}");
+        let announced = two
+            .lab
+            .with_access(CLIENT, async |access| access.announce().await);
+        announced.unwrap();
+        two.lab.stop(CLIENT, "TERM");
+        for key in [&work, &public.key()] {
+            assert!(!recorder.was_told_of(&secret.release, key));
+        }
+    }
+    assert!(recorder.was_given(&open), "what is public is told there");
+    assert!(recorder.was_told_of(&open, &public.key()));
+}
+
 fn order(ran: &Ran) -> Vec<String> {
     let shown = ran.done();
     let names = shown.as_array().into_iter().flatten();
@@ -208,9 +309,9 @@ fn private_first_public_on_a_miss_and_the_user_may_say_otherwise() {
     assert_eq!(ran["crates"][0]["network"], "lab");
     // Now both have it.
     let signer = lab.home(CAROL).key("observer").unwrap();
-    let role = qk_protocol::statement::Role::Publisher;
     let work = lab.joined(BOB).network.id();
-    let statement = qk_tests::lab::observe(work, role, &artifact.key, artifact.subject, &signer);
+    let (key, role) = (&artifact.key, Role::Publisher);
+    let statement = observe(work, role, key, artifact.subject, &signer);
     lab.put(BOB, Some(artifact.path()), statement).unwrap();
     let ran = lab.fetch(&[SPEC, "--refresh", "--force"]).done();
     assert_eq!(ran["crates"][0]["network"], "work");

@@ -51,38 +51,9 @@ impl Watched {
         Self { lab, recorder }
     }
 
-    /// Whether any request has one of these in it.
-    fn saw(&self, needles: &[&[u8]]) -> bool {
-        let asked = self.recorder.asked();
-        let has = |needle: &[u8]| {
-            asked
-                .iter()
-                .any(|request| request.windows(needle.len()).any(|part| part == needle))
-        };
-        needles.iter().any(|needle| has(needle))
-    }
-
     fn saw_anything_about(&self, release: &Release) -> bool {
-        let joined = self.lab.joined(HOME);
-        let location = release.location(&joined.key());
-        self.saw(&[
-            &location.0,
-            &location.point().0,
-            release.name.as_bytes(),
-            release.registry.as_bytes(),
-        ]) || self.put(release)
-    }
-
-    /// Whether a statement about it was put; statements are packed in base64.
-    fn put(&self, release: &Release) -> bool {
-        let asked = self.recorder.asked().into_iter();
-        let mut requests = asked.filter_map(|bytes| Request::decode(&bytes).ok());
-        requests.any(|request| match request.message {
-            Request::Put(statements) => {
-                statements.iter().any(|one| one.key().release() == *release)
-            }
-            _ => false,
-        })
+        let key = self.lab.joined(HOME).key();
+        self.recorder.was_told_of(release, &key)
     }
 
     fn fetch(&self, wanted: Wanted) -> ProblemKind {
@@ -193,5 +164,5 @@ fn on_a_network_that_serves_its_registry_it_is_asked_for() {
         after: None,
     });
     assert!(watched.recorder.asked().contains(&get.encode()));
-    assert!(watched.put(&wanted.release));
+    assert!(watched.recorder.was_given(&wanted.release));
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use qk_tests::artifact::{Artifact, Options, SPEC, artifact_with};
-use qk_tests::lab::{ALICE, BOB, CAROL, CLIENT, Lab, run, until};
+use qk_tests::lab::{ALICE, BOB, CAROL, CLIENT, Lab, Ran, run, until};
 use qk_tests::peer::{Peer, lying};
 
 fn artifact(lab: &Lab) -> Artifact {
@@ -209,6 +209,67 @@ fn a_fetch_is_striped_over_all_providers() {
     let bytes = providers.iter().map(|one| one["bytes"].as_u64().unwrap());
     assert!(bytes.clone().all(|bytes| bytes > 0), "{done}");
     assert_eq!(bytes.sum::<u64>(), artifact.subject.size, "{done}");
+}
+
+/// How fast providers give that are to be met while they do.
+const SLOW: [&str; 2] = ["--upload-rate", "768 KiB"];
+
+/// A fetch from bob, and from carol if she is `beside` him, all of them slow; once bob has given an
+/// answer and is sending the next ones, his node gets this signal.
+fn fetch_while_bob_gets(lab: &mut Lab, signal: &str, beside: bool, json: bool) -> (Ran, Artifact) {
+    lab.start_alice();
+    let options = Options {
+        padding_bytes: 3 << 20,
+        ..Options::default()
+    };
+    let artifact = artifact_with(&lab.joined(ALICE).network, &options);
+    lab.state(ALICE, &artifact);
+    for name in [BOB, CAROL] {
+        if name == BOB || beside {
+            lab.start_with(name, "/ip4/127.0.0.1/tcp/0", &SLOW, &[]);
+            lab.publish(name, &artifact);
+        }
+    }
+    let mut fetch = lab.command(CLIENT, &["fetch", "--fallback", "none", SPEC, "--root"]);
+    fetch.arg(lab.root()).args(json.then_some("--json"));
+    fetch.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let fetching = fetch.spawn().unwrap();
+    until("bob has given an answer", || lab.sent_bytes(BOB) > 0);
+    lab.signal(BOB, signal);
+    (fetching.wait_with_output().unwrap().into(), artifact)
+}
+
+/// `kill -9` in the middle of an answer, and a stop that leaves the connections open.
+#[test]
+fn a_provider_that_vanishes_while_it_sends_is_replaced_by_another() {
+    for signal in ["KILL", "STOP"] {
+        let mut lab = Lab::new();
+        let (ran, _) = fetch_while_bob_gets(&mut lab, signal, true, true);
+        let done = ran.done();
+        let providers = done["crates"][0]["providers"].as_array().unwrap();
+        let bytes = providers.iter().map(|one| one["bytes"].as_u64().unwrap());
+        let bytes: Vec<u64> = bytes.collect();
+        assert_eq!(bytes.len(), 2, "{signal}: {done}");
+        assert!(bytes.iter().all(|bytes| *bytes > 0), "{signal}: {done}");
+        let program = run(&mut Command::new(lab.root().join("bin/hexyl")));
+        assert_eq!(program.stdout, "hexyl 0.17.0\n");
+    }
+}
+
+/// The same without anybody else: what was under way is lost, and nothing of it is installed; what
+/// was verified before is not fetched again.
+#[test]
+fn a_provider_that_vanishes_alone_costs_what_was_under_way() {
+    let mut lab = Lab::new();
+    let (ran, artifact) = fetch_while_bob_gets(&mut lab, "KILL", false, false);
+    let broke = "lacks the rest of the range";
+    ran.failed(14, &[broke, "is trusted, but could not be had"]);
+    assert!(lab.installed().is_empty());
+    lab.start_any(CAROL);
+    lab.publish(CAROL, &artifact);
+    let done = lab.fetch(&[SPEC]).done();
+    let given = done["crates"][0]["providers"][0]["bytes"].as_u64().unwrap();
+    assert!(given < artifact.subject.size, "{done}");
 }
 
 fn flip(path: &Path) {

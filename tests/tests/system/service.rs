@@ -241,9 +241,10 @@ fn a_service_without_a_manager_is_written_and_the_rest_is_said() {
     );
     let text = fs::read_to_string(unit(&lab)).unwrap();
     assert!(
-        text.contains(r#"node "--listen" "/ip4/127.0.0.1/tcp/0""#),
+        text.contains(r#"node "--listen" "/ip4/127.0.0.1/tcp/0" "--share""#),
         "{text}"
     );
+    assert_eq!(installed["shares_fetched"], true);
     verify(&unit(&lab), &lab.dir().join("runtime"));
     // The check sees what is wrong.
     let broken = lab.dir().join("broken.service");
@@ -262,6 +263,20 @@ fn a_service_without_a_manager_is_written_and_the_rest_is_said() {
     assert_eq!(without_manager(&lab, &listen).json()["changed"], false);
     let other = without_manager(&lab, &["node", "install"]).json();
     assert_eq!(other["changed"], true);
+    // What was fetched is not shared by who does not want that, whichever way they say so.
+    for args in [["--no-share"], ["--leech"]] {
+        let all = [&["node", "install"], &args[..]].concat();
+        let installed = without_manager(&lab, &all).json();
+        assert_eq!(installed["shares_fetched"], false, "{installed}");
+        assert_eq!(installed["gives"], args == ["--no-share"]);
+        let text = fs::read_to_string(unit(&lab)).unwrap();
+        assert!(!text.contains("--share"), "{text}");
+    }
+    lab.configure(CLIENT, "[share]\nfetched = false\n");
+    let installed = without_manager(&lab, &["node", "install"]).json();
+    assert_eq!(installed["shares_fetched"], false, "{installed}");
+    without_manager(&lab, &["node", "install", "--share", "--no-share"])
+        .failed(2, &["cannot be used with"]);
 
     let removed = without_manager(&lab, &["node", "uninstall"]).done();
     assert_eq!(removed["files"][0], unit(&lab).to_str().unwrap());

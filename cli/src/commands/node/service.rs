@@ -10,7 +10,9 @@ use qk_node::home::Home;
 use qk_node::service::{
     self, Installed, Order, Removed, SYSTEM_GROUP, SYSTEM_HOME, SYSTEM_SOCKET, Scope, ServiceError,
 };
+use serde::Serialize;
 
+use super::manners;
 use crate::args::{Cli, NodeArgs, NodeInstallArgs, NodeUninstallArgs};
 use crate::failure::{Failure, Kind, Outcome};
 use crate::session::{Session, failed};
@@ -18,20 +20,44 @@ use crate::session::{Session, failed};
 /// An answer on the terminal may be this long.
 const ANSWER_BYTES_MAX: u64 = 64;
 
+/// What an installation came to, and what the node gives from now on.
+#[derive(Serialize)]
+struct Told {
+    #[serde(flatten)]
+    installed: Installed,
+    /// Whether it gives anything.
+    gives: bool,
+    /// Whether it gives and announces what was fetched, too.
+    shares_fetched: bool,
+}
+
 pub(crate) async fn install(session: &Session, args: &NodeInstallArgs) -> Outcome {
     let (scope, home) = whose(session, args.system);
     // What it would end with on every start.
     let config = home.config();
-    config.map_err(|error| Failure::new(Kind::Usage, error))?;
+    let config = config.map_err(|error| Failure::new(Kind::Usage, error))?;
+    let mut forwarded = forwarded(&Cli::command().get_matches())?;
+    let mut flags = manners::flags(&args.node.share, false);
+    if !(args.no_share || flags.share || flags.leech) {
+        flags.share = true;
+        forwarded.push("--share".to_owned());
+    }
     let order = Order {
         scope,
         home,
         program: std::env::current_exe().map_err(failed)?,
-        args: forwarded(&Cli::command().get_matches())?,
+        args: forwarded,
     };
+    let is_cache = args.node.cache || config.cache.enabled;
+    let share = config.share.with(&flags);
     let installed = service::install(&order).await.map_err(of_service)?;
-    session.output.result(&installed, describe);
-    match &installed.undone {
+    let told = Told {
+        shares_fetched: (is_cache || share.fetched == Some(true)) && !share.leech,
+        gives: !share.leech,
+        installed,
+    };
+    session.output.result(&told, describe);
+    match &told.installed.undone {
         None => Ok(()),
         Some(undone) => Err(Failure::new(Kind::Other, &undone.why)
             .hint(format!(
@@ -102,7 +128,8 @@ fn of_service(error: ServiceError) -> Failure {
     }
 }
 
-fn describe(installed: &Installed) -> String {
+fn describe(told: &Told) -> String {
+    let installed = &told.installed;
     let unit = installed.unit.display();
     let mut lines = vec![match installed.changed {
         true => format!("wrote {unit}"),
@@ -111,6 +138,7 @@ fn describe(installed: &Installed) -> String {
     if installed.running {
         lines.push("the node runs, and starts by itself from now on: `qk status`".to_owned());
     }
+    lines.push(given(told).to_owned());
     match installed.scope {
         Scope::User if installed.running => lines.push(
             "it ends with your last session; `loginctl enable-linger` lets it run without one"
@@ -124,6 +152,19 @@ fn describe(installed: &Installed) -> String {
         )),
     }
     lines.join("\n")
+}
+
+/// The one default that tells others something about the owner.
+fn given(told: &Told) -> &'static str {
+    match (told.gives, told.shares_fetched) {
+        (false, _) => "it gives others nothing",
+        (true, false) => "it gives others what is built here, and nothing that is fetched",
+        (true, true) => {
+            "it gives others what is built and fetched here, so that they can find out what you \
+             fetched; `qk node install --no-share` keeps that to yourself, as does `fetched = false` \
+             below [share] in config.toml"
+        }
+    }
 }
 
 fn describe_removed(removed: &Removed) -> String {
@@ -191,15 +232,15 @@ fn keys(home: &Path) -> String {
 mod tests {
     use super::*;
 
-    fn given(args: &[&str]) -> Vec<String> {
+    fn passed_on(args: &[&str]) -> Vec<String> {
         let all = ["qk", "node", "install"].iter().chain(args);
         forwarded(&Cli::command().try_get_matches_from(all).unwrap()).unwrap()
     }
 
     #[test]
     fn what_the_node_takes_is_given_to_the_service() {
-        assert!(given(&[]).is_empty());
-        assert!(given(&["--system", "--json", "-q"]).is_empty());
+        assert!(passed_on(&[]).is_empty());
+        assert!(passed_on(&["--system", "--no-share", "--json", "-q"]).is_empty());
         let args = [
             "--listen",
             "/ip4/0.0.0.0/tcp/4433",
@@ -208,11 +249,11 @@ mod tests {
             "--log-format",
             "json",
         ];
-        assert_eq!(given(&args), args);
+        assert_eq!(passed_on(&args), args);
         let command = |args: &[String]| {
             let all = ["qk", "node"].map(str::to_owned);
             Cli::command().try_get_matches_from(all.into_iter().chain(args.to_vec()))
         };
-        assert!(command(&given(&args)).is_ok(), "and the node takes it");
+        assert!(command(&passed_on(&args)).is_ok(), "and the node takes it");
     }
 }

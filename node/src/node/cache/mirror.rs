@@ -79,7 +79,7 @@ impl Node {
         let mut walk = Walk::new(turn);
         let (mut learned, mut failures) = (0, 0);
         while let Some(request) = walk.step() {
-            let Some(reply) = member.ask(source, &request, WALK_ASK_TIMEOUT).await else {
+            let Ok(reply) = member.ask(source, &request, WALK_ASK_TIMEOUT).await else {
                 failures += 1;
                 if failures >= FAILURES_MAX {
                     return Ok(None);
