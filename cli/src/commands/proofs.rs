@@ -3,7 +3,7 @@
 use qk_node::access::{Access, FindReport, FindSpec};
 use qk_node::node::{NodeOptions, policy_of, unix_now};
 use qk_protocol::candidate::Candidate;
-use qk_protocol::decide::{Question, Verdict, choose, decide};
+use qk_protocol::decide::{Line, Question, Roll, Said, Seat, Verdict, choose, decide};
 use qk_protocol::dsse::public_key;
 use qk_protocol::hash::{NetworkId, Root};
 use qk_protocol::key::Release;
@@ -23,6 +23,9 @@ struct Report {
     release: Release,
     #[serde(skip_serializing_if = "Option::is_none")]
     verdict: Option<Verdict>,
+    /// Who is assigned and what they said, with all that is drawn from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    roll: Option<Roll>,
     /// Statements about other targets, flags or toolchains of the release.
     others: usize,
     providers: Vec<(Root, usize)>,
@@ -47,6 +50,7 @@ pub(crate) async fn run(session: &Session, args: &ProofsArgs) -> Outcome {
     };
     let access = session.access(options).await?;
     let config = session.home.config().map_err(failed)?;
+    let project = session.project_policy()?;
     let own = public_key(&session.home.key("observer").map_err(failed)?);
     let mut reports = Vec::new();
     for joined in &networks {
@@ -55,7 +59,10 @@ pub(crate) async fn run(session: &Session, args: &ProofsArgs) -> Outcome {
             continue;
         }
         let found = find(&access, joined.network.id(), &wanted.release, args.offline).await?;
-        let policy = policy_of(&config, manifest);
+        let policy = match &project {
+            Some(project) => policy_of(&config, manifest).stricter(project),
+            None => policy_of(&config, manifest),
+        };
         let candidates = wanted.candidates(&manifest.builds);
         let verdicts = candidates.iter().map(|candidate| {
             decide(&Question {
@@ -67,11 +74,14 @@ pub(crate) async fn run(session: &Session, args: &ProofsArgs) -> Outcome {
                 now: unix_now(),
             })
         });
+        let chosen = choose(verdicts);
+        let about = chosen.as_ref().map(|(index, _)| &candidates[*index]);
         reports.push(Report {
             network: manifest.name.clone(),
             network_id: joined.network.id(),
             release: wanted.release.clone(),
-            verdict: choose(verdicts).map(|(_, verdict)| verdict),
+            roll: about.map(|candidate| Roll::of(&joined.network, candidate, &found.held)),
+            verdict: chosen.map(|(_, verdict)| verdict),
             others: others(&found, &candidates),
             providers: found.providers.into_iter().collect(),
             answered: found.answered,
@@ -124,7 +134,7 @@ fn describe(report: &Report) -> String {
         lines.push("  the network builds nothing for this target".to_owned());
         return lines.join("\n");
     };
-    lines.push(format!("  {}", in_one_line(&verdict.decision)));
+    lines.push(format!("  {}", in_one_line(verdict)));
     for line in &verdict.lines {
         let who = line
             .principal
@@ -138,10 +148,12 @@ fn describe(report: &Report) -> String {
             .unwrap_or_default()
             .to_owned();
         lines.push(format!(
-            "    {who:<16} {root}  {effect:<16} {}",
-            ago(unix_now().since(line.at))
+            "    {who:<16} {root}  {effect:<16} {}{}",
+            ago(unix_now().since(line.at)),
+            work(line)
         ));
     }
+    lines.extend(report.roll.iter().flat_map(drawn));
     lines.extend(verdict.notes.iter().map(|note| format!("  note: {note}")));
     for (root, providers) in &report.providers {
         lines.push(format!("  {} given by {providers} nodes", root.short()));
@@ -153,4 +165,53 @@ fn describe(report: &Report) -> String {
         ));
     }
     lines.join("\n")
+}
+
+/// What others say of a statement's work digest.
+fn work(line: &Line) -> String {
+    match (line.work_agrees, line.work_differs) {
+        (0, 0) => String::new(),
+        (agree, 0) => format!("  work agrees: {agree}"),
+        (agree, differ) => format!("  work agrees: {agree}, DIFFERS: {differ}"),
+    }
+}
+
+/// Who is assigned and what they said; the rest of the ranking only by number.
+fn drawn(roll: &Roll) -> Vec<String> {
+    let of = |said: Said, called: bool| -> Vec<&str> {
+        let seats = roll
+            .seats
+            .iter()
+            .filter(|seat| seat.called && seat.said == said);
+        let seats = seats.filter(|seat| (seat.round > 0) == called);
+        seats.map(|seat| seat.name.as_str()).collect()
+    };
+    let mut lines = Vec::new();
+    for (what, called) in [("assigned", false), ("called by dissent", true)] {
+        let all = [Said::Observation, Said::Failure, Said::Nothing].map(|said| of(said, called));
+        let number: usize = all.iter().map(Vec::len).sum();
+        if number == 0 {
+            continue;
+        }
+        let words = ["answered", "failed to build", "silent"];
+        let some = words
+            .iter()
+            .zip(&all)
+            .filter(|(_, names)| !names.is_empty());
+        let some = some.map(|(word, names)| format!("{word}: {}", names.join(", ")));
+        lines.push(format!(
+            "  {what}: {number}; {}",
+            some.collect::<Vec<_>>().join("; ")
+        ));
+    }
+    let seat =
+        |(rank, seat): (usize, &Seat)| format!("    {rank:>3}  {}  {}", seat.digest, seat.name);
+    let called = roll.seats.iter().filter(|seat| seat.called);
+    lines.push(format!("  drawn with seed {}:", roll.seed));
+    lines.extend(called.enumerate().map(seat));
+    let others = roll.seats.iter().filter(|seat| !seat.called).count();
+    if others > 0 {
+        lines.push(format!("    and {others} more, with `--json`"));
+    }
+    lines
 }

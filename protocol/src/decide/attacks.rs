@@ -16,7 +16,7 @@ fn assigned() -> Scenario {
 }
 
 fn escalating() -> Scenario {
-    scenario().policy(|policy| policy.on_dissent = OnDissent::Escalate)
+    scenario().policy(|policy| policy.on_dissent = Some(OnDissent::Escalate))
 }
 
 fn trusts(scenario: &Scenario, what: &str) -> bool {
@@ -447,7 +447,7 @@ fn who_is_called_counts_as_assigned_only_then() {
     let (on, off) = drawn();
     let both = || {
         assigned()
-            .policy(|policy| policy.on_dissent = OnDissent::Escalate)
+            .policy(|policy| policy.on_dissent = Some(OnDissent::Escalate))
             .says(on[0], "right")
             .says(off[0], "right")
             .says(off[1], "right")
@@ -472,7 +472,7 @@ fn who_is_called_counts_as_assigned_only_then() {
 fn blocked_and_stale_come_before_disputed_and_contested() {
     let (on, off) = drawn();
     let contested = |scenario: Scenario| {
-        let scenario = scenario.policy(|policy| policy.on_dissent = OnDissent::Escalate);
+        let scenario = scenario.policy(|policy| policy.on_dissent = Some(OnDissent::Escalate));
         let scenario = scenario.says(on[0], "right").says(on[1], "right");
         scenario
             .says(off[0], "right")
@@ -482,17 +482,21 @@ fn blocked_and_stale_come_before_disputed_and_contested() {
     assert!(trusts(&contested(scenario()), "right"));
     let late = contested(scenario()).at(NOW.plus(30 * DAY));
     assert!(matches!(late.verdict().decision, Decision::Stale { .. }));
-    let mut blocking = manifest();
-    blocking.blocked.push(crate::manifest::Blocked {
-        key: None,
-        root: Some(subject("right").root),
-        reason: "a backdoor".to_owned(),
-    });
-    let blocked = contested(scenario_in(network_of(&blocking)));
-    assert!(matches!(
-        blocked.verdict().decision,
-        Decision::Blocked { .. }
-    ));
+    let blocking = |what: &str| {
+        let mut blocking = manifest();
+        blocking.blocked.push(crate::manifest::Blocked {
+            key: None,
+            root: Some(subject(what).root),
+            reason: "a backdoor".to_owned(),
+        });
+        contested(scenario_in(network_of(&blocking)))
+    };
+    let blocked = blocking("right").verdict().decision;
+    assert!(matches!(blocked, Decision::Blocked { .. }));
+    assert!(
+        trusts(&blocking("wrong"), "right"),
+        "a lone liar blocks no longer with a blocked root"
+    );
 }
 
 #[test]

@@ -31,7 +31,7 @@ impl<'a> Case<'a> {
         let ranking = Ranking::of(question.network, question.candidate);
         let observed = observed_in(question.network, held.values().copied());
         let dissenters = dissenters(&observed);
-        let called = match question.policy.on_dissent {
+        let called = match question.policy.on_dissent() {
             OnDissent::Refuse => 0,
             OnDissent::Escalate => dissenters.len(),
         };
@@ -172,7 +172,8 @@ impl<'a> Case<'a> {
 
     fn decide(&self) -> Decision {
         let own = self.own();
-        if let Some(reason) = self.blocked(own.as_deref()) {
+        let contested = self.contested();
+        if let Some(reason) = self.blocked(own.as_deref().or(contested.as_deref())) {
             return Decision::Blocked { reason };
         }
         if let Some(own) = own {
@@ -183,11 +184,10 @@ impl<'a> Case<'a> {
                 why: self.why_stale(),
             };
         }
-        match (self.question.policy.on_dissent, self.dissenters.len()) {
-            (_, 0) => self.agreed(),
-            (OnDissent::Escalate, 1) => self.contested().unwrap_or_else(|| self.disputed()),
-            (OnDissent::Escalate | OnDissent::Refuse, _) => self.disputed(),
+        if self.dissenters.is_empty() {
+            return self.agreed();
         }
+        contested.map_or_else(|| self.disputed(), Decision::Trusted)
     }
 
     /// What the principals that observed anything observed alike.
@@ -206,23 +206,26 @@ impl<'a> Case<'a> {
         Decision::Unproven(unproven)
     }
 
-    /// What is trusted although one principal dissents: what the first committee alone proves, and twice
-    /// as many as the policy asks for observed.
-    fn contested(&self) -> Option<Decision> {
-        let dissenter = self.dissenters.first().copied()?;
-        let most = most_observed(&self.observed)?;
-        let tally = self.tally(&[Effect::Counts]).of(most);
+    /// What is trusted although one principal dissents, if the policy escalates: what the first committee
+    /// alone proves, and twice as many as the policy asks for observed.
+    fn contested(&self) -> Option<Box<Trusted>> {
+        let dissenter = self.lone_dissenter()?;
+        let tally = self.tally(&[Effect::Counts]);
+        let tally = tally.of(most_observed(&self.observed)?);
         let mut trusted = tally.prove(self, &self.committee).ok()?;
-        let need = self.need();
-        let committee = tally
-            .supporters
-            .keys()
-            .filter(|id| self.committee.contains(id));
-        let enough = committee.count() >= need as usize
-            && tally.count(&BTreeSet::new(), self.question.policy.count, &self.assigned)
-                >= need.saturating_mul(2);
         trusted.contested = Some(dissenter);
-        enough.then_some(Decision::Trusted(trusted))
+        let need = self.need();
+        let count = self.question.policy.count;
+        let agree = tally.count(&BTreeSet::new(), count, &self.assigned);
+        let of_committee = tally.count(&BTreeSet::new(), Count::Assigned, &self.committee);
+        (of_committee >= need && agree >= need.saturating_mul(2)).then_some(trusted)
+    }
+
+    /// The only principal that observed something else than the others, where that is no end of it.
+    fn lone_dissenter(&self) -> Option<PrincipalId> {
+        let escalates = self.question.policy.on_dissent() == OnDissent::Escalate;
+        let lone = self.dissenters.first().copied();
+        lone.filter(|_| escalates && self.dissenters.len() == 1)
     }
 
     fn disputed(&self) -> Decision {
@@ -253,10 +256,11 @@ impl<'a> Case<'a> {
     }
 
     /// Only what could be trusted is looked at: a stranger must not be able to have a key refused by
-    /// stating a blocked root for it, nor a principal what this client built itself.
-    fn blocked(&self, own: Option<&Trusted>) -> Option<String> {
-        let gots: Vec<Got> = match own {
-            Some(own) => vec![(own.key_id, own.subject)],
+    /// stating a blocked root for it, nor a principal what this client built itself, nor a lone dissenter
+    /// what it does not block otherwise.
+    fn blocked(&self, settled: Option<&Trusted>) -> Option<String> {
+        let gots: Vec<Got> = match settled {
+            Some(settled) => vec![(settled.key_id, settled.subject)],
             None => self.observed.values().flatten().copied().collect(),
         };
         gots.iter()
@@ -332,15 +336,10 @@ impl<'a> Case<'a> {
     }
 
     fn notes(&self, decision: &Decision) -> Vec<String> {
-        let escalates = self.question.policy.on_dissent == OnDissent::Escalate;
-        let lone = self
-            .dissenters
-            .first()
-            .filter(|_| self.dissenters.len() == 1);
-        let Some(dissenter) = lone.filter(|_| escalates) else {
+        let Some(dissenter) = self.lone_dissenter() else {
             return Vec::new();
         };
-        let principal = self.question.network.principal_by_id(*dissenter);
+        let principal = self.question.network.principal_by_id(dissenter);
         let name = principal.map_or_else(|| dissenter.short(), |one| one.name.clone());
         let twice = self.need().saturating_mul(2);
         match decision {

@@ -163,7 +163,12 @@ fn policy() -> impl Strategy<Value = Policy> {
             0..2,
         ),
         prop::option::of(over),
-        prop_oneof![Just(OnDissent::Refuse), Just(OnDissent::Escalate)],
+        select(vec![
+            None,
+            Some(OnDissent::Refuse),
+            Some(OnDissent::Escalate),
+            Some(OnDissent::Escalate),
+        ]),
     )
         .prop_map(
             |(threshold, count, principals, groups, max_age_days, mut crates, over, on_dissent)| {
@@ -263,7 +268,7 @@ fn naive(policy: &Policy, statements: &[Held]) -> Option<Subject> {
             .map(|(who, _)| *who)
             .filter(|who| observed(who).iter().any(|other| other != what))
             .collect();
-        let escalates = policy.on_dissent == OnDissent::Escalate;
+        let escalates = policy.on_dissent() == OnDissent::Escalate;
         let allowed = if escalates { 1 } else { 0 };
         let called = ranking.first(1 + if escalates { dissenters.len() } else { 0 });
         let supporters: BTreeSet<PrincipalId> = spoken
@@ -472,7 +477,7 @@ proptest! {
         let stated = other.map(|(_, subject)| subject);
         prop_assert!(trusted(&after).is_none() || trusted(&after) == stated || trusted(&after) == trusted(&before));
         let dissents = !spoken(std::slice::from_ref(&held)).is_empty();
-        if dissents && policy.on_dissent == OnDissent::Refuse {
+        if dissents && policy.on_dissent() == OnDissent::Refuse {
             prop_assert_eq!(trusted(&after), None);
         }
         if let (true, Decision::Trusted(after)) = (dissents, after) {
@@ -491,7 +496,7 @@ proptest! {
                 .filter(|held| network().principal(held.statement.observer()).is_none_or(|(one, _)| one.id != dissenter))
                 .cloned()
                 .collect();
-            let refuse = Policy { on_dissent: OnDissent::Refuse, ..policy };
+            let refuse = Policy { on_dissent: Some(OnDissent::Refuse), ..policy };
             prop_assert_eq!(trusted(&decision(&refuse, &others)), Some(contested.subject));
             prop_assert!(contested.proof.len() >= 2 * refuse.threshold_of("hello") as usize);
             let signers = contested.proof.iter().map(|id| statements.iter().find(|one| one.statement.id() == *id).unwrap());
@@ -527,6 +532,9 @@ proptest! {
 
     #[test]
     fn the_stricter_of_two_trusts_only_what_both_do(one in policy(), two in policy(), statements in statements()) {
+        // Without an opinion on dissent one leaves it to the other.
+        let opinionated = |policy: Policy| Policy { on_dissent: Some(policy.on_dissent()), ..policy };
+        let (one, two) = (opinionated(one), opinionated(two));
         let both = trusted(&decision(&one.stricter(&two), &statements));
         if both.is_some() {
             prop_assert_eq!(both, trusted(&decision(&one, &statements)));

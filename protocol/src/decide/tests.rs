@@ -4,7 +4,7 @@ use super::*;
 use crate::assign::Ranking;
 use crate::hash::NetworkId;
 use crate::manifest::Blocked;
-use crate::policy::{Count, Group};
+use crate::policy::{Count, Group, OnDissent};
 use crate::testing::*;
 
 /// The committee of the key in the fixture, and who is not on it.
@@ -617,6 +617,40 @@ fn an_override_holds_for_either_spelling_of_a_name() {
     assert_eq!(policy.threshold_of("proc-macro2"), 4);
     assert_eq!(policy.threshold_of("Proc_Macro2"), 4);
     assert_eq!(policy.threshold_of("proc-macro"), 2);
+}
+
+#[test]
+fn a_local_policy_without_an_opinion_leaves_a_dissent_to_the_network() {
+    let local: Policy = toml::from_str("threshold = 3").unwrap();
+    let of = |on_dissent| Policy {
+        on_dissent: Some(on_dissent),
+        ..Policy::default()
+    };
+    assert_eq!(local.on_dissent(), OnDissent::Refuse);
+    for word in [OnDissent::Escalate, OnDissent::Refuse] {
+        assert_eq!(of(word).stricter(&local).on_dissent(), word);
+    }
+    let strict = of(OnDissent::Escalate).stricter(&of(OnDissent::Refuse));
+    assert_eq!(strict.on_dissent(), OnDissent::Refuse);
+    let network: Policy = toml::from_str("threshold = 2").unwrap();
+    let lenient = of(OnDissent::Escalate);
+    let joined = network.with_opinion().stricter(&lenient);
+    assert_eq!(joined.on_dissent(), OnDissent::Refuse);
+    // What joining them would come to if the network's silence were no word.
+    let joined = network.stricter(&lenient);
+    assert_eq!(joined.on_dissent(), OnDissent::Escalate);
+}
+
+#[test]
+fn a_share_of_fetches_is_rebuilt() {
+    let rebuilt = |percent| {
+        let policy = Policy {
+            rebuild_percent: percent,
+            ..Policy::default()
+        };
+        (0..1000).filter(|random| policy.rebuilds(*random)).count()
+    };
+    assert_eq!([0, 2, 100].map(rebuilt), [0, 20, 1000]);
 }
 
 #[test]
