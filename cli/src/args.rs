@@ -23,8 +23,11 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     Fetch(FetchArgs),
     Build(BuildArgs),
+    Repro(ReproArgs),
     Verify(VerifyArgs),
     Proofs(ProofsArgs),
+    Diff(DiffArgs),
+    Log(LogArgs),
     Node(NodeCli),
     Status(StatusArgs),
     /// Show the peers that the node is connected with
@@ -131,11 +134,50 @@ pub(crate) struct BuildArgs {
     /// Keep the result to oneself: nothing is signed, nothing is told to the network
     #[arg(long)]
     pub no_publish: bool,
+    /// Publish without the second build that tests whether the result is reproducible; the
+    /// observation then has no work digest, and anybody can copy it
+    #[arg(long, conflicts_with = "no_publish")]
+    pub no_gate: bool,
     /// Parallel jobs [default: all processors]
     #[arg(long, short)]
     pub jobs: Option<u32>,
     /// Take the sandbox's tools and libraries from the system below this directory, to see that
     /// they do not change the result
+    #[arg(long, value_name = "DIR", help_heading = "Advanced")]
+    pub sandbox_root: Option<PathBuf>,
+}
+
+/// Build a crate twice and say whether it is reproducible, and if not, what differs and likely why
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  qk repro hexyl@0.17.0\n  qk repro --path . --badge reproducible.json\n\n\
+The second build has another number of jobs, another host name and a later time. Nothing is signed or\n\
+published. A badge is what https://shields.io/badges/endpoint-badge reads.\n\n\
+Exit codes: 0 both builds are identical, 12 they differ, 13 it does not build, 1 anything else"
+)]
+pub(crate) struct ReproArgs {
+    /// NAME or NAME@VERSION
+    #[arg(
+        value_name = "CRATE[@VER]",
+        required_unless_present = "path",
+        conflicts_with = "path"
+    )]
+    pub krate: Option<CrateSpec>,
+    /// The package in this directory, as `cargo package` would publish it, uncommitted changes included
+    #[arg(long, value_name = "DIR")]
+    pub path: Option<PathBuf>,
+    #[command(flatten)]
+    pub flags: FlagArgs,
+    /// Target triple [default: this machine's]
+    #[arg(long)]
+    pub target: Option<String>,
+    /// Parallel jobs of the first build; the second has half as many [default: all processors]
+    #[arg(long, short)]
+    pub jobs: Option<u32>,
+    /// Write the data of a badge here
+    #[arg(long, value_name = "FILE")]
+    pub badge: Option<PathBuf>,
+    /// Take the tools and libraries of the second build from the system below this directory
     #[arg(long, value_name = "DIR", help_heading = "Advanced")]
     pub sandbox_root: Option<PathBuf>,
 }
@@ -168,6 +210,32 @@ pub(crate) struct ProofsArgs {
     /// Use only what is on this machine
     #[arg(long)]
     pub offline: bool,
+}
+
+/// Compare two artifacts by file and section, whether anybody trusts them or not
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  qk diff hexyl@0.17.0\n  qk diff one.tar other.tar\n  qk diff 366f8ecf other.tar\n\n\
+A crate stands for what principals of the network observed of it: two different artifacts, which are got\n\
+from whoever has them, to look at and no more. The class of a difference is for people and decides nothing.\n\n\
+Exit codes: 0 identical, 12 they differ, 1 anything else"
+)]
+pub(crate) struct DiffArgs {
+    /// Files, roots of artifacts in the store (or their beginning), or a crate
+    #[arg(required = true, num_args = 1..=2, value_name = "FILE|ROOT|CRATE[@VER]")]
+    pub what: Vec<String>,
+    /// Let diffoscope look, too; it runs many programs on the archives without a sandbox
+    #[arg(long)]
+    pub diffoscope: bool,
+}
+
+/// Print the log of a build
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  qk log hexyl@0.17.0\n  qk log 5f21…")]
+pub(crate) struct LogArgs {
+    /// A crate, for the latest build whose log is here, or the digest that an observation names
+    #[arg(value_name = "CRATE[@VER]|DIGEST")]
+    pub which: String,
 }
 
 /// Run a node in the foreground until Ctrl-C, or as a service in the background

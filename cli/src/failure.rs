@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use qk_node::build::Reason;
 use serde::Serialize;
 
 /// Why a command failed. Each kind has one exit code, which scripts may rely on.
@@ -62,6 +63,9 @@ pub(crate) struct Failure {
     pub kind: Kind,
     pub exit_code: u8,
     pub error: String,
+    /// Why a build gave nothing: one of the classes of a failure.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Reason>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
     #[serde(skip)]
@@ -74,6 +78,7 @@ impl Failure {
             kind,
             exit_code: kind.exit_code(),
             error: error.to_string(),
+            reason: None,
             hint: None,
             printed: false,
         }
@@ -82,6 +87,11 @@ impl Failure {
     /// Marks a failure that the result shows already, so that it is not printed again.
     pub(crate) fn printed(mut self, printed: bool) -> Self {
         self.printed = printed;
+        self
+    }
+
+    pub(crate) fn reason(mut self, reason: Reason) -> Self {
+        self.reason = Some(reason);
         self
     }
 

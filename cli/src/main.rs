@@ -97,8 +97,11 @@ async fn dispatch(command: Command, output: Output) -> Outcome {
     match command {
         Command::Fetch(args) => commands::fetch::run(&session, &args).await,
         Command::Build(args) => commands::build::run(&session, &args).await,
+        Command::Repro(args) => commands::repro::run(&session, &args).await,
         Command::Verify(args) => commands::verify::run(&session, &args).await,
         Command::Proofs(args) => commands::proofs::run(&session, &args).await,
+        Command::Diff(args) => commands::diff::run(&session, &args).await,
+        Command::Log(args) => commands::log::run(&session, &args).await,
         Command::Node(args) => commands::node::run(&session, &args).await,
         Command::Status(args) => commands::node::status::run(&session, &args).await,
         Command::Peers => commands::node::status::peers(&session).await,

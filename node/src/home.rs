@@ -21,6 +21,7 @@ use crate::secret::Secret;
 use tempfile::{NamedTempFile, PersistError};
 
 use crate::gateway::GatewayConfig;
+use crate::logs::Logs;
 use crate::manners::{PauseConfig, ShareConfig};
 
 /// A configuration file may be this long.
@@ -219,6 +220,16 @@ impl Home {
     /// Where builds work; on the same disk as the store, so that artifacts move and are not copied.
     pub fn work(&self) -> PathBuf {
         self.dir.join("work")
+    }
+
+    /// Where logs of builds are kept, by digest.
+    pub fn logs(&self) -> Logs {
+        Logs::at(self.dir.join("logs"))
+    }
+
+    /// Where comparisons of artifacts under dispute are kept, by artifact key.
+    pub fn disputes(&self) -> PathBuf {
+        self.dir.join("disputes")
     }
 
     /// Where `.crate` files are kept.

@@ -3,12 +3,14 @@
 pub mod access;
 pub mod blocks;
 pub mod build;
+pub mod compare;
 pub mod control;
 pub mod counters;
 mod crowd;
 pub mod gateway;
 pub mod home;
 pub mod install;
+pub mod logs;
 pub mod manners;
 pub mod net;
 pub mod node;

@@ -27,3 +27,4 @@ pub mod statement;
 pub(crate) mod testing;
 pub mod time;
 pub mod transfer;
+pub mod work;

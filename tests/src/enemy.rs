@@ -14,8 +14,9 @@ use libp2p::core::UpgradeInfo;
 use libp2p::core::muxing::{StreamMuxer, StreamMuxerBox, SubstreamBox};
 use libp2p::core::upgrade::OutboundConnectionUpgrade;
 use libp2p::identity::Keypair;
-use libp2p::{noise, yamux};
+use libp2p::yamux;
 use multistream_select::{Negotiated, Version, dialer_select_proto};
+use qk_node::net::noise::Noise;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
@@ -64,7 +65,7 @@ impl Wire {
     /// When the node does not let it in.
     pub async fn dial_as(identity: &Keypair, from: Ipv4Addr, to: SocketAddr) -> io::Result<Self> {
         let socket = connect(from, to).await?.compat();
-        let noise = noise::Config::new(identity).map_err(io::Error::other)?;
+        let noise = Noise::new(identity).map_err(io::Error::other)?;
         let (name, socket) = dialer_select_proto(socket, noise.protocol_info(), Version::V1)
             .await
             .map_err(io::Error::other)?;

@@ -4,7 +4,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-/// Three real sandbox builds of a real crate: the slowest test there is.
+/// Four real sandbox builds of a real crate: the slowest test there is.
 #[test]
 fn the_whole_way_once() {
     let home = tempfile::tempdir().unwrap();
@@ -30,6 +30,11 @@ fn the_whole_way_once() {
         .collect();
     assert_eq!(principals, ["alice", "bob", "carol"].into());
     assert!(observations.iter().all(|one| one["root"] == report["root"]));
+    // Alice built twice, and stated her work; both verifiers got the same, and say so.
+    for one in report["work"].as_array().unwrap() {
+        let (agree, differ) = (&one["agree"], &one["differ"]);
+        assert!(agree.as_u64() >= Some(1) && *differ == 0, "{one}");
+    }
     assert_eq!(report["b3sum"], report["root"]);
     assert_eq!(report["installed"]["version"], "hexyl 0.17.0");
     assert!(report["blocks_verified"].as_u64().unwrap() > 0);

@@ -7,6 +7,8 @@ use std::process::Command;
 use qk_node::build::{Builder, Cancel, Options, Order, Toolchains};
 use qk_protocol::archive::Identity;
 use qk_protocol::hash::Sha256;
+use qk_protocol::work::WorkDigest;
+use serde_json::{Value, json};
 
 const NAME: &str = "hexyl";
 const VERSION: &str = "0.17.0";
@@ -17,6 +19,57 @@ fn two_builds_give_one_root() {
     let one = fixture.build("one", 1);
     let another = fixture.build("another", 3);
     assert_eq!(one, another);
+}
+
+/// What passes and what fails the gate differ in one line of a build script.
+#[test]
+fn a_crate_that_records_the_time_is_found_out() {
+    let scratch = tempfile::tempdir().unwrap();
+    let badge = scratch.path().join("badge.json");
+    let crates = Path::new(env!("CARGO_MANIFEST_DIR")).join("crates");
+    Toolchains::new(&toolchain_directory())
+        .setup(&mut |event| println!("{event:?}"))
+        .unwrap();
+    let repro = |more: &[&str]| {
+        let ran = Command::new(qk_tests::qk())
+            .args(["repro", "--json", "--path"])
+            .arg(crates.join("fickle"))
+            .arg("--badge")
+            .arg(&badge)
+            .args(more)
+            .env("QK_HOME", scratch.path().join("home"))
+            .env("QK_TOOLCHAINS", toolchain_directory())
+            .output()
+            .unwrap();
+        println!("{}", String::from_utf8_lossy(&ran.stderr));
+        let said: Value = serde_json::from_slice(&ran.stdout).unwrap();
+        let badge: Value = serde_json::from_slice(&std::fs::read(&badge).unwrap()).unwrap();
+        (ran.status.code(), said, badge)
+    };
+
+    let (code, said, badge) = repro(&[]);
+    assert_eq!(code, Some(12), "{said}");
+    assert_eq!(
+        (&said["reproducible"], &said["same_work"]),
+        (&false.into(), &false.into())
+    );
+    let first = json!({"package": "fickle", "own": true, "causes": ["time"]});
+    assert_eq!(said["first"], first);
+    assert_eq!(said["comparison"]["files"][0]["path"], "bin/fickle");
+    let expected =
+        json!({"schemaVersion": 1, "label": "reproducible", "message": "no", "color": "red"});
+    assert_eq!(badge, expected);
+
+    let (code, said, badge) = repro(&["--features", "steady"]);
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(
+        (&said["reproducible"], &said["same_work"]),
+        (&true.into(), &true.into())
+    );
+    assert_eq!(badge["message"], "yes");
+    // Nothing of the package's directory was changed.
+    assert!(!crates.join("fickle/Cargo.lock").exists());
+    assert!(!crates.join("fickle/target").exists());
 }
 
 /// A crate of the public registry, on disk.
@@ -45,7 +98,7 @@ impl Fixture {
     }
 
     /// Builds on a host of this name, in a directory of its own, and runs what came out.
-    fn build(&self, hostname: &str, jobs: u32) -> Identity {
+    fn build(&self, hostname: &str, jobs: u32) -> (Identity, WorkDigest) {
         let work = self.directory.path().join(hostname);
         let builder = Builder::new(self.toolchains.clone(), &work).unwrap();
         let options = Options {
@@ -60,6 +113,8 @@ impl Fixture {
         let archive = self.directory.path().join(format!("{hostname}.tar"));
         let key = built.key.clone().expect("the crate has a lock");
         let identity = built.pack(key, &archive).unwrap().identity;
+        let linked = built.linked.as_ref().expect("a record of what was linked");
+        let work = linked.work_digest().expect("a work digest");
         let (name, version) = (&self.order.name, &self.order.version);
         let output = Command::new(&built.bins[name]).arg("--version").output();
         let said = String::from_utf8(output.unwrap().stdout).unwrap();
@@ -69,7 +124,7 @@ impl Fixture {
             "{name} {version} on {system}, {jobs} jobs: {}",
             identity.root
         );
-        identity
+        (identity, work)
     }
 }
 

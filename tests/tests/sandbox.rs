@@ -43,6 +43,8 @@ fn nothing_gets_out() {
     });
     let built = built.expect("the crate builds in the sandbox");
     assert_eq!(built.bins.keys().collect::<Vec<_>>(), ["hostile"]);
+    // It tampered with the record of what was linked: no work digest, and an artifact all the same.
+    assert!(built.linked.is_none());
     let inside = report(&built.bins["hostile"]);
 
     let mut shown = 0;

@@ -9,4 +9,5 @@ pub mod campaign;
 pub mod cargo;
 pub mod deny;
 pub mod setup;
+pub mod survey;
 pub mod test;

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
-use xtask::{bench, campaign, cargo, deny, setup, test};
+use xtask::{bench, campaign, cargo, deny, setup, survey, test};
 
 /// The project's own commands.
 #[derive(Parser)]
@@ -41,6 +41,12 @@ enum Task {
     /// Flip bits in every file of a store, so many in each, and check what is left
     #[command(after_help = "Example: cargo xtask flips --rounds 20")]
     Flips(StoreArgs<10>),
+    /// Build crates twice, on two distributions, and tell which are reproducible; goes on where it was
+    #[command(
+        after_help = "Example: cargo xtask survey contrib/survey/tools.txt\n\n\
+        The report and the table are written beside the list, as .jsonl and .md."
+    )]
+    Survey(SurveyArgs),
     /// Measure
     #[command(subcommand)]
     Bench(Bench),
@@ -91,6 +97,21 @@ struct StoreArgs<const ROUNDS: u64> {
     /// Where randomness begins; by default another one each time, which is printed
     #[arg(long)]
     seed: Option<u64>,
+}
+
+#[derive(Args)]
+struct SurveyArgs {
+    /// A crate a line, NAME@VER, and after a blank what to say about it
+    list: std::path::PathBuf,
+    /// Root directory of another distribution; a minimal Debian 13 is made by debootstrap otherwise
+    #[arg(long, value_name = "DIR")]
+    other: Option<std::path::PathBuf>,
+    /// Parallel jobs of each first build; all processors otherwise
+    #[arg(long)]
+    jobs: Option<u32>,
+    /// This executable in place of one that is built first
+    #[arg(long, value_name = "FILE")]
+    qk: Option<std::path::PathBuf>,
 }
 
 #[derive(Subcommand)]
@@ -202,6 +223,7 @@ fn run(task: Task) -> Result<()> {
         Task::Power(args) => campaign::power(args.rounds, seed(args.seed)),
         Task::Faults(args) => campaign::faults(args.rounds, seed(args.seed)),
         Task::Flips(args) => campaign::flips(args.rounds, seed(args.seed)),
+        Task::Survey(args) => survey(args),
         Task::Bench(Bench::Fetch(args)) => bench_fetch(args),
         Task::Bench(Bench::Transfer(args)) => bench_transfer(args),
         Task::Bench(Bench::Idle(args)) => bench_idle(args),
@@ -224,6 +246,19 @@ fn demo(args: &DemoArgs) -> Result<()> {
     }
     cargo::forget_caller(&mut demo);
     Err(demo.exec()).with_context(|| format!("cannot start {}", qk.display()))
+}
+
+fn survey(args: SurveyArgs) -> Result<()> {
+    let qk = match args.qk {
+        Some(qk) => std::path::absolute(qk)?,
+        None => setup::run()?,
+    };
+    let options = survey::Options {
+        list: args.list,
+        other: args.other,
+        jobs: args.jobs,
+    };
+    survey::run(&qk, &options)
 }
 
 /// The seed asked for, or one that differs from run to run.

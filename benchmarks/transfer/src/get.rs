@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -11,13 +11,13 @@ use bao_tree::iter::BaoChunk;
 use bao_tree::{BaoTree, ChunkNum, ChunkRanges};
 use qk_node::blocks::behaviour::Lanes;
 use qk_node::blocks::download::{DownloadOptions, Progress, STALL_MAX, download};
+use qk_node::blocks::lane::Buffers;
 use qk_node::blocks::part::Part;
 use qk_node::blocks::source::Source;
 use qk_node::net::{Contact, Net, PeerId};
 use qk_node::store::{Keep, Options, Store};
 use qk_protocol::blocks::{
-    BLOCK_BYTES, BLOCK_SIZE, Blob, BlockRange, CHUNK_BYTES, Encoding, Ranges, Request,
-    UNIT_BLOCKS_MAX, wire_len,
+    BLOCK_SIZE, Blob, BlockRange, CHUNK_BYTES, Encoding, Ranges, Request, UNIT_BLOCKS_MAX, wire_len,
 };
 use qk_protocol::time::UnixTime;
 use qk_protocol::transfer::PIPELINE_MAX;
@@ -136,6 +136,8 @@ async fn unverified(
         blob,
         data,
         outboard,
+        writing: Mutex::default(),
+        buffers: Buffers::default(),
     });
 
     let units: Vec<_> = blob.units(UNIT_BLOCKS_MAX).collect();
@@ -159,6 +161,9 @@ struct Files {
     blob: Blob,
     data: File,
     outboard: File,
+    /// As in a part.
+    writing: Mutex<()>,
+    buffers: Buffers,
 }
 
 async fn pull(
@@ -175,13 +180,13 @@ async fn pull(
         lane.ask(&request(&files.blob, unit)).await?;
     }
     for unit in units {
-        let pulled = lane.answer().await?;
+        let pulled = lane.answer_in(files.buffers.take()).await?;
         if let Some(next) = ahead.next() {
             lane.ask(&request(&files.blob, next)).await?;
         }
         taken.wire_bytes += u64::from(pulled.received());
         let files = Arc::clone(&files);
-        writing.spawn_blocking(move || files.write(unit, &pulled.unpack()?));
+        writing.spawn_blocking(move || files.write(unit, pulled.unpack()?));
     }
     while let Some(written) = writing.join_next().await {
         taken.bytes += written??;
@@ -198,24 +203,26 @@ fn request(blob: &Blob, unit: BlockRange) -> Request {
 }
 
 impl Files {
-    /// Puts blocks and nodes where they belong, whatever they are. As the product does, it gathers
-    /// what lies side by side and writes it at once.
-    fn write(&self, unit: BlockRange, mut wire: &[u8]) -> Result<u64> {
+    /// Puts blocks and nodes where they belong, whatever they are, in the writes of the product.
+    fn write(&self, unit: BlockRange, wire: Vec<u8>) -> Result<u64> {
         let tree = BaoTree::new(self.blob.size(), BLOCK_SIZE);
         let bytes = self.blob.bytes_of(unit);
         let chunks = |at: u64| ChunkNum(at.div_ceil(CHUNK_BYTES));
         let ranges = ChunkRanges::from(chunks(bytes.start)..chunks(bytes.end));
-        let mut data = Vec::with_capacity(unit.blocks() as usize * BLOCK_BYTES as usize);
+        let mut read = 0;
         let mut nodes: Vec<(u64, Vec<u8>)> = Vec::new();
+        let _one = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         for item in tree.ranges_pre_order_chunks_iter_ref(&ranges, 0) {
             let size = match item {
                 BaoChunk::Parent { .. } => 64,
                 BaoChunk::Leaf { size, .. } => size,
             };
-            let (piece, rest) = wire.split_at_checked(size).context("a short answer")?;
-            wire = rest;
+            let piece = wire.get(read..read + size).context("a short answer")?;
+            read += size;
             match item {
-                BaoChunk::Leaf { .. } => data.extend_from_slice(piece),
+                BaoChunk::Leaf { start_chunk, .. } => {
+                    self.data.write_all_at(piece, start_chunk.to_bytes())?;
+                }
                 BaoChunk::Parent { node, .. } => {
                     let Some(index) = tree.pre_order_offset(node) else {
                         continue;
@@ -229,10 +236,10 @@ impl Files {
                 }
             }
         }
-        self.data.write_all_at(&data, bytes.start)?;
         for (at, pairs) in nodes {
             self.outboard.write_all_at(&pairs, at)?;
         }
-        Ok(data.len() as u64)
+        self.buffers.give(wire);
+        Ok(bytes.end - bytes.start)
     }
 }

@@ -4,6 +4,7 @@
 //! `serve` prints a JSON line when it can be asked; it ends with its standard input and says then
 //! what it sent. `get` prints one when the blob is in its store.
 
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use anyhow::Result;
@@ -90,8 +91,10 @@ struct Fill {
 
 #[derive(Args)]
 struct Peers {
-    /// Where each of them listens
-    listen: String,
+    /// The host where they listen
+    host: Ipv4Addr,
+    /// The port where the first of them listens; the others listen at the next ones
+    port: u16,
     /// A home for each of them, which has joined a network
     #[arg(required = true)]
     homes: Vec<PathBuf>,

@@ -18,8 +18,8 @@ const ASK_EVERY: Duration = Duration::from_secs(45);
 
 pub async fn run(args: Peers) -> Result<()> {
     let mut nodes = JoinSet::new();
-    for home in args.homes {
-        let node = start(home, &args.listen).await?;
+    for (home, port) in args.homes.into_iter().zip(args.port..) {
+        let node = start(home, format!("/ip4/{}/tcp/{port}", args.host)).await?;
         nodes.spawn(async move {
             tokio::join!(node.maintain(), ask(&node));
         });
@@ -30,9 +30,9 @@ pub async fn run(args: Peers) -> Result<()> {
     Ok(())
 }
 
-async fn start(home: PathBuf, listen: &str) -> Result<Arc<Node>> {
+async fn start(home: PathBuf, listen: String) -> Result<Arc<Node>> {
     let options = NodeOptions {
-        listen: vec![listen.to_owned()],
+        listen: vec![listen],
         hold: true,
         ..NodeOptions::default()
     };

@@ -2,19 +2,23 @@
 
 use std::path::PathBuf;
 
-use qk_node::build::{self, BuildError, Builder, Collected, Event, Options, Order, RustToolchain};
+use qk_node::build::{
+    self, BuildError, Builder, Collected, Event, Findings, Options, Order, RustToolchain,
+};
 use qk_node::node::{NodeOptions, Published, unix_now};
 use qk_node::registry::{Registry, RegistryOptions, Resolved, lock_digest};
 use qk_protocol::candidate::{Candidate, Wanted};
+use qk_protocol::decide::Held;
 use qk_protocol::dsse::public_key;
-use qk_protocol::hash::{Blake3, KeyId, NetworkId, PublicKey, Sha256, StatementId};
-use qk_protocol::key::ArtifactKey;
+use qk_protocol::hash::{KeyId, NetworkId, PublicKey, Sha256, StatementId};
+use qk_protocol::key::{ArtifactKey, Release};
 use qk_protocol::statement::{
     Body, Environment, Failure as Tried, Observation, Reason, Role, Statement, Subject,
 };
+use qk_protocol::work::WorkDigest;
 use serde::Serialize;
 
-use super::{of_build, of_problem};
+use super::{of_build, of_problem, proofs, repro};
 use crate::args::BuildArgs;
 use crate::failure::{Failure, Kind, Outcome};
 use crate::output::bytes;
@@ -42,6 +46,12 @@ struct Report {
     principal: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     statement: Option<StatementId>,
+    /// What the second build came to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gate: Option<Findings>,
+    /// What the observation says about the work of earlier ones; absent if it has no work digest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    work: Option<WorkSaid>,
     #[serde(skip_serializing_if = "Option::is_none")]
     published: Option<Published>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -64,15 +74,27 @@ pub(crate) async fn run(session: &Session, args: &BuildArgs) -> Outcome {
         .transpose()
         .map_err(failed)?;
     let place = Place::choose(session, &wanted)?;
-    let built = maker.build(&place, &wanted, &resolved).await?;
+    let order = maker.order(&place, &wanted, &resolved).await?;
+    let publishing = match (&place.network, args.no_publish, &order.lock) {
+        (Some(network), false, Some(_)) => Some(*network),
+        _ => None,
+    };
+    let gated = publishing.is_some() && !args.no_gate;
+    let (built, gate) = match gated {
+        false => (maker.carry_out(order).await?, None),
+        true => {
+            let twice = maker.twice(order, None).await?;
+            let twice = twice.map_err(|error| of_build(&error))?;
+            (twice.first, Some(twice.findings))
+        }
+    };
     if let Some(path) = &args.output {
         std::fs::copy(&built.archive, path)
             .map_err(|error| Failure::new(Kind::Other, format!("{}: {error}", path.display())))?;
     }
-    let publishing = match (&place.network, args.no_publish) {
-        (Some(network), false) if built.keyed => Some(*network),
-        _ => None,
-    };
+    if let Some(findings) = gate.as_ref().filter(|findings| !findings.same_root) {
+        return Err(not_reproducible(&built.key, findings));
+    }
     let mut report = Report {
         name: built.key.name.clone(),
         version: built.key.version.clone(),
@@ -85,11 +107,20 @@ pub(crate) async fn run(session: &Session, args: &BuildArgs) -> Outcome {
         observer: None,
         principal: None,
         statement: None,
+        work: None,
+        gate,
         published: None,
         output: args.output.clone(),
     };
     if let Some(network) = publishing {
-        let statement = built.observe(session, network, Role::Publisher)?;
+        let same_work = report.gate.as_ref().and_then(|findings| findings.same_work);
+        let digest = built.work_digest().filter(|_| same_work == Some(true));
+        let earlier = match digest {
+            Some(_) => observed_by_principals(session, network, &wanted.release).await?,
+            None => Vec::new(),
+        };
+        let statement = built.observe(session, network, Role::Publisher, digest, &earlier)?;
+        report.work = WorkSaid::of(&statement);
         report.principal = place.principal.clone();
         report.observer = Some(statement.observer());
         report.statement = Some(statement.id());
@@ -113,7 +144,81 @@ pub(crate) async fn run(session: &Session, args: &BuildArgs) -> Outcome {
     if let Some(why) = unsigned {
         session.output.note(format!("note: {why}"));
     }
+    if report.statement.is_some() && report.work.is_none() {
+        let why = match &report.gate {
+            None => "there was no second build",
+            Some(findings) if findings.same_work.is_none() => "the linker's record is of no use",
+            Some(_) => "the two builds linked different things, though to the same result",
+        };
+        session
+            .output
+            .note(format!("note: published without a work digest: {why}"));
+    }
     Ok(())
+}
+
+/// Why nothing is published.
+fn not_reproducible(key: &ArtifactKey, findings: &Findings) -> Failure {
+    let message = format!(
+        "{} {}: a second build gave another artifact, so nothing was published{}",
+        key.name,
+        key.version,
+        repro::why(findings)
+    );
+    Failure::new(Kind::Disputed, message).hint("`qk repro` shows what differs")
+}
+
+/// What principals of a network observed of a release so far.
+pub(crate) async fn observed_by_principals(
+    session: &Session,
+    network: NetworkId,
+    release: &Release,
+) -> Outcome<Vec<Held>> {
+    let joined = session.network(Some(&network.to_string()))?;
+    let access = session.access(NodeOptions::default()).await?;
+    let found = proofs::find(&access, network, release, false).await;
+    access.shutdown().await;
+    let mut held = found?.held;
+    held.retain(|one| joined.network.principal(one.statement.observer()).is_some());
+    Ok(held)
+}
+
+/// What one's own observation says about earlier ones of the same root.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct WorkSaid {
+    /// Whose work is what this build gives.
+    pub agree: Vec<StatementId>,
+    /// Whose is not: they did not build, or something else than the result differs.
+    pub differ: Vec<StatementId>,
+}
+
+impl WorkSaid {
+    /// Nothing for a statement without a work digest.
+    pub(crate) fn of(statement: &Statement) -> Option<Self> {
+        let observation = statement.observation()?;
+        observation.work?;
+        let those = |right: bool| {
+            let all = observation.work_checks.iter();
+            all.filter(|(_, said)| **said == right)
+                .map(|(id, _)| *id)
+                .collect()
+        };
+        Some(Self {
+            agree: those(true),
+            differ: those(false),
+        })
+    }
+
+    /// One line, if there is something to say.
+    pub(crate) fn line(&self) -> Option<String> {
+        let (agree, differ) = (self.agree.len(), self.differ.len());
+        (agree + differ > 0).then(|| match differ {
+            0 => format!("  work    {agree} earlier observations were built, not copied"),
+            _ => format!(
+                "  work    {agree} earlier observations were built; the work of {differ} is NOT what this build gives"
+            ),
+        })
+    }
 }
 
 pub(crate) async fn publish(
@@ -154,6 +259,12 @@ fn describe(report: &Report) -> String {
             lines.push(format!("  {STRANGER}"));
         }
     }
+    if report.gate.is_some() {
+        lines.push(
+            "  a second build with other jobs and another host name gave the same".to_owned(),
+        );
+    }
+    lines.extend(report.work.as_ref().and_then(WorkSaid::line));
     if let Some(path) = &report.output {
         lines.push(format!("  written to {}", path.display()));
     }
@@ -216,23 +327,38 @@ pub(crate) struct Built {
 }
 
 impl Built {
-    /// Signs what was seen.
+    /// What shows that it was built here; nothing without a record of what was linked.
+    pub(crate) fn work_digest(&self) -> Option<WorkDigest> {
+        self.collected.linked.as_ref()?.work_digest()
+    }
+
+    /// Signs what was seen: with `work`, what shows that it was built, and whether that of `earlier`
+    /// observations does.
     pub(crate) fn observe(
         &self,
         session: &Session,
         network: NetworkId,
         role: Role,
+        work: Option<WorkDigest>,
+        earlier: &[Held],
     ) -> Outcome<Statement> {
         let log = std::fs::read(&self.collected.log).map_err(failed)?;
+        let log = session.home.logs().keep(&log).map_err(failed)?;
+        let own = public_key(&session.home.key("observer").map_err(failed)?);
+        let key_id = self.key.id();
+        let checks = work.map(|digest| {
+            let earlier = earlier.iter().map(|held| &*held.statement);
+            digest.checks(own, key_id, self.subject, earlier)
+        });
         let observation = Observation {
             subject: self.subject,
             role,
             environment: environment(&self.collected.environment),
-            log: Blake3::of(&log),
+            log,
             started: self.collected.started,
             finished: self.collected.finished,
-            work: None,
-            work_checks: Default::default(),
+            work: work.map(|digest| digest.work(network, own, key_id, self.subject.root)),
+            work_checks: checks.unwrap_or_default(),
         };
         sign(
             session,
@@ -288,7 +414,7 @@ pub(crate) fn state_failure(
     sign(session, network, key.clone(), Body::Failure(tried)).map(Some)
 }
 
-fn environment(environment: &build::Environment) -> Environment {
+pub(super) fn environment(environment: &build::Environment) -> Environment {
     Environment {
         os: environment.os.clone(),
         kernel: environment.kernel.clone(),
@@ -298,11 +424,18 @@ fn environment(environment: &build::Environment) -> Environment {
     }
 }
 
+/// Two builds of one order.
+pub(crate) struct Twice {
+    pub first: Built,
+    pub second: Built,
+    pub findings: Findings,
+}
+
 /// Builds, and shows how far it is.
 pub(crate) struct Maker<'a> {
     session: &'a Session,
     builder: Builder,
-    jobs: Option<u32>,
+    pub(super) jobs: Option<u32>,
     sandbox_root: Option<PathBuf>,
 }
 
@@ -387,17 +520,68 @@ impl<'a> Maker<'a> {
         self.try_out(order).await?.map_err(|error| of_build(&error))
     }
 
+    fn options(&self) -> Options {
+        let defaults = Options::default();
+        Options {
+            jobs: self.jobs.unwrap_or(defaults.jobs),
+            root: self.sandbox_root.clone().unwrap_or(defaults.root.clone()),
+            ..defaults
+        }
+    }
+
     /// Builds and packs. The inner error is the build's own, which may be worth stating.
     pub(crate) async fn try_out(&self, order: Order) -> Outcome<Result<Built, BuildError>> {
         let name = format!("{} {}", order.name, order.version);
-        let bar = self.session.output.spinner(&name);
-        let (shown, output) = (bar.clone(), self.session.output);
-        let defaults = Options::default();
+        self.build_as(&name, order, self.options()).await
+    }
+
+    /// Builds twice, the second time under other circumstances, and compares: the determinism gate.
+    pub(crate) async fn twice(
+        &self,
+        order: Order,
+        other_root: Option<PathBuf>,
+    ) -> Outcome<Result<Twice, BuildError>> {
+        let name = format!("{} {}", order.name, order.version);
         let options = Options {
-            jobs: self.jobs.unwrap_or(defaults.jobs),
-            root: self.sandbox_root.clone().unwrap_or(defaults.root),
-            ..Options::default()
+            keep_linked: true,
+            ..self.options()
         };
+        let mut varied = options.varied();
+        varied.root = other_root.unwrap_or(varied.root);
+        let first = match self.build_as(&name, order.clone(), options).await? {
+            Ok(first) => first,
+            Err(error) => return Ok(Err(error)),
+        };
+        let again = format!("{name}, again");
+        let second = match self.build_as(&again, order.clone(), varied).await? {
+            Ok(second) => second,
+            Err(error) => return Ok(Err(error)),
+        };
+        tokio::task::spawn_blocking(move || {
+            let (one, other) = (&first, &second);
+            let findings = Findings::of(
+                &order.name,
+                (&one.collected, &one.archive),
+                (&other.collected, &other.archive),
+            );
+            Ok(Ok(Twice {
+                findings: findings.map_err(failed)?,
+                first,
+                second,
+            }))
+        })
+        .await
+        .map_err(failed)?
+    }
+
+    async fn build_as(
+        &self,
+        name: &str,
+        order: Order,
+        options: Options,
+    ) -> Outcome<Result<Built, BuildError>> {
+        let bar = self.session.output.spinner(name);
+        let (shown, output) = (bar.clone(), self.session.output);
         let event = move |event: Event| {
             let text = match event {
                 Event::Unpacking => "unpacking".to_owned(),

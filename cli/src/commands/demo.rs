@@ -28,10 +28,19 @@ struct Report {
     b3sum: String,
     refused: Refused,
     observations: Vec<Value>,
+    /// What each verifier says of the work of those who observed before it.
+    work: Vec<Work>,
     installed: Installed,
     blocks_verified: u64,
     bytes: u64,
     stages: Vec<Stage>,
+}
+
+#[derive(Debug, Serialize)]
+struct Work {
+    principal: &'static str,
+    agree: usize,
+    differ: usize,
 }
 
 #[derive(Debug, Serialize)]
@@ -172,14 +181,14 @@ impl<'a> Demo<'a> {
         self.stage("three nodes start", Self::start)?;
         let spec = krate.to_string();
         let built = self.stage(
-            &format!("alice builds {spec} in the sandbox and publishes it"),
+            &format!("alice builds {spec} in the sandbox, twice, and publishes it"),
             |demo| demo.json("alice", &["build", &spec]),
         )?;
         let spec = format!("{}@{}", krate.name, text(&built, "version"));
         let refused = self.stage("a client asks: one principal is not enough", |demo| {
             demo.refused(&spec)
         })?;
-        self.stage(
+        let work = self.stage(
             "bob and carol rebuild it, each in a sandbox of their own, and publish",
             |demo| demo.rebuild(&spec),
         )?;
@@ -205,6 +214,7 @@ impl<'a> Demo<'a> {
             archive,
             b3sum,
             refused,
+            work,
             observations: one["observations"].as_array().cloned().unwrap_or_default(),
             installed,
             blocks_verified: one["blocks_verified"].as_u64().unwrap_or_default(),
@@ -299,15 +309,22 @@ impl<'a> Demo<'a> {
     }
 
     /// Both at the same time, as two operators would.
-    fn rebuild(&mut self, spec: &str) -> Outcome {
+    fn rebuild(&mut self, spec: &str) -> Outcome<Vec<Work>> {
         let begun: Vec<_> = VERIFIERS
             .into_iter()
             .map(|name| self.begin(name, &["verify", spec]))
             .collect();
-        for (name, child) in VERIFIERS.into_iter().zip(begun) {
-            result_of(name, self.set.finish(child?))?;
+        let mut work = Vec::new();
+        for (principal, child) in VERIFIERS.into_iter().zip(begun) {
+            let rebuilt = result_of(principal, self.set.finish(child?))?;
+            let count = |what: &str| rebuilt["work"][what].as_array().map_or(0, Vec::len);
+            work.push(Work {
+                principal,
+                agree: count("agree"),
+                differ: count("differ"),
+            });
         }
-        Ok(())
+        Ok(work)
     }
 
     fn run_installed(&mut self, fetched: &Value) -> Outcome<Installed> {

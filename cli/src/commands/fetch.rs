@@ -18,7 +18,7 @@ use qk_protocol::key::ArtifactKey;
 use qk_protocol::statement::{Role, Subject};
 use serde::Serialize;
 
-use super::build::{Built, Maker, Place, publish};
+use super::build::{Built, Maker, Place, observed_by_principals, publish};
 use super::of_problem;
 use crate::args::{CrateSpec, Fallback, FetchArgs};
 use crate::failure::{Failure, Kind, Outcome};
@@ -252,7 +252,9 @@ async fn rebuild(
     let built = Maker::new(session).await?;
     let built = built.build(&place, &spec.wanted, resolved).await?;
     if joined.is_some() {
-        let statement = built.observe(session, report.network, Role::Verifier)?;
+        let earlier = observed_by_principals(session, report.network, &spec.wanted.release).await?;
+        let work = built.work_digest();
+        let statement = built.observe(session, report.network, Role::Verifier, work, &earlier)?;
         publish(session, &built, statement).await?;
     }
     if built.subject != report.trusted.subject {

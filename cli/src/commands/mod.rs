@@ -2,11 +2,14 @@
 
 pub(crate) mod build;
 pub(crate) mod demo;
+pub(crate) mod diff;
 pub(crate) mod doctor;
 pub(crate) mod fetch;
+pub(crate) mod log;
 pub(crate) mod network;
 pub(crate) mod node;
 pub(crate) mod proofs;
+pub(crate) mod repro;
 pub(crate) mod store;
 pub(crate) mod verify;
 
@@ -124,8 +127,8 @@ fn hint(problem: ProblemKind, kind: Kind) -> Option<&'static str> {
 /// A build that came to nothing, as the user sees it.
 pub(crate) fn of_build(error: &BuildError) -> Failure {
     match error {
-        BuildError::Failed { tail, .. } => {
-            let failure = Failure::new(Kind::BuildFailed, error);
+        BuildError::Failed { tail, reason, .. } => {
+            let failure = Failure::new(Kind::BuildFailed, error).reason(*reason);
             if tail.is_empty() {
                 failure
             } else {

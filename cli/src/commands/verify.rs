@@ -1,21 +1,23 @@
 //! `qk verify`: rebuild what others published, and publish what came out.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 
 use qk_node::access::Access;
 use qk_node::build::Order;
+use qk_node::compare::Class;
 use qk_node::home::Joined;
 use qk_node::node::{NodeOptions, Published, unix_now};
 use qk_node::registry::Resolved;
 use qk_protocol::candidate::{Candidate, Wanted};
 use qk_protocol::decide::Held;
-use qk_protocol::hash::{KeyId, NetworkId, Root, StatementId};
+use qk_protocol::hash::{Blake3, KeyId, NetworkId, Root, StatementId};
 use qk_protocol::key::Release;
 use qk_protocol::statement::{Role, Statement, Subject};
 use serde::Serialize;
 
-use super::build::{Maker, Place, STRANGER, publish, state_failure};
-use super::{of_build, of_problem, proofs};
+use super::build::{Built, Maker, Place, STRANGER, WorkSaid, environment, publish, state_failure};
+use super::{diff, of_build, of_problem, proofs};
 use crate::args::{CrateSpec, VerifyArgs};
 use crate::failure::{Failure, Kind, Outcome};
 use crate::session::{Session, failed};
@@ -38,6 +40,12 @@ struct Report {
     identical: bool,
     /// What principals observed, each with how many observers.
     others: Vec<Other>,
+    /// What the observation says about the work of earlier ones; absent if it has no work digest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    work: Option<WorkSaid>,
+    /// How it differs from the first other artifact.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    difference: Option<Difference>,
     statement: StatementId,
     published: Published,
 }
@@ -47,6 +55,16 @@ struct Other {
     root: Root,
     size: u64,
     observers: usize,
+}
+
+/// A comparison with what somebody else observed, and where it and the logs are kept.
+#[derive(Debug, Serialize)]
+struct Difference {
+    class: Class,
+    /// The whole comparison.
+    file: PathBuf,
+    /// Digests of the logs, of this build and of the other one.
+    logs: [Blake3; 2],
 }
 
 /// What is to be rebuilt.
@@ -223,10 +241,14 @@ async fn rebuild(session: &Session, task: Task) -> Outcome {
             return Err(of_build(&error));
         }
     };
-    let statement = built.observe(session, task.network, Role::Verifier)?;
+    let digest = built.work_digest();
+    let statement = built.observe(session, task.network, Role::Verifier, digest, &task.held)?;
+    let work = WorkSaid::of(&statement);
+    let log = statement.observation().map(|observation| observation.log);
     let id = statement.id();
     let published = publish(session, &built, statement).await?;
     let others = others(&task);
+    let difference = difference(session, &task, &built, log).await;
     let report = Report {
         name: built.key.name.clone(),
         version: built.key.version.clone(),
@@ -245,6 +267,8 @@ async fn rebuild(session: &Session, task: Task) -> Outcome {
                 observers: *observers,
             })
             .collect(),
+        work,
+        difference,
         statement: id,
         published,
     };
@@ -259,6 +283,48 @@ async fn rebuild(session: &Session, task: Task) -> Outcome {
             let failure =
                 Failure::new(Kind::Disputed, message).hint("`qk proofs` shows who observed what");
             Err(failure.printed(session.output.json))
+        }
+    }
+}
+
+/// Compares with the first observation of another artifact, if there is one. That it cannot be had is
+/// said and changes nothing: the observation is published already.
+async fn difference(
+    session: &Session,
+    task: &Task,
+    built: &Built,
+    log: Option<Blake3>,
+) -> Option<Difference> {
+    let matching = task
+        .held
+        .iter()
+        .filter(|held| task.candidate.matches(held.statement.key()));
+    let mut observed = matching.filter_map(|held| held.statement.observation());
+    let other = observed.find(|one| one.subject != built.subject)?;
+    let file = session
+        .home
+        .disputes()
+        .join(format!("{}.json", built.key.id()));
+    let own = environment(&built.collected.environment);
+    let kept = diff::keep(
+        session,
+        (task.network, &task.wanted.release),
+        (built.archive.as_path(), &own),
+        (other.subject, &other.environment),
+        &file,
+    );
+    match kept.await {
+        Ok(report) => Some(Difference {
+            class: report.class?,
+            file,
+            logs: [log?, other.log],
+        }),
+        Err(failure) => {
+            let why = &failure.error;
+            session.output.note(format!(
+                "note: the other artifact could not be compared: {why}"
+            ));
+            None
         }
     }
 }
@@ -318,6 +384,11 @@ fn describe(report: &Report) -> String {
             ));
         }
     }
+    if let Some(difference) = &report.difference {
+        lines.push(format!("  {}", diff::in_words(difference.class)));
+        lines.push(format!("  compared in {}", difference.file.display()));
+    }
+    lines.extend(report.work.as_ref().and_then(WorkSaid::line));
     lines.push(format!(
         "  published in {}: {} nodes hold it",
         report.network, report.published.holders

@@ -17,7 +17,7 @@ use tokio::task::{AbortHandle, JoinError};
 use tokio::time::Instant;
 
 use super::behaviour::{LaneError, Lanes};
-use super::lane::{Answers, Asker, Expected, PullError, Pulled};
+use super::lane::{Answers, Asker, Buffers, Expected, PullError, Pulled};
 use super::part::{Finished, Part, PartError};
 use super::source::{GatewayLane, Source};
 use crate::gateway::client::{Client, GatewayUrl};
@@ -125,6 +125,7 @@ pub async fn download(
             ends,
             gateways,
             options,
+            buffers: Arc::default(),
         },
         workers: BTreeMap::new(),
         asked: BTreeMap::new(),
@@ -169,6 +170,7 @@ struct Shared {
     ends: mpsc::Sender<End>,
     gateways: Arc<BTreeMap<GatewayUrl, GatewayLane>>,
     options: DownloadOptions,
+    buffers: Arc<Buffers>,
 }
 
 /// The task of one lane; dropping it drops the lane.
@@ -395,7 +397,7 @@ async fn answer(
     mut answering: mpsc::Receiver<(Order, Expected)>,
 ) {
     while let Some((order, expected)) = answering.recv().await {
-        match answers.next(expected).await {
+        match answers.next(expected, shared.buffers.take()).await {
             Ok(pulled) => shared.take(order, pulled),
             // The lane goes on.
             Err(error @ PullError::Answered(_)) => shared.fail(order.slot, error.why()).await,
@@ -454,20 +456,27 @@ impl Shared {
     /// Verifies and writes off the reactor, while the next answer is read.
     fn take(&self, order: Order, pulled: Pulled) {
         let (part, ends) = (Arc::clone(&self.part), self.ends.clone());
+        let buffers = Arc::clone(&self.buffers);
         tokio::task::spawn_blocking(move || {
-            let (end, failure) = verify_and_write(&part, &order.request.ranges, pulled);
+            let ranges = &order.request.ranges;
+            let (end, failure) = verify_and_write(&part, ranges, pulled, &buffers);
             let slot = order.slot;
             let _ = ends.blocking_send(End { slot, end, failure });
         });
     }
 }
 
-fn verify_and_write(part: &Part, ranges: &Ranges, pulled: Pulled) -> (RangeEnd, Option<PartError>) {
+fn verify_and_write(
+    part: &Part,
+    ranges: &Ranges,
+    pulled: Pulled,
+    buffers: &Buffers,
+) -> (RangeEnd, Option<PartError>) {
     let received = pulled.received();
     let Ok(wire) = pulled.unpack() else {
         return (RangeEnd::Failed(Why::Malformed), None);
     };
-    let verified = match verify(part.blob(), ranges, &wire) {
+    let verified = match verify(part.blob(), ranges, wire) {
         Ok(verified) => verified,
         Err(VerifyError::Wrong { block, .. }) => {
             return (RangeEnd::Failed(Why::Wrong(block)), None);
@@ -477,7 +486,9 @@ fn verify_and_write(part: &Part, ranges: &Ranges, pulled: Pulled) -> (RangeEnd, 
             return (RangeEnd::Failed(Why::Malformed), None);
         }
     };
-    match part.write_verified(&verified) {
+    let written = part.write_verified(&verified);
+    buffers.give(verified.into_buffer());
+    match written {
         Ok(()) => (RangeEnd::Verified { received }, None),
         Err(error) => (RangeEnd::Failed(Why::NotWritten), Some(error)),
     }

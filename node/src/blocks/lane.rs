@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::io::{ReadHalf, WriteHalf};
@@ -14,6 +15,9 @@ use qk_protocol::transfer::{PIPELINE_MAX, Why};
 use tokio::time::timeout;
 
 use super::pack::{PackError, unpack};
+
+/// Buffers that one download keeps, of about 1 MiB each.
+const BUFFERS_MAX: usize = 8;
 
 /// Why an answer was not read. After all but [`PullError::Answered`] the lane is of no more use.
 #[derive(Debug, thiserror::Error)]
@@ -98,8 +102,13 @@ impl Lane {
 
     /// Reads the answer to the oldest request, not yet verified.
     pub async fn answer(&mut self) -> Result<Pulled, PullError> {
+        self.answer_in(Vec::new()).await
+    }
+
+    /// As [`answer`](Self::answer), in a buffer that was used before.
+    pub async fn answer_in(&mut self, buffer: Vec<u8>) -> Result<Pulled, PullError> {
         let expected = self.asked.pop_front().ok_or(PullError::OutOfStep)?;
-        self.answers.next(expected).await
+        self.answers.next(expected, buffer).await
     }
 
     /// Asks and reads the answer.
@@ -111,6 +120,31 @@ impl Lane {
     /// Both directions, to be used at the same time.
     pub(crate) fn split(self) -> (Asker, Answers) {
         (self.asker, self.answers)
+    }
+}
+
+/// Buffers of answers that were written, to be filled again: a fresh one costs a page fault for every
+/// 4 KiB.
+#[derive(Debug, Default)]
+pub struct Buffers(Mutex<Vec<Vec<u8>>>);
+
+impl Buffers {
+    /// One that was given back, or an empty one.
+    pub fn take(&self) -> Vec<u8> {
+        self.all().pop().unwrap_or_default()
+    }
+
+    /// Keeps a buffer, unless enough are kept.
+    pub fn give(&self, buffer: Vec<u8>) {
+        let mut all = self.all();
+        if all.len() < BUFFERS_MAX {
+            all.push(buffer);
+        }
+    }
+
+    fn all(&self) -> MutexGuard<'_, Vec<Vec<u8>>> {
+        // Whole after every step under the lock.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -184,8 +218,12 @@ pub(crate) struct Answers {
 }
 
 impl Answers {
-    /// Reads a status and, if that is well, the answer.
-    pub(crate) async fn next(&mut self, expected: Expected) -> Result<Pulled, PullError> {
+    /// Reads a status and, if that is well, the answer, in place of what is in `body`.
+    pub(crate) async fn next(
+        &mut self,
+        expected: Expected,
+        mut body: Vec<u8>,
+    ) -> Result<Pulled, PullError> {
         let mut status = [0];
         if self.some(&mut status).await? == 0 {
             return Err(PullError::Closed);
@@ -207,7 +245,7 @@ impl Answers {
                 packed_len(head, raw_bytes).ok_or(PullError::Packed)?
             }
         };
-        let mut body = vec![0; bytes as usize];
+        body.resize(bytes as usize, 0);
         self.whole(&mut body, raw_bytes).await?;
         Ok(Pulled { body, raw_bytes })
     }

@@ -73,6 +73,8 @@ pub struct Part {
     lock: Arc<File>,
     /// First blocks of the units that this process verified, on disk or before it wrote them.
     verified: Mutex<BTreeSet<u32>>,
+    /// Held by who writes: the kernel lets one at a time write to a file, and has others spin.
+    writing: Mutex<()>,
 }
 
 impl Part {
@@ -93,6 +95,7 @@ impl Part {
                     outboard,
                     lock: Arc::new(lock),
                     verified: Mutex::default(),
+                    writing: Mutex::default(),
                 });
             }
         }
@@ -143,6 +146,9 @@ impl Part {
         if verified.blob() != &self.blob {
             return Err(PartError::OtherBlob { root, got });
         }
+        let writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        // Block by block: for longer writes the kernel takes longer pieces of memory, and those a
+        // virtual machine has often given back to its host.
         for (offset, bytes) in verified.data() {
             let written = self.data.write_all_at(bytes, offset);
             written.map_err(|source| error(&self.dir.join(DATA), source))?;
@@ -151,6 +157,7 @@ impl Part {
             let written = self.outboard.write_all_at(bytes, offset);
             written.map_err(|source| error(&self.dir.join(OUTBOARD), source))?;
         }
+        drop(writing);
         let units =
             |range: &BlockRange| (range.start().0..range.end().0).step_by(UNIT_BLOCKS_MIN as usize);
         let ranges = verified.ranges().as_slice();

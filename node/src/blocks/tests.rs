@@ -228,7 +228,7 @@ async fn a_reader_with_another_size_is_told_so_instead_of_banning_the_honest() {
         &artifact.bytes[..],
         &artifact.tree[..],
     );
-    assert!(verify(&wrong, &unit, &answer.expect("encodes")).is_err());
+    assert!(verify(&wrong, &unit, answer.expect("encodes")).is_err());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

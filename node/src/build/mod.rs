@@ -6,8 +6,13 @@
 //! taken from the places where cargo puts them, as regular files only.
 
 mod cgroup;
+mod compile;
+mod directories;
 mod environment;
+mod fetch;
+mod gate;
 pub mod host;
+mod linked;
 mod log;
 mod outputs;
 pub mod pack;
@@ -29,6 +34,8 @@ use qk_protocol::key::{ArtifactKey, Flags, Linker, Output, RECIPE, Rustc};
 use qk_protocol::time::UnixTime;
 
 pub use environment::Environment;
+pub use gate::{Findings, First};
+pub use linked::Linked;
 pub use pack::{PackError, Packed};
 pub use quota::{InUse, Removed, TOOLCHAINS_QUOTA_BYTES};
 pub use run::Builder;
@@ -193,6 +200,8 @@ pub struct Options {
     pub root: PathBuf,
     /// The host name that the build sees.
     pub hostname: String,
+    /// Whether the files that the linker was given stay until [`Collected`] goes, to be compared.
+    pub keep_linked: bool,
 }
 
 impl Default for Options {
@@ -203,6 +212,7 @@ impl Default for Options {
             limits: Limits::default(),
             root: PathBuf::from("/"),
             hostname: "qk".to_owned(),
+            keep_linked: false,
         }
     }
 }
@@ -237,6 +247,8 @@ pub enum Event {
 pub struct Collected {
     /// The executables, by file name, in [`directory`](Self::directory).
     pub bins: BTreeMap<String, PathBuf>,
+    /// What the linker was given, where a record of it could be made.
+    pub linked: Option<Linked>,
     /// The `Cargo.lock` that was built with.
     pub lock: Vec<u8>,
     /// Licence texts at the top of the crate, by file name.

@@ -24,9 +24,9 @@ pub(crate) enum TakeError {
     Io(String, io::Error),
 }
 
-/// Copies the regular file `relative` below `directory` to `to`, following no link on the way and
-/// leaving no path out of `directory`. Nothing may write to `directory` any more.
-pub(crate) fn take(directory: &Path, relative: &Path, to: &Path) -> Result<(), TakeError> {
+/// Opens the regular file `relative` below `directory`, following no link on the way and leaving no
+/// path out of `directory`. Nothing may write to `directory` any more.
+pub(crate) fn open(directory: &Path, relative: &Path) -> Result<File, TakeError> {
     let name = relative.display().to_string();
     let io = |error: rustix::io::Errno| TakeError::Io(name.clone(), error.into());
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
@@ -46,6 +46,13 @@ pub(crate) fn take(directory: &Path, relative: &Path, to: &Path) -> Result<(), T
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
         return Err(TakeError::Odd(name, "not a regular file"));
     }
+    Ok(opened.into())
+}
+
+/// Copies a file that is [opened](open) so to `to`.
+pub(crate) fn take(directory: &Path, relative: &Path, to: &Path) -> Result<(), TakeError> {
+    let name = relative.display().to_string();
+    let mut source = open(directory, relative)?.take(BINARY_BYTES_MAX + 1);
     let plain = |error: io::Error| TakeError::Io(name.clone(), error);
     let mut target = File::options()
         .write(true)
@@ -53,7 +60,6 @@ pub(crate) fn take(directory: &Path, relative: &Path, to: &Path) -> Result<(), T
         .mode(0o755)
         .open(to)
         .map_err(plain)?;
-    let mut source = File::from(opened).take(BINARY_BYTES_MAX + 1);
     if io::copy(&mut source, &mut target).map_err(plain)? > BINARY_BYTES_MAX {
         return Err(TakeError::Odd(name, "larger than an executable may be"));
     }

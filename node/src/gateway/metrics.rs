@@ -1,6 +1,6 @@
 //! What is counted and measured, as OpenMetrics text.
 
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use axum::extract::State;
 use axum::http::{StatusCode, header};
@@ -20,8 +20,6 @@ use crate::counters::{Label, zeros};
 use crate::node::{Node, NodeError};
 
 const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-/// How old the store's sizes may be: each is a look at every file, and scrapes are for the asking.
-const STORE_AGE_MAX: Duration = Duration::from_secs(5);
 /// Upper bounds of the histogram, in seconds: from an answer out of memory to a large archive.
 const BUCKETS: [f64; 10] = [0.001, 0.005, 0.025, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0];
 
@@ -118,9 +116,6 @@ fn word(status: StatusCode) -> &'static str {
     }
 }
 
-/// The store's sizes, and when they were looked at.
-pub(super) type LastLook = tokio::sync::Mutex<Option<(Instant, StoreStatus)>>;
-
 /// `GET /metrics`.
 pub(super) async fn metrics(State(shared): State<Shared>) -> Response {
     let rendered = render(&shared).await;
@@ -145,7 +140,7 @@ async fn render(shared: &Shared) -> Result<String, NodeError> {
     registry.register("build", "The version that runs", Info::new(version));
     shared.node.counters().register(&mut registry);
     register_http(shared, &mut registry);
-    register_store(&store(shared).await?, &mut registry);
+    register_store(&shared.node.store_status().await?, &mut registry);
     register_networks(&shared.node, &mut registry).await;
     gauge(
         &mut registry,
@@ -168,19 +163,6 @@ async fn render(shared: &Shared) -> Result<String, NodeError> {
     let _ = prometheus_client::encoding::text::encode_registry(&mut text, &process);
     let _ = encode(&mut text, &registry);
     Ok(text)
-}
-
-async fn store(shared: &Shared) -> Result<StoreStatus, NodeError> {
-    // Held while it is looked at: scrapes at once are one look.
-    let mut last = shared.last_look.lock().await;
-    if let Some((at, status)) = &*last
-        && at.elapsed() < STORE_AGE_MAX
-    {
-        return Ok(status.clone());
-    }
-    let status = shared.node.store_status().await?;
-    *last = Some((Instant::now(), status.clone()));
-    Ok(status)
 }
 
 fn gauge(

@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use super::GatewayConfig;
 use super::artifact::artifact;
 use super::health::{healthz, readyz};
-use super::metrics::{HttpCounters, LastLook, Route, metrics};
+use super::metrics::{HttpCounters, Route, metrics};
 use super::paced::Paced;
 use super::places::{Place, Places};
 use crate::blocks::serve::Blobs;
@@ -112,7 +112,6 @@ pub(super) struct Shared {
     pub(super) given: Option<Arc<dyn Blobs>>,
     pub(super) counters: HttpCounters,
     pub(super) places: Arc<Places>,
-    pub(super) last_look: Arc<LastLook>,
 }
 
 impl Gateway {
@@ -151,7 +150,6 @@ impl Gateway {
             node,
             counters: self.counters.clone(),
             places: places.clone(),
-            last_look: Arc::default(),
         });
         let ending = CancellationToken::new();
         let mut connections = JoinSet::new();

@@ -15,10 +15,11 @@ use super::codec::IndexCodec;
 use super::dial_back::DialBacks;
 use super::gate::Gate;
 use super::limits::{
-    CANDIDATES_MAX, EXCHANGE_TIME_MAX, EXCHANGES_PER_CONNECTION_MAX, Limits, PROBE_INTERVAL,
-    PROBES_MAX, RATES_MAX, RELAY_BURST, RELAY_CIRCUIT_BYTES_MAX, RELAY_CIRCUIT_TIME_MAX,
-    RELAY_CIRCUITS_MAX, RELAY_CIRCUITS_PER_PEER_MAX, RELAY_PER_SECOND, RELAY_PREFIX_FACTOR,
-    RELAY_RESERVATION_TIME, RELAY_RESERVATIONS_MAX, RELAY_RESERVATIONS_PER_PEER_MAX,
+    CANDIDATES_MAX, EXCHANGE_TIME_MAX, EXCHANGES_PER_CONNECTION_MAX, IDENTIFY_INTERVAL, Limits,
+    PING_INTERVAL, PROBE_INTERVAL, PROBES_MAX, RATES_MAX, RELAY_BURST, RELAY_CIRCUIT_BYTES_MAX,
+    RELAY_CIRCUIT_TIME_MAX, RELAY_CIRCUITS_MAX, RELAY_CIRCUITS_PER_PEER_MAX, RELAY_PER_SECOND,
+    RELAY_PREFIX_FACTOR, RELAY_RESERVATION_TIME, RELAY_RESERVATIONS_MAX,
+    RELAY_RESERVATIONS_PER_PEER_MAX,
 };
 use super::only::Only;
 use super::rate::Rates;
@@ -101,6 +102,7 @@ impl Behaviour {
             .with_max_concurrent_streams(EXCHANGES_PER_CONNECTION_MAX);
         let identify = identify::Config::new(protocols.family.clone(), keypair.public())
             .with_agent_version(concat!("qk/", env!("CARGO_PKG_VERSION")).to_owned())
+            .with_interval(IDENTIFY_INTERVAL)
             .with_cache_size(0); // it would dial addresses past our rules
         Self {
             gate: Gate::new(limits.clone()),
@@ -114,7 +116,7 @@ impl Behaviour {
             )),
             table: Only::direct(table::new(local, protocols.kad.clone(), server)),
             identify: identify::Behaviour::new(identify),
-            ping: ping::Behaviour::new(ping::Config::new()),
+            ping: ping::Behaviour::new(ping::Config::new().with_interval(PING_INTERVAL)),
             blocks,
             probes: across.probes.then(|| prober(across.rules)).into(),
             dial_backs: across.dial_backs.then(|| DialBacks::new(false)).into(),

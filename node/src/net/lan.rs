@@ -12,6 +12,7 @@ use libp2p::{Multiaddr, PeerId};
 use mdns_sd::{Receiver, ServiceDaemon, ServiceEvent, ServiceInfo};
 
 use super::address::{AddressRules, Contact, ip_of, is_quic};
+use super::limits::INTERFACES_INTERVAL_SECONDS;
 
 const SERVICE: &str = "_qk._udp.local.";
 /// Nodes of a LAN that are remembered.
@@ -80,6 +81,7 @@ impl Lan {
         rules: AddressRules,
     ) -> Result<Self, mdns_sd::Error> {
         let daemon = ServiceDaemon::new()?;
+        daemon.set_ip_check_interval(INTERFACES_INTERVAL_SECONDS)?;
         let heard = daemon.browse(SERVICE)?;
         Ok(Self {
             daemon,

@@ -17,6 +17,7 @@ mod handshakes;
 mod keep;
 mod lan;
 pub mod limits;
+pub mod noise;
 mod only;
 mod rate;
 mod reach;

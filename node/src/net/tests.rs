@@ -402,7 +402,8 @@ async fn garbage_on_the_wire_does_nothing() {
             // A server that hangs up at once is fine too.
             let _ = match number % 3 {
                 0 => socket.write_all(&[number; 70_000]),
-                1 => socket.write_all(b"\x13/multistream/1.0.0\n\x07/noise\n\xff\xff\xff\xff"),
+                1 => socket
+                    .write_all(b"\x13/multistream/1.0.0\n\x10/qk/noise-aes/1\n\x01\xff\xff\xff"),
                 _ => socket.write_all(b"GET / HTTP/1.1\r\n\r\n"),
             };
             open.push(socket);

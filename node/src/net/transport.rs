@@ -1,4 +1,4 @@
-//! TCP with noise and yamux, QUIC, and a guard in front of every dial. On a private network TCP
+//! TCP with [noise](super::noise) and yamux, QUIC, and a guard in front of every dial. On a private network TCP
 //! alone, inside a cipher whose key its members share.
 
 use std::collections::BTreeSet;
@@ -16,13 +16,14 @@ use libp2p::core::transport::{
 use libp2p::core::upgrade::Version;
 use libp2p::identity::Keypair;
 use libp2p::pnet::{PnetConfig, PreSharedKey};
-use libp2p::{Multiaddr, PeerId, dns, noise, quic, relay, tcp, yamux};
+use libp2p::{Multiaddr, PeerId, dns, quic, relay, tcp, yamux};
 
 use super::address::{AddressRules, Circuit, bare, is_circuit};
 use super::limits::{
     DIAL_TIME_MAX, HANDSHAKE_TIME_MAX, NAMED_MAX, QUIC_CONNECTION_BYTES_MAX, QUIC_KEEP_ALIVE,
     QUIC_SILENCE_MAX, QUIC_STREAM_BYTES_MAX, STREAMS_PER_CONNECTION_MAX,
 };
+use super::noise::{Error as NoiseError, Noise};
 
 type Connection = (PeerId, StreamMuxerBox);
 
@@ -90,7 +91,7 @@ pub(super) fn build(
     pre_shared: Option<PreSharedKey>,
     over_relays: Option<relay::client::Transport>,
     permits: Arc<Permits>,
-) -> Result<Boxed<Connection>, noise::Error> {
+) -> Result<Boxed<Connection>, NoiseError> {
     let quic = permits.rules.quic;
     let inner = match dns::tokio::Transport::system(for_numbers(keypair, pre_shared, quic)?) {
         Ok(resolving) => resolving.boxed(),
@@ -113,10 +114,10 @@ pub(super) fn build(
 fn secured(
     relays: relay::client::Transport,
     keypair: &Keypair,
-) -> Result<Boxed<Connection>, noise::Error> {
+) -> Result<Boxed<Connection>, NoiseError> {
     Ok(relays
         .upgrade(Version::V1Lazy)
-        .authenticate(noise::Config::new(keypair)?)
+        .authenticate(Noise::new(keypair)?)
         .multiplex(muxing())
         .timeout(HANDSHAKE_TIME_MAX)
         .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)))
@@ -134,7 +135,7 @@ fn for_numbers(
     keypair: &Keypair,
     pre_shared: Option<PreSharedKey>,
     quic: bool,
-) -> Result<Boxed<Connection>, noise::Error> {
+) -> Result<Boxed<Connection>, NoiseError> {
     let tcp = tcp::tokio::Transport::new(tcp::Config::default())
         .and_then(move |socket, _| async move {
             Ok::<_, io::Error>(match pre_shared {
@@ -146,7 +147,7 @@ fn for_numbers(
             })
         })
         .upgrade(Version::V1Lazy)
-        .authenticate(noise::Config::new(keypair)?)
+        .authenticate(Noise::new(keypair)?)
         .multiplex(muxing())
         .timeout(HANDSHAKE_TIME_MAX)
         .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)))

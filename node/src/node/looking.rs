@@ -161,7 +161,7 @@ impl Looking {
 }
 
 /// Connects with a provider and names it; none if that fails.
-async fn name(
+pub(super) async fn name(
     member: &Member,
     contact: &Contact,
     providers: &mpsc::Sender<Source>,

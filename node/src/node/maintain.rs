@@ -19,6 +19,7 @@ use super::{Node, NodeError};
 use crate::build::{TOOLCHAINS_QUOTA_BYTES, Toolchains};
 use crate::control::Reloaded;
 use crate::home::{HomeError, Joined};
+use crate::store::Entry;
 
 /// How often newer manifests and timestamps are asked for.
 const REFRESH_EVERY: Duration = Duration::from_secs(600);
@@ -301,8 +302,16 @@ impl Node {
         let shares_fetched = self.manners().shares_fetched();
         self.blocking(move |store| {
             let shelf = StoreShelf { store, network };
+            // By what the index knows: of a full store hardly any statement is read and verified.
+            let has = |root: Option<Root>| root.is_some_and(|root| store.has_blob(&root));
+            let wants = |entry: &Entry| {
+                let is_own = entry.observer == own;
+                entry.network == network
+                    && ((is_own && due(&entry.point, entry.stored))
+                        || ((is_own || shares_fetched) && has(entry.root)))
+            };
             let mut by_point = BTreeMap::new();
-            for point in store.near(&network, &Point([0; 32]), OWN_POINTS_MAX)? {
+            for point in store.points_of(wants, OWN_POINTS_MAX)? {
                 let all = shelf
                     .held(point)
                     .into_iter()
@@ -316,7 +325,7 @@ impl Node {
                     let is_own = statement.observer() == own;
                     if is_own || shares_fetched {
                         let observed = statement.observation().map(|one| one.subject.root);
-                        roots.extend(observed.filter(|root| store.has_blob(root)));
+                        roots.extend(observed.filter(|root| has(Some(*root))));
                     }
                     if is_own && due(&point, stored) {
                         statements.push(statement);

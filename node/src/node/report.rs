@@ -62,11 +62,11 @@ impl Node {
     pub(crate) async fn store_status(&self) -> Result<StoreStatus, NodeError> {
         let quota_bytes = self.door.quota_bytes();
         self.blocking(move |store| {
-            let blobs = store.ls()?;
+            let amount = store.amount()?;
             Ok(StoreStatus {
                 dir: store.dir().to_owned(),
-                artifacts: blobs.len(),
-                artifact_bytes: blobs.iter().map(|blob| blob.bytes).sum(),
+                artifacts: amount.artifacts,
+                artifact_bytes: amount.bytes,
                 quota_bytes,
                 counts: store.counts()?,
             })

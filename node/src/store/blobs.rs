@@ -282,6 +282,8 @@ impl Store {
             file.sync_all().at(path)?;
         }
         fs::rename(path, data).at(data)?;
+        let size = file.metadata().at(data)?.len();
+        self.shared.tally.put(root, bytes_of(size));
         if keep == Keep::Durable {
             layout::sync_dir(data.parent().unwrap_or(&self.shared.layout.blobs))?;
         }
@@ -361,12 +363,13 @@ impl Store {
         self.with_index(|index| index.remove_blob(root))?;
         let (data, tree) = self.blob_paths(root);
         let was_here = remove_file(&data)?;
+        self.shared.tally.remove(root);
         remove_file(&tree)?;
         Ok(was_here)
     }
 
-    /// All blobs, sorted by root.
-    pub fn ls(&self) -> Result<Vec<BlobInfo>, StoreError> {
+    /// Looks at every blob; sorted by root.
+    pub(super) fn list(&self) -> Result<Vec<BlobInfo>, StoreError> {
         let pins: BTreeSet<Root> = self.pins()?.into_iter().collect();
         let mut blobs = Vec::new();
         for (root, path) in self.blob_files("tar")? {
@@ -376,7 +379,7 @@ impl Store {
             let known = self.with_index(|index| index.blob(&root))?;
             blobs.push(BlobInfo {
                 root,
-                bytes: metadata.len() + BaoTree::new(metadata.len(), BLOCK_SIZE).outboard_size(),
+                bytes: bytes_of(metadata.len()),
                 used: known.map_or_else(|| modified(&metadata), |row| row.used),
                 pinned: pins.contains(&root),
             });
@@ -418,7 +421,7 @@ impl Store {
     }
 
     /// As [`Store::make_room`] where the free-space floor asks for it; the quota is left to
-    /// [`Store::gc`], as to know what is stored takes a look at every artifact.
+    /// [`Store::gc`], as to know what was used last takes a look at every artifact.
     pub fn make_space(&self, bytes: u64, now: UnixTime) -> Result<GcReport, StoreError> {
         let wanted = self.shared.options.free_floor_bytes.saturating_add(bytes);
         match self.shared.free_bytes()? < wanted {
@@ -494,6 +497,7 @@ impl Store {
         let (path, tree) = self.blob_paths(root);
         self.with_index(|index| index.remove_blob(root))?;
         let moved_to = layout::move_aside(&path, &self.shared.layout.aside)?;
+        self.shared.tally.remove(root);
         remove_file(&tree)?;
         self.shared.note([Damage::Blob {
             root: *root,
@@ -540,6 +544,13 @@ impl Store {
         self.blob_paths(root).0
     }
 
+    /// Where the archive of a root lies, if it is in the store in `dir`, without opening it.
+    pub fn blob_in(dir: &Path, root: &Root) -> PathBuf {
+        let name = root.to_string();
+        let blobs = dir.join("blobs").join(&name[..2]);
+        blobs.join(format!("{name}.tar"))
+    }
+
     fn blob_paths(&self, root: &Root) -> (PathBuf, PathBuf) {
         let name = root.to_string();
         let dir = self.shared.layout.blobs.join(&name[..2]);
@@ -584,6 +595,11 @@ impl Store {
             .map_err(|error| StoreError::io(path, error.error))?;
         Ok(())
     }
+}
+
+/// Bytes of an archive of this size and its outboard.
+fn bytes_of(size: u64) -> u64 {
+    size + BaoTree::new(size, BLOCK_SIZE).outboard_size()
 }
 
 /// The root of a file and the pairs of its outboard.

@@ -16,6 +16,7 @@
 //! Every value ends in eight bytes of a hash over key and value. `Meta` also holds the XOR of such
 //! hashes over all rows but `m` and `b`: a row that went missing or stale is found by a scrub.
 
+use std::collections::BTreeSet;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
@@ -48,15 +49,21 @@ pub(super) enum IndexError {
     Files(String),
 }
 
-/// What the index knows of one statement.
+/// What the index knows of one statement, without reading it; as in [`Record`].
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Entry {
-    pub(super) network: NetworkId,
-    pub(super) point: Point,
-    pub(super) key: KeyId,
-    pub(super) observer: PublicKey,
-    pub(super) root: Option<Root>,
-    pub(super) stored: UnixTime,
+pub struct Entry {
+    /// The network that it names.
+    pub network: NetworkId,
+    /// The point of its location.
+    pub point: Point,
+    /// The artifact key that it speaks of.
+    pub key: KeyId,
+    /// Who signed it.
+    pub observer: PublicKey,
+    /// The root that was observed, if it is an observation.
+    pub root: Option<Root>,
+    /// When it was stored here.
+    pub stored: UnixTime,
     pub(super) position: Position,
 }
 
@@ -232,6 +239,30 @@ impl Index {
             Ok(())
         })?;
         Ok(found)
+    }
+
+    /// The points, at most `limit`, of the statements that `wants` picks.
+    pub(super) fn points_of(
+        &self,
+        wants: impl Fn(&Entry) -> bool,
+        limit: usize,
+    ) -> Result<BTreeSet<Point>, IndexError> {
+        let rows = || -> Result<BTreeSet<Point>, IndexError> {
+            let mut found = BTreeSet::new();
+            for row in self.db()?.scan_prefix(b"i") {
+                let (key, value) = row?;
+                let (payload, _) = unseal(&key, &value)?;
+                let entry = Entry::decode(payload).ok_or(IndexError::Corrupt("statement row"))?;
+                if wants(&entry) {
+                    found.insert(entry.point);
+                }
+                if found.len() >= limit {
+                    break;
+                }
+            }
+            Ok(found)
+        };
+        catch(rows)
     }
 
     /// What is known of a blob; `None` if it was not checked since the index was begun.

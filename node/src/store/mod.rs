@@ -21,12 +21,13 @@ mod index;
 mod journal;
 mod layout;
 mod lease;
+mod tally;
 mod writer;
 
 #[cfg(test)]
 mod tests;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, SyncSender, TrySendError};
@@ -41,12 +42,15 @@ use tokio::sync::oneshot;
 pub use self::blobs::{BLOCK_SIZE, Blob, BlobInfo, GcReport, Keep, TempBlob};
 pub use self::error::StoreError;
 use self::frame::Frame;
+pub use self::index::Entry;
 use self::index::{Index, IndexError};
 use self::journal::{Journal, ReadError, Segments};
 use self::layout::{Layout, Left};
 use self::lease::Leases;
 pub(crate) use self::lease::Locked;
 pub use self::lease::{FileLeases, Lease};
+pub use self::tally::Amount;
+use self::tally::Tally;
 use self::writer::{Command, Writer};
 
 /// The largest statement (a DSSE envelope) that is stored.
@@ -262,6 +266,7 @@ struct Shared {
     index: RwLock<Option<Arc<Index>>>,
     damage: Mutex<Notes>,
     leases: Arc<Mutex<Leases>>,
+    tally: Tally,
 }
 
 impl Store {
@@ -300,6 +305,7 @@ impl Store {
             index: RwLock::new(Some(Arc::new(index))),
             damage: Mutex::default(),
             leases: Arc::default(),
+            tally: Tally::default(),
         });
         shared.note(damage);
         let writer = Writer {
@@ -435,6 +441,16 @@ impl Store {
         limit: usize,
     ) -> Result<Vec<Point>, StoreError> {
         self.with_index(|index| index.near(network, point, limit))
+    }
+
+    /// The points, at most `limit`, of the statements that `wants` picks by what the index knows of
+    /// them: no statement is read.
+    pub fn points_of(
+        &self,
+        wants: impl Fn(&Entry) -> bool,
+        limit: usize,
+    ) -> Result<BTreeSet<Point>, StoreError> {
+        self.with_index(|index| index.points_of(&wants, limit))
     }
 
     /// How much is stored.

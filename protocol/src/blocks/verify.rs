@@ -1,11 +1,15 @@
 //! From files to answers and back, every block and node compared with the root on both sides.
 
+use std::borrow::Cow;
 use std::io;
+use std::ops::Range;
 
+use bao_tree::io::EncodeError as BaoEncodeError;
 use bao_tree::io::outboard::PreOrderOutboard;
-use bao_tree::io::sync::{CreateOutboard, DecodeResponseIter, ReadAt, encode_ranges_validated};
-use bao_tree::io::{BaoContentItem, DecodeError as BaoDecodeError, EncodeError as BaoEncodeError};
+use bao_tree::io::sync::{CreateOutboard, ReadAt, encode_ranges_validated, truncate_ranges};
+use bao_tree::iter::BaoChunk;
 use bao_tree::{ChunkNum, ChunkRanges, TreeNode};
+use blake3::hazmat::{HasherExt, Mode, merge_subtrees_non_root, merge_subtrees_root};
 
 use super::{BLOCK_BYTES, Blob, Block, BlockRange, CHUNK_BYTES, RangeError, Ranges, wire_len};
 use crate::hash::Root;
@@ -49,7 +53,9 @@ pub enum VerifyError {
 pub struct Verified {
     blob: Blob,
     ranges: Ranges,
-    data: Vec<(u64, Vec<u8>)>,
+    bytes: Vec<u8>,
+    /// Where each block is in `bytes`, by offset in the blob.
+    data: Vec<(u64, Range<usize>)>,
     outboard: Vec<(u64, Vec<u8>)>,
 }
 
@@ -64,86 +70,136 @@ impl Verified {
         &self.ranges
     }
 
-    /// Pieces of the blob, by offset in it, ascending and apart.
+    /// The blocks, by offset in the blob, ascending.
     pub fn data(&self) -> impl Iterator<Item = (u64, &[u8])> {
-        self.data.iter().map(|(at, bytes)| (*at, &bytes[..]))
+        self.data
+            .iter()
+            .map(|(at, place)| (*at, &self.bytes[place.clone()]))
     }
 
     /// Pieces of the pre-order outboard, by offset in it, ascending.
     pub fn outboard(&self) -> impl Iterator<Item = (u64, &[u8])> {
         self.outboard.iter().map(|(at, bytes)| (*at, &bytes[..]))
     }
+
+    /// The buffer of the answer that they came in, for the next one.
+    pub fn into_buffer(self) -> Vec<u8> {
+        self.bytes
+    }
+
+    fn add_outboard(&mut self, offset: u64, pair: &[u8; PAIR_BYTES]) {
+        match self.outboard.last_mut() {
+            Some((at, last)) if *at + last.len() as u64 == offset => last.extend_from_slice(pair),
+            Some(_) | None => self.outboard.push((offset, pair.to_vec())),
+        }
+    }
 }
+
+/// A node of the tree: the hashes of its two children.
+const PAIR_BYTES: usize = 64;
 
 /// Checks a raw answer (without its status) for `ranges` of `blob` against the root.
 ///
-/// The decoder reads no further than the first wrong byte's block, and nothing is returned unless
-/// everything is right.
-pub fn verify(blob: &Blob, ranges: &Ranges, wire: &[u8]) -> Result<Verified, VerifyError> {
-    let expected = wire_len(blob, ranges)?;
-    if wire.len() > expected as usize {
-        let (root, got) = (blob.root, wire.len());
+/// Nothing is read further than the first wrong byte's block, and nothing is returned unless
+/// everything is right. Blocks stay where they are in the answer.
+///
+/// bao-tree walks the tree. Its own decoder would copy each block twice.
+pub fn verify<'a>(
+    blob: &Blob,
+    ranges: &Ranges,
+    wire: impl Into<Cow<'a, [u8]>>,
+) -> Result<Verified, VerifyError> {
+    let bytes = wire.into().into_owned();
+    let (root, expected) = (blob.root, wire_len(blob, ranges)?);
+    if bytes.len() > expected as usize {
+        let got = bytes.len();
         return Err(VerifyError::Excess {
             root,
             expected,
             got,
         });
     }
+    let mut verified = Verified {
+        blob: *blob,
+        ranges: ranges.clone(),
+        bytes: Vec::new(),
+        data: Vec::new(),
+        outboard: Vec::new(),
+    };
     let (tree, chunks) = (blob.tree(), ranges.chunks());
-    let (mut data, mut outboard) = (Vec::new(), Vec::new());
-    for item in DecodeResponseIter::new(blob.hash(), tree, wire, &chunks) {
-        match item.map_err(|error| blame(blob, &error))? {
-            BaoContentItem::Parent(parent) => {
-                // Nodes inside a block are not stored; a request for whole blocks meets none.
-                if let Some(index) = tree.pre_order_offset(parent.node) {
-                    push(&mut outboard, index * 64, parent.pair.0.as_bytes());
-                    push(&mut outboard, index * 64 + 32, parent.pair.1.as_bytes());
+    let whole = truncate_ranges(&chunks, blob.size);
+    let mut read = 0;
+    // Of the subtrees that follow, the next one last.
+    let mut hashes = vec![blob.root.0];
+    for item in tree.ranges_pre_order_chunks_iter_ref(whole, 0) {
+        let wanted = hashes.pop();
+        match item {
+            BaoChunk::Parent {
+                node,
+                is_root,
+                left,
+                right,
+                ..
+            } => {
+                let block = first_block(node);
+                let pair = bytes[read..].first_chunk::<PAIR_BYTES>();
+                let pair = pair.ok_or(VerifyError::Truncated { root, block })?;
+                let children = children(pair);
+                if wanted != Some(parent_hash(&children, is_root)) {
+                    return Err(VerifyError::Wrong { root, block });
                 }
+                hashes.extend(right.then_some(children.1));
+                hashes.extend(left.then_some(children.0));
+                // Nodes inside a block are not stored; a request for whole blocks meets none.
+                if let Some(index) = tree.pre_order_offset(node) {
+                    verified.add_outboard(index * PAIR_BYTES as u64, pair);
+                }
+                read += PAIR_BYTES;
             }
-            BaoContentItem::Leaf(leaf) => push(&mut data, leaf.offset, &leaf.data),
+            BaoChunk::Leaf {
+                start_chunk,
+                size,
+                is_root,
+                ..
+            } => {
+                let (block, end) = (block_of(start_chunk), read + size);
+                let leaf = bytes.get(read..end);
+                let leaf = leaf.ok_or(VerifyError::Truncated { root, block })?;
+                if wanted != Some(leaf_hash(start_chunk, leaf, is_root)) {
+                    return Err(VerifyError::Wrong { root, block });
+                }
+                verified.data.push((start_chunk.to_bytes(), read..end));
+                read = end;
+            }
         }
     }
-    let (blob, ranges) = (*blob, ranges.clone());
-    Ok(Verified {
-        blob,
-        ranges,
-        data,
-        outboard,
-    })
+    verified.bytes = bytes;
+    Ok(verified)
 }
 
-/// Appends to the last piece where `bytes` follow it, so that a unit is one write.
-fn push(pieces: &mut Vec<(u64, Vec<u8>)>, offset: u64, bytes: &[u8]) {
-    match pieces.last_mut() {
-        Some((at, piece)) if *at + piece.len() as u64 == offset => piece.extend_from_slice(bytes),
-        Some(_) | None => pieces.push((offset, bytes.to_vec())),
+type Hash = [u8; 32];
+
+fn children(pair: &[u8; PAIR_BYTES]) -> (Hash, Hash) {
+    let (mut left, mut right) = ([0; 32], [0; 32]);
+    left.copy_from_slice(&pair[..32]);
+    right.copy_from_slice(&pair[32..]);
+    (left, right)
+}
+
+fn parent_hash((left, right): &(Hash, Hash), is_root: bool) -> Hash {
+    match is_root {
+        true => *merge_subtrees_root(left, right, Mode::Hash).as_bytes(),
+        false => merge_subtrees_non_root(left, right, Mode::Hash),
     }
 }
 
-fn blame(blob: &Blob, error: &BaoDecodeError) -> VerifyError {
-    let root = blob.root;
-    match error {
-        BaoDecodeError::ParentHashMismatch(node) => VerifyError::Wrong {
-            root,
-            block: first_block(*node),
-        },
-        BaoDecodeError::LeafHashMismatch(chunk) => VerifyError::Wrong {
-            root,
-            block: block_of(*chunk),
-        },
-        BaoDecodeError::ParentNotFound(node) => VerifyError::Truncated {
-            root,
-            block: first_block(*node),
-        },
-        BaoDecodeError::LeafNotFound(chunk) => VerifyError::Truncated {
-            root,
-            block: block_of(*chunk),
-        },
-        // A slice has no other error than its end.
-        BaoDecodeError::Io(_) => VerifyError::Truncated {
-            root,
-            block: Block(0),
-        },
+fn leaf_hash(start: ChunkNum, leaf: &[u8], is_root: bool) -> Hash {
+    match is_root {
+        true => *blake3::hash(leaf).as_bytes(),
+        false => blake3::Hasher::new()
+            .set_input_offset(start.to_bytes())
+            .update(leaf)
+            .finalize_non_root(),
     }
 }
 

@@ -11,6 +11,7 @@ fn main() {
     std::fs::write(out.join("report.txt"), report).unwrap();
     // Believed by whoever takes outputs from cargo's messages.
     println!("{}", probes::FORGED);
+    tamper();
     if std::env::var_os("CARGO_FEATURE_PLANT").is_some() {
         plant(&out);
     }
@@ -20,6 +21,15 @@ fn main() {
     if std::env::var_os("CARGO_FEATURE_LINGER").is_some() {
         probes::daemon("linger");
         std::thread::sleep(std::time::Duration::from_secs(3600));
+    }
+}
+
+/// Puts a link to something of the host's into the record of what is linked; only the sandbox has one.
+fn tamper() {
+    let record = Path::new("/qk/target/linked/hostile");
+    if Path::new("/qk/target").exists() {
+        std::fs::create_dir_all(record).unwrap();
+        std::os::unix::fs::symlink("/etc/passwd", record.join("1-passwd.o")).unwrap();
     }
 }
 

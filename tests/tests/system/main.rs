@@ -3,6 +3,7 @@
 
 mod bad_input;
 mod cache;
+mod compare;
 mod container;
 mod enemies;
 mod fetch;

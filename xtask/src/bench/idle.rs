@@ -1,7 +1,8 @@
 //! What a node costs that does nothing: memory, processor, network.
 //!
-//! A real `qk node` in a network namespace of its own, so that what it sends and is sent can be told
-//! from everything else; its peers are whole nodes too, several in one process.
+//! A real `qk node` as a laptop's owner starts it, with nothing said but the network, in a network
+//! namespace of its own, so that what it sends and is sent can be told from everything else. Its peers
+//! are whole nodes too, several in one process, more of them than it takes connections.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
@@ -21,13 +22,15 @@ const MEMORY_MAX: f64 = 40.0;
 const CPU_MAX: f64 = 0.005;
 /// Bytes a second, both directions, with the headers of TCP, IP and Ethernet.
 const TRAFFIC_MAX: f64 = 1000.0;
-const PEERS: usize = 16;
+/// Other nodes: a laptop's has connections with 16 at most.
+const OTHERS: usize = 20;
 const STATEMENTS: usize = 10_000;
 /// What comes before the measurement: connections, look-ups, introductions.
-const SETTLE: Duration = Duration::from_secs(30);
-const SAMPLE_EVERY: Duration = Duration::from_secs(5);
-const PEERS_AT: Ipv4Addr = Ipv4Addr::new(10, 213, 78, 1);
+const SETTLE: Duration = Duration::from_secs(90);
+const LOOK_EVERY: Duration = Duration::from_secs(15);
+const OTHERS_AT: Ipv4Addr = Ipv4Addr::new(10, 213, 78, 1);
 const NODE_AT: Ipv4Addr = Ipv4Addr::new(10, 213, 78, 2);
+/// The first of the others is the one that the network names.
 const PORT: u16 = 4711;
 
 /// What to measure, and with what.
@@ -41,7 +44,7 @@ pub struct Options {
     pub time: Duration,
 }
 
-/// Starts a node with a full store and sixteen peers, and watches it.
+/// Starts a node with a full store among others, and watches it.
 ///
 /// # Errors
 /// When this is not root, or a process fails.
@@ -50,26 +53,47 @@ pub fn rows(options: &Options) -> Result<Vec<Row>> {
         bail!("a network namespace needs root");
     }
     let site = Site::new(options)?;
+    let _others = site.others()?;
     let node = site.node()?;
-    let _peers = site.peers()?;
     eprintln!("Settling for {} s", SETTLE.as_secs());
     std::thread::sleep(SETTLE);
     eprintln!("Watching for {} s", options.time.as_secs());
-    let watched = site.watch(&node, options.time)?;
-    let seconds = watched.seconds;
-    let cpu = Row::new("idle_cpu", watched.cpu / seconds, "cores");
-    let traffic = Row::new("idle_traffic", watched.bytes as f64 / seconds, "B/s");
-    let memory = Row::new("idle_memory", watched.memory.max(), "MiB");
+    let seen = site.watch(&node, options.time)?;
+    let (first, last) = (
+        seen.first().context("no look")?,
+        seen.last().context("no look")?,
+    );
+    let all = last.since(first);
+    let steps: Vec<Step> = seen
+        .windows(2)
+        .map(|pair| pair[1].since(&pair[0]))
+        .collect();
+    let of_steps = |value: fn(&Step) -> f64| Samples::of(steps.iter().map(value).collect());
+    let of_looks = |value: fn(&Look) -> f64| Samples::of(seen.iter().map(value).collect());
+    let (cpu, traffic) = (of_steps(|step| step.cpu)?, of_steps(|step| step.traffic)?);
+    let memory = of_looks(|look| look.memory.resident)?;
+    let connections = of_looks(|look| look.connections)?;
+    let met = |name: &str, value: f64, unit, most| {
+        Row::new(name, value, unit).with_goal(Goal::AtMost(most))
+    };
     Ok(vec![
-        memory.with_goal(Goal::AtMost(MEMORY_MAX)),
-        Row::new("idle_memory_median", watched.memory.median(), "MiB"),
-        cpu.with_goal(Goal::AtMost(CPU_MAX)),
-        traffic.with_goal(Goal::AtMost(TRAFFIC_MAX)),
-        Row::new("idle_packets", watched.packets as f64 / seconds, "1/s"),
-        Row::new("idle_peers", watched.peers.median(), "peers"),
-        Row::new("idle_peers_min", watched.peers.min(), "peers"),
+        met("idle_memory", memory.max(), "MiB", MEMORY_MAX),
+        Row::new("idle_memory_median", memory.median(), "MiB"),
+        Row::new("idle_memory_own", last.memory.own, "MiB"),
+        Row::new("idle_memory_since_start", last.memory.peak, "MiB"),
+        met("idle_cpu", all.cpu, "cores", CPU_MAX),
+        Row::new("idle_cpu_median", cpu.median(), "cores"),
+        Row::new("idle_cpu_peak", cpu.max(), "cores"),
+        met("idle_traffic", all.traffic, "B/s", TRAFFIC_MAX),
+        Row::new("idle_traffic_median", traffic.median(), "B/s"),
+        Row::new("idle_traffic_peak", traffic.max(), "B/s"),
+        Row::new("idle_packets", all.packets, "1/s"),
+        Row::new("idle_connections", connections.median(), "connections"),
+        Row::new("idle_connections_min", connections.min(), "connections"),
+        Row::new("idle_peers", site.peers()? as f64, "peers"),
         Row::new("idle_statements", STATEMENTS as f64, "statements"),
-        Row::new("idle_time", seconds, "s"),
+        Row::new("idle_threads", last.memory.threads, "threads"),
+        Row::new("idle_time", all.seconds, "s"),
     ])
 }
 
@@ -80,14 +104,45 @@ struct Site<'a> {
     namespace: Namespace,
 }
 
-/// What was seen of a node.
-struct Watched {
-    seconds: f64,
-    memory: Samples,
+/// What is seen of a node at a time.
+struct Look {
+    at: Instant,
+    memory: Memory,
+    /// Seconds of a processor since it started.
     cpu: f64,
     bytes: u64,
     packets: u64,
-    peers: Samples,
+    connections: f64,
+}
+
+/// Memory in MiB.
+struct Memory {
+    resident: f64,
+    /// Of this, what is no file's: its heap and stacks.
+    own: f64,
+    /// The most that was resident since the start.
+    peak: f64,
+    threads: f64,
+}
+
+/// What happens in a second, between two looks.
+struct Step {
+    seconds: f64,
+    cpu: f64,
+    traffic: f64,
+    packets: f64,
+}
+
+impl Look {
+    fn since(&self, before: &Self) -> Step {
+        let seconds = (self.at - before.at).as_secs_f64();
+        Step {
+            seconds,
+            cpu: (self.cpu - before.cpu) / seconds,
+            traffic: (self.bytes - before.bytes) as f64 / seconds,
+            packets: (self.packets - before.packets) as f64 / seconds,
+        }
+    }
 }
 
 impl<'a> Site<'a> {
@@ -98,18 +153,19 @@ impl<'a> Site<'a> {
             namespace: Namespace::new()?,
         };
         let file = site.dir.path().join("idle.qknet").display().to_string();
-        let address = format!("/ip4/{NODE_AT}/tcp/{PORT}");
+        let address = format!("/ip4/{OTHERS_AT}/tcp/{PORT}");
         let new = ["network", "new", "idle", "--principal", "alice"];
         let new = [&new[..], &["--bootstrap", &address, "--output", &file]].concat();
-        cargo::run_aside(site.qk("node").args(new))?;
-        for number in 0..PEERS {
-            cargo::run_aside(site.qk(&format!("peer-{number}")).args(["join", &file]))?;
+        cargo::run_aside(site.qk("other-0").args(new))?;
+        let others = (1..OTHERS).map(|number| format!("other-{number}"));
+        for name in others.chain(["node".to_owned()]) {
+            cargo::run_aside(site.qk(&name).args(["join", &file]))?;
         }
         eprintln!("Signing {STATEMENTS} statements");
         let mut fill = Command::new(&options.program);
         fill.arg("fill")
             .arg(site.home("node"))
-            .arg(site.home("peer-0"));
+            .arg(site.home("other-0"));
         cargo::run_aside(fill.arg(STATEMENTS.to_string()))?;
         Ok(site)
     }
@@ -130,8 +186,7 @@ impl<'a> Site<'a> {
         let mut node = self.namespace.within(&self.options.qk);
         node.env("QK_HOME", self.home("node"));
         cargo::forget_caller(&mut node);
-        let listen = format!("/ip4/0.0.0.0/tcp/{PORT}");
-        node.args(["node", "--json", "--listen", &listen]);
+        node.args(["node", "--json"]);
         let child = node
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -145,37 +200,50 @@ impl<'a> Site<'a> {
         Ok(running)
     }
 
-    fn peers(&self) -> Result<Service> {
-        let mut peers = Command::new(&self.options.program);
-        peers.arg("peers").arg(format!("/ip4/{PEERS_AT}/tcp/0"));
-        for number in 0..PEERS {
-            let home = self.home(&format!("peer-{number}"));
+    fn others(&self) -> Result<Service> {
+        let mut others = Command::new(&self.options.program);
+        others
+            .arg("peers")
+            .arg(OTHERS_AT.to_string())
+            .arg(PORT.to_string());
+        for number in 0..OTHERS {
+            let home = self.home(&format!("other-{number}"));
             // They look for nobody on the LAN: what they would send there is no traffic of the node.
             std::fs::write(home.join("config.toml"), "mdns = false\n")?;
-            peers.arg(home);
+            others.arg(home);
         }
-        Service::start(&mut peers)
+        Service::start(&mut others)
     }
 
-    fn watch(&self, node: &Running, time: Duration) -> Result<Watched> {
-        let id = node.0.id();
-        let (start, cpu) = (Instant::now(), sample::cpu_of(id)?);
-        let counted = self.namespace.counted()?;
-        let (mut memory, mut peers) = (Vec::new(), Vec::new());
-        while start.elapsed() < time {
-            memory.push(resident_mib(id)?);
-            peers.push(self.namespace.connections()?);
-            std::thread::sleep(SAMPLE_EVERY.min(time));
+    fn watch(&self, node: &Running, time: Duration) -> Result<Vec<Look>> {
+        let (start, mut seen) = (Instant::now(), Vec::new());
+        loop {
+            seen.push(self.look(node.0.id())?);
+            let left = time.saturating_sub(start.elapsed());
+            if left.is_zero() {
+                return Ok(seen);
+            }
+            std::thread::sleep(LOOK_EVERY.min(left));
         }
-        let now = self.namespace.counted()?;
-        Ok(Watched {
-            seconds: start.elapsed().as_secs_f64(),
-            memory: Samples::of(memory)?,
-            cpu: sample::cpu_of(id)? - cpu,
-            bytes: now.0 - counted.0,
-            packets: now.1 - counted.1,
-            peers: Samples::of(peers)?,
+    }
+
+    fn look(&self, process: u32) -> Result<Look> {
+        let (bytes, packets) = self.namespace.counted()?;
+        Ok(Look {
+            at: Instant::now(),
+            memory: Memory::of(process)?,
+            cpu: sample::cpu_of(process)?,
+            bytes,
+            packets,
+            connections: self.namespace.connections()?,
         })
+    }
+
+    /// With how many nodes the node says that it is connected, after it was watched: asking costs.
+    fn peers(&self) -> Result<usize> {
+        let peers = self.qk("node").args(["peers", "--json"]).output()?;
+        let peers: serde_json::Value = serde_json::from_slice(&peers.stdout)?;
+        Ok(peers.as_array().context("no peers")?.len())
     }
 }
 
@@ -210,7 +278,7 @@ impl Namespace {
         let pair = ["type", "veth", "peer", "name", &inside, "netns", name];
         ip(&[&["link", "add", outside][..], &pair].concat())?;
         let net = |host: Ipv4Addr| format!("{}/30", IpAddr::from(host));
-        ip(&["address", "add", &net(PEERS_AT), "dev", outside])?;
+        ip(&["address", "add", &net(OTHERS_AT), "dev", outside])?;
         ip(&["link", "set", outside, "up"])?;
         ip(&["-n", name, "address", "add", &net(NODE_AT), "dev", &inside])?;
         ip(&["-n", name, "link", "set", &inside, "up"])?;
@@ -257,11 +325,23 @@ fn ip(args: &[&str]) -> Result<()> {
     cargo::run_aside(ip.args(args).stdin(Stdio::null()).stderr(Stdio::null()))
 }
 
-fn resident_mib(process: u32) -> Result<f64> {
-    let path = format!("/proc/{process}/status");
-    let status = std::fs::read_to_string(&path).with_context(|| path.clone())?;
-    let mut lines = status.lines();
-    let line = lines.find_map(|line| line.strip_prefix("VmRSS:"));
-    let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
-    Ok(kib.context(path)?.parse::<f64>()? / 1024.0)
+impl Memory {
+    fn of(process: u32) -> Result<Self> {
+        let path = format!("/proc/{process}/status");
+        let status = std::fs::read_to_string(&path).with_context(|| path.clone())?;
+        let number = |name: &str| -> Result<f64> {
+            let mut lines = status.lines();
+            let value = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+            let value = value.and_then(|value| value.split_whitespace().next());
+            let value = value.with_context(|| format!("no {name} in {path}"))?;
+            Ok(value.parse()?)
+        };
+        let mib = |name| number(name).map(|kib| kib / 1024.0);
+        Ok(Self {
+            resident: mib("VmRSS")?,
+            own: mib("RssAnon")?,
+            peak: mib("VmHWM")?,
+            threads: number("Threads")?,
+        })
+    }
 }

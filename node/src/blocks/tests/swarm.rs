@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures::{AsyncWriteExt, StreamExt};
 use libp2p::StreamProtocol;
 use libp2p::swarm::SwarmEvent;
-use libp2p::{Multiaddr, PeerId, Stream, Swarm, SwarmBuilder, noise, tcp, yamux};
+use libp2p::{Multiaddr, PeerId, Stream, Swarm, SwarmBuilder, tcp, yamux};
 use qk_protocol::blocks::{
     Blob, BlockRange, EncodeError, Encoding, Ranges, Request, Status, encode, outboard,
 };
@@ -25,6 +25,7 @@ use super::super::part::{Finished, Part, PartError};
 use super::super::serve::{Blobs, Held, ServeLimits, Server, read_request};
 use super::super::source::Source;
 use super::super::test_bytes;
+use crate::net::noise::Noise;
 
 pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 pub(super) const PROTOCOL: StreamProtocol = StreamProtocol::new("/qk/test/blocks/1");
@@ -44,10 +45,10 @@ impl Node {
             .with_tokio()
             .with_tcp(
                 tcp::Config::default().nodelay(true),
-                noise::Config::new,
+                Noise::new,
                 yamux::Config::default,
             )
-            .expect("noise")
+            .expect("a transport")
             .with_behaviour(|_| behaviour)
             .expect("a behaviour")
             .build();

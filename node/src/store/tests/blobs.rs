@@ -283,6 +283,43 @@ fn eviction_takes_the_least_recently_used_and_spares_pins_and_leases() {
     );
 }
 
+/// What [`Store::amount`] says, and what a look at the disk says.
+fn amounts(store: &Store) -> [(usize, u64); 2] {
+    let amount = store.amount().unwrap();
+    let listed = store.list().unwrap();
+    let bytes = listed.iter().map(|blob| blob.bytes).sum();
+    [(amount.artifacts, amount.bytes), (listed.len(), bytes)]
+}
+
+#[test]
+fn how_much_is_here_is_known_without_a_look() {
+    let dir = dir();
+    let store = open(&dir);
+    let blobs: Vec<_> = (0..4).map(|n| archive(n, 20_000 + n as usize)).collect();
+    put(&store, &blobs[0].1, blobs[0].0, 1).unwrap();
+    let check = |artifacts: usize| {
+        let [told, seen] = amounts(&store);
+        assert_eq!((told, told.0), (seen, artifacts));
+    };
+    check(1);
+    for (root, bytes) in &blobs {
+        put(&store, bytes, *root, 1).unwrap();
+    }
+    check(4);
+    store.remove_blob(&blobs[0].0).unwrap();
+    fs::write(blob_path(&dir, &blobs[1].0, "tar"), "damaged").unwrap();
+    store.report_corrupt(&blobs[1].0).unwrap_err();
+    check(2);
+    // What somebody removes by hand is noticed by the next listing, and not by a look at each.
+    fs::remove_file(blob_path(&dir, &blobs[2].0, "tar")).unwrap();
+    let [told, seen] = amounts(&store);
+    assert_eq!((told.0, seen.0), (2, 1));
+    store.gc(UnixTime(1)).unwrap();
+    check(1);
+    let again = Store::open(dir.path(), options());
+    assert!(again.is_err(), "nobody else changes it");
+}
+
 /// A store that has to evict all that it may.
 fn cramped() -> Options {
     Options {

@@ -91,6 +91,30 @@ fn kill_copy(store: &Store) -> tempfile::TempDir {
 }
 
 #[test]
+fn points_are_found_by_what_the_index_knows_of_their_statements() {
+    let dir = dir();
+    let store = open(&dir);
+    store.append(records(0..40)).unwrap();
+    store.remove(&[StatementId(hash(0))]).unwrap();
+    let (observer, day) = (record(3).observer, UnixTime(9));
+    let of = |wanted: &dyn Fn(&Record) -> bool| -> BTreeSet<Point> {
+        let wanted = records(1..40).into_iter().filter(wanted);
+        wanted.map(|record| record.point).collect()
+    };
+    let own = store.points_of(|entry| entry.observer == observer, 100);
+    let expected = of(&|record| record.observer == observer);
+    assert_eq!(own.unwrap(), expected);
+    let roots = store.points_of(|entry| entry.root.is_some() && entry.stored > day, 100);
+    assert_eq!(
+        roots.unwrap(),
+        of(&|record| record.root.is_some() && record.stored > day)
+    );
+    assert!(expected.len() > 3);
+    assert_eq!(store.points_of(|_| true, 3).unwrap().len(), 3);
+    assert!(store.points_of(|_| false, 3).unwrap().is_empty());
+}
+
+#[test]
 fn what_is_appended_is_found_by_every_way_and_after_reopening() {
     let dir = dir();
     let store = open(&dir);

@@ -168,7 +168,40 @@ impl Series {
     }
 }
 
+/// Who carries a file from one provider.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Carrier {
+    Qk,
+    Curl,
+    Unverified,
+    Iroh,
+}
+
+impl Carrier {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Qk => "transfer",
+            Self::Curl => "curl",
+            Self::Unverified => "unverified",
+            Self::Iroh => "iroh",
+        }
+    }
+
+    /// How much faster than this one qk is to be; none for itself.
+    fn goal(self) -> Option<Goal> {
+        match self {
+            Self::Qk => None,
+            Self::Curl => Some(Goal::AtLeast(CURL_MIN)),
+            Self::Unverified => Some(Goal::AtLeast(VERIFIED_MIN)),
+            Self::Iroh => Some(Goal::AtLeast(IROH_MIN)),
+        }
+    }
+}
+
 /// One provider, as fast as it goes, in turns with the others.
+///
+/// Each round begins with another one of them: who writes where the one before has just given its
+/// memory back finds pages at hand, and on a virtual machine that is half of the time.
 fn one_provider(rig: &Rig, options: &Options) -> Result<Vec<Row>> {
     let mut provider = rig.provider(&[])?;
     let nginx = match options.wants(Part::Curl) {
@@ -179,39 +212,52 @@ fn one_provider(rig: &Rig, options: &Options) -> Result<Vec<Row>> {
         true => Some(rig.iroh(&cargo::build_beside("qk-bench-iroh")?)?),
         false => None,
     };
-    let mut ours = Series::new("transfer");
-    let mut curl = (Series::new("curl"), Goal::AtLeast(CURL_MIN));
-    let mut unverified = (Series::new("unverified"), Goal::AtLeast(VERIFIED_MIN));
-    let mut blobs = (Series::new("iroh"), Goal::AtLeast(IROH_MIN));
-    for round in 1..=options.runs {
+    let mut all = vec![(Carrier::Qk, Series::new(Carrier::Qk.name()))];
+    let rivals = [
+        (Carrier::Curl, Part::Curl),
+        (Carrier::Unverified, Part::Verify),
+        (Carrier::Iroh, Part::Iroh),
+    ];
+    for (carrier, part) in rivals {
+        if options.wants(part) {
+            all.push((carrier, Series::new(carrier.name())));
+        }
+    }
+    let carriers = all.len();
+    for round in 0..options.runs {
         eprintln!(
-            "{} MiB from one provider, round {round} of {}",
-            rig.mib, options.runs
+            "{} MiB from one provider, round {} of {}",
+            rig.mib,
+            round + 1,
+            options.runs
         );
-        ours.pulls.push(rig.get(&mut [&mut provider], &[])?);
-        if let Some(nginx) = &nginx {
-            curl.0.pulls.push(rig.curl(nginx)?);
-        }
-        if options.wants(Part::Verify) {
-            let pull = rig.get(&mut [&mut provider], &["--no-verify", "--lanes", LANES])?;
-            unverified.0.pulls.push(pull);
-        }
-        if let Some(iroh) = &iroh {
-            blobs.0.pulls.push(iroh.get(rig)?);
+        for turn in 0..carriers {
+            let (carrier, series) = &mut all[(round + turn) % carriers];
+            let pull = match (carrier, &nginx, &iroh) {
+                (Carrier::Curl, Some(nginx), _) => rig.curl(nginx)?,
+                (Carrier::Iroh, _, Some(iroh)) => iroh.get(rig)?,
+                (Carrier::Unverified, ..) => {
+                    rig.get(&mut [&mut provider], &["--no-verify", "--lanes", LANES])?
+                }
+                _ => rig.get(&mut [&mut provider], &[])?,
+            };
+            series.pulls.push(pull);
         }
     }
-    let mut rows = ours.rows(rig)?;
-    let rivals = [curl, unverified, blobs].into_iter();
-    let rivals: Vec<_> = rivals.filter(|rival| !rival.0.pulls.is_empty()).collect();
-    for (rival, goal) in &rivals {
-        rows.extend(rival.rows(rig)?);
-        rows.extend(ours.faster(rival, *goal)?);
+    let ours = &all[0].1;
+    let mut rows = Vec::new();
+    for (carrier, series) in &all {
+        rows.extend(series.rows(rig)?);
+        if let Some(goal) = carrier.goal() {
+            rows.extend(ours.faster(series, goal)?);
+        }
     }
-    rows.extend(overhead(&ours, rig)?);
+    rows.extend(overhead(ours, rig)?);
     let rate = |series: &Series| series.samples(|pull| rig.mb() / pull.seconds);
-    let all = std::iter::once(&ours).chain(rivals.iter().map(|(rival, _)| rival));
-    let all = all.map(|series| Ok((series.name, rate(series)?)));
-    draw(rig, options, &all.collect::<Result<Vec<_>>>()?)?;
+    let rates = all
+        .iter()
+        .map(|(_, series)| Ok((series.name, rate(series)?)));
+    draw(rig, options, &rates.collect::<Result<Vec<_>>>()?)?;
     Ok(rows)
 }
 

@@ -1,0 +1,3 @@
+fn main() {
+    println!("fickle 1.0.0, built {}", env!("BUILT"));
+}
