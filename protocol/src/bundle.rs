@@ -320,9 +320,14 @@ impl Bundle {
 impl Checked {
     /// What it comes to: the newer manifest can only take back what the bundle's says.
     pub fn decision(&self) -> &Decision {
+        &self.decisive().decision
+    }
+
+    /// The verdict that [`decision`](Self::decision) is of.
+    pub fn decisive(&self) -> &Verdict {
         match (&self.verdict.decision, &self.newer) {
-            (Decision::Trusted(_), Some((_, newer))) => &newer.decision,
-            (decision, _) => decision,
+            (Decision::Trusted(_), Some((_, newer))) => newer,
+            _ => &self.verdict,
         }
     }
 }

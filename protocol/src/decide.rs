@@ -1,23 +1,35 @@
 //! Whether to trust: a pure function of policy, manifest, statements and time.
 //!
 //! It fails closed. Only positive statements of named principals lead to trust; dissent,
-//! retractions and blocks are vetoes, so that leaving a statement out never helps whoever wants a
-//! wrong root accepted more than withholding it from the network would.
+//! retractions, blocks and what is said of `work` are vetoes, so that leaving a statement out never
+//! helps whoever wants a wrong root accepted more than withholding it from the network would.
+//!
+//! Under `on_dissent = "refuse"` a dissent refuses. Under `escalate` each dissenter calls the next round
+//! of the key's [ranking](crate::assign::Ranking), whose members then count as assigned, too; if the
+//! first committee alone meets the policy and twice the threshold agree, one dissenter does not refuse:
+//! the root is trusted and contested. Who is called follows from the statements about the key, so all
+//! who know the same ones decide the same.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod case;
+mod observed;
+mod roll;
+mod work;
+
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use self::case::Case;
+pub(crate) use self::observed::{dissenters, observed};
+pub use self::roll::{Roll, Said, Seat};
 use crate::candidate::Candidate;
 use crate::hash::{KeyId, PrincipalId, PublicKey, Root, StatementId};
 use crate::key::ArtifactKey;
-use crate::manifest::{CLOCK_SKEW_SECONDS_MAX, KeyState, Network};
-use crate::policy::{Count, OnDissent, Policy};
-use crate::statement::{Body, Observation, Statement, Subject};
+use crate::manifest::Network;
+use crate::policy::Policy;
+use crate::statement::{Statement, Subject};
 use crate::time::UnixTime;
-
-const DAY_SECONDS: u64 = 24 * 3600;
 
 /// A statement and when this node stored it.
 #[derive(Debug, Clone)]
@@ -93,6 +105,9 @@ pub struct Trusted {
     pub subject: Subject,
     /// The statements that count, one a principal.
     pub proof: Vec<StatementId>,
+    /// The principal that observed another artifact, where `escalate` trusts this one all the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub contested: Option<PrincipalId>,
 }
 
 /// A decision and why, a line for each statement.
@@ -124,6 +139,12 @@ pub struct Line {
     pub at: UnixTime,
     /// What it did.
     pub effect: Effect,
+    /// Other principals that made the same from what the linker was given, as its `work` shows.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub work_agrees: u32,
+    /// Other principals that say that its `work` is not what whoever builds it gets.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub work_differs: u32,
 }
 
 /// What a statement did to a decision.
@@ -136,8 +157,13 @@ pub enum Effect {
     Own,
     /// Repeats what another statement of the same principal says.
     Repeats,
+    /// Another artifact than the one that is trusted and contested.
+    Dissents,
     /// The principal observed another root as well: counts for neither.
     Contradicts,
+    /// Two assigned principals who made the same say that its `work` differs: counts for nothing, but
+    /// still against other roots.
+    WorkDiffers,
     /// Retracted: no longer counts for its root, but still against others.
     Retracted,
     /// Older than the policy allows.
@@ -162,17 +188,7 @@ pub enum Effect {
 
 /// Decides about one candidate. The order and repetition of statements do not matter.
 pub fn decide(question: &Question<'_>) -> Verdict {
-    let case = Case::collect(question);
-    let mut notes = Vec::new();
-    if question.policy.on_dissent == OnDissent::Escalate {
-        notes
-            .push("on_dissent = \"escalate\" is not carried out yet: a dissent refuses".to_owned());
-    }
-    Verdict {
-        decision: case.decide(),
-        lines: case.lines(),
-        notes,
-    }
+    Case::collect(question).verdict()
 }
 
 /// Decides about several candidates in order of preference: the first trusted one wins, and a
@@ -197,327 +213,16 @@ pub fn choose(verdicts: impl IntoIterator<Item = Verdict>) -> Option<(usize, Ver
     best.map(|(_, choice)| choice)
 }
 
-/// What somebody got: artifacts of keys with different locks are different artifacts.
-type Got = (KeyId, Subject);
-
-/// The statements about one candidate, sorted out.
-struct Case<'a> {
-    question: &'a Question<'a>,
-    /// Each statement once, by id.
-    statements: BTreeMap<StatementId, (&'a Held, Effect)>,
-    /// What each principal observed, retracted observations included.
-    observed: BTreeMap<PrincipalId, BTreeSet<Got>>,
-    /// The candidate's committee: the lock, which candidates lack, does not enter it.
-    committee: BTreeSet<PrincipalId>,
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde asks for a reference"
+)]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
-impl<'a> Case<'a> {
-    fn collect(question: &'a Question<'a>) -> Self {
-        let about = question
-            .statements
-            .iter()
-            .filter(|held| question.candidate.matches(held.statement.key()));
-        let mut held: BTreeMap<StatementId, &Held> = BTreeMap::new();
-        for one in about {
-            // The earliest time stands: a repetition may not make a statement younger or older.
-            let entry = held.entry(one.statement.id()).or_insert(one);
-            if one.stored < entry.stored {
-                *entry = one;
-            }
-        }
-        let mut case = Self {
-            question,
-            statements: BTreeMap::new(),
-            observed: BTreeMap::new(),
-            committee: BTreeSet::new(),
-        };
-        if let Some(one) = held.values().next() {
-            let members = question.network.committee(one.statement.key());
-            case.committee = members.into_iter().collect();
-        }
-        for one in held.values() {
-            if let (Some(principal), Some(got)) = (case.vetoer(one), got(&one.statement)) {
-                case.observed.entry(principal).or_default().insert(got);
-            }
-        }
-        let retracted = case.retracted(held.values().copied());
-        let mut counted = BTreeSet::new();
-        for (id, one) in held {
-            let effect = case.effect(one, &retracted, &mut counted);
-            case.statements.insert(id, (one, effect));
-        }
-        case
-    }
-
-    /// The principal whose observation this is, if its key may speak at all: also against a root.
-    fn vetoer(&self, held: &Held) -> Option<PrincipalId> {
-        if held.statement.network() != self.question.network.id() {
-            return None;
-        }
-        let (principal, key) = self.question.network.principal(held.statement.observer())?;
-        let speaks = match key.state {
-            KeyState::Active => true,
-            KeyState::Retired => key.retired.is_some_and(|retired| held.stored < retired),
-            KeyState::Compromised => false,
-        };
-        (speaks && principal.observes()).then_some(principal.id)
-    }
-
-    /// Statements taken back by the principal, or the observer, who made them.
-    fn retracted(&self, all: impl Iterator<Item = &'a Held> + Clone) -> BTreeSet<StatementId> {
-        let author = |held: &Held| (self.vetoer(held), held.statement.observer());
-        let authors: BTreeMap<_, _> = all
-            .clone()
-            .map(|held| (held.statement.id(), author(held)))
-            .collect();
-        let taken_back = all.filter_map(|held| {
-            let Body::Retraction(retraction) = held.statement.body() else {
-                return None;
-            };
-            if held.statement.network() != self.question.network.id() {
-                return None;
-            }
-            let (principal, observer) = authors.get(&retraction.retracts)?;
-            let (by_principal, by) = author(held);
-            let same = *observer == by || (principal.is_some() && *principal == by_principal);
-            same.then_some(retraction.retracts)
-        });
-        taken_back.collect()
-    }
-
-    fn effect(
-        &self,
-        held: &Held,
-        retracted: &BTreeSet<StatementId>,
-        counted: &mut BTreeSet<PrincipalId>,
-    ) -> Effect {
-        let statement = &held.statement;
-        if statement.network() != self.question.network.id() {
-            return Effect::OtherNetwork;
-        }
-        let observation = match statement.body() {
-            Body::Observation(observation) => observation,
-            Body::Failure(_) => return Effect::Failure,
-            Body::Retraction(_) => return Effect::Retraction,
-        };
-        let known = self.question.network.principal(statement.observer());
-        if retracted.contains(&statement.id()) {
-            return Effect::Retracted;
-        }
-        if observation.finished > self.question.now.plus(CLOCK_SKEW_SECONDS_MAX) {
-            return Effect::InFuture;
-        }
-        if self.question.own == Some(statement.observer()) {
-            return Effect::Own;
-        }
-        let Some((principal, key)) = known else {
-            return Effect::Stranger;
-        };
-        match (key.state, self.vetoer(held)) {
-            (KeyState::Compromised, _) => return Effect::KeyCompromised,
-            (KeyState::Retired, None) => return Effect::KeyRetired,
-            (KeyState::Active, None) => return Effect::NotCounted,
-            (KeyState::Active | KeyState::Retired, Some(_)) => {}
-        }
-        if self
-            .observed
-            .get(&principal.id)
-            .is_some_and(|observed| observed.len() > 1)
-        {
-            return Effect::Contradicts;
-        }
-        if !self.counts_somewhere(principal.id) {
-            return Effect::NotCounted;
-        }
-        if self.too_old(observation) {
-            return Effect::TooOld;
-        }
-        if !counted.insert(principal.id) {
-            return Effect::Repeats;
-        }
-        Effect::Counts
-    }
-
-    /// Whether the policy lets this principal count towards any of its demands.
-    fn counts_somewhere(&self, id: PrincipalId) -> bool {
-        let policy = self.question.policy;
-        (policy.principals.is_empty() || policy.principals.contains(&id))
-            && (self.counts_for(id, &BTreeSet::new(), policy.count)
-                || policy
-                    .groups
-                    .iter()
-                    .any(|group| self.counts_for(id, &group.of, group.count)))
-    }
-
-    fn counts_for(&self, id: PrincipalId, of: &BTreeSet<PrincipalId>, count: Count) -> bool {
-        (of.is_empty() || of.contains(&id)) && (count == Count::Any || self.committee.contains(&id))
-    }
-
-    fn too_old(&self, observation: &Observation) -> bool {
-        let max_age = self
-            .question
-            .policy
-            .max_age_days
-            .map(|days| u64::from(days) * DAY_SECONDS);
-        max_age.is_some_and(|max_age| self.question.now.since(observation.finished) > max_age)
-    }
-
-    fn decide(&self) -> Decision {
-        let own = self.own();
-        if let Some(reason) = self.blocked(own.as_deref()) {
-            return Decision::Blocked { reason };
-        }
-        if let Some(own) = own {
-            return Decision::Trusted(own);
-        }
-        if !self.question.network.fresh(self.question.now) {
-            return Decision::Stale {
-                why: self.why_stale(),
-            };
-        }
-        let all: BTreeSet<Got> = self.observed.values().flatten().copied().collect();
-        if all.len() > 1 {
-            return Decision::Disputed {
-                roots: all.iter().map(|(_, subject)| subject.root).collect(),
-            };
-        }
-        let unproven = match self.prove(&[Effect::Counts]) {
-            Ok(trusted) => return Decision::Trusted(trusted),
-            Err(unproven) => unproven,
-        };
-        if self.prove(&[Effect::Counts, Effect::TooOld]).is_ok() {
-            let days = self.question.policy.max_age_days.unwrap_or_default();
-            return Decision::Stale {
-                why: format!("enough principals agree, but not within the last {days} days"),
-            };
-        }
-        Decision::Unproven(unproven)
-    }
-
-    fn why_stale(&self) -> String {
-        let (timestamp, now) = (self.question.network.timestamp(), self.question.now);
-        if timestamp.issued > now {
-            return format!(
-                "the network's timestamp was signed at {}, but the clock here says {now}",
-                timestamp.issued
-            );
-        }
-        format!(
-            "the network's timestamp ended at {} (it was signed at {}); it is renewed by the node that holds the timestamp key",
-            timestamp.expires, timestamp.issued
-        )
-    }
-
-    /// Only what could be trusted is looked at: a stranger must not be able to have a key refused by
-    /// stating a blocked root for it, nor a principal what this client built itself.
-    fn blocked(&self, own: Option<&Trusted>) -> Option<String> {
-        let gots: Vec<Got> = match own {
-            Some(own) => vec![(own.key_id, own.subject)],
-            None => self.observed.values().flatten().copied().collect(),
-        };
-        gots.iter()
-            .find_map(|(key, subject)| self.question.network.blocked(*key, Some(subject.root)))
-            .map(str::to_owned)
-    }
-
-    /// What this client built itself; nothing, if it got different artifacts.
-    fn own(&self) -> Option<Box<Trusted>> {
-        let own: Vec<_> = self.with(&[Effect::Own]).collect();
-        let gots: BTreeSet<Got> = own.iter().filter_map(|held| got(&held.statement)).collect();
-        if gots.len() != 1 {
-            return None;
-        }
-        trusted(&own[..1])
-    }
-
-    /// All demands of the policy against the statements with these effects.
-    fn prove(&self, effects: &[Effect]) -> Result<Box<Trusted>, Unproven> {
-        let policy = self.question.policy;
-        let mut by_principal = BTreeMap::new();
-        for held in self.with(effects) {
-            if let Some((principal, _)) = self.question.network.principal(held.statement.observer())
-            {
-                by_principal.entry(principal.id).or_insert(held);
-            }
-        }
-        let proof: Vec<&Held> = by_principal.values().copied().collect();
-        let count = |of: &BTreeSet<PrincipalId>, count: Count| -> u32 {
-            let counted = by_principal
-                .keys()
-                .filter(|id| self.counts_for(**id, of, count));
-            u32::try_from(counted.count()).unwrap_or(u32::MAX)
-        };
-        let need = policy.threshold_of(&self.question.candidate.release.name);
-        let have = count(&BTreeSet::new(), policy.count);
-        let unproven = |have: u32, need: u32, who: &str| Unproven {
-            have,
-            need,
-            missing: format!("{have} of {need} {who}"),
-        };
-        if have < need {
-            let who = match policy.count {
-                Count::Any => "principals",
-                Count::Assigned => "assigned principals",
-            };
-            return Err(unproven(have, need, who));
-        }
-        for group in &policy.groups {
-            let have = count(&group.of, group.count);
-            let need = group.threshold.max(1);
-            if have < need {
-                return Err(unproven(have, need, &format!("of group {:?}", group.name)));
-            }
-        }
-        trusted(&proof).ok_or_else(|| unproven(0, need, "principals"))
-    }
-
-    fn with(&self, effects: &[Effect]) -> impl Iterator<Item = &'a Held> {
-        let chosen = self
-            .statements
-            .values()
-            .filter(|(_, effect)| effects.contains(effect));
-        chosen.map(|(held, _)| *held)
-    }
-
-    fn lines(&self) -> Vec<Line> {
-        let lines = self.statements.values().map(|(held, effect)| {
-            let statement = &held.statement;
-            let principal = self.question.network.principal(statement.observer());
-            Line {
-                statement: statement.id(),
-                observer: statement.observer(),
-                principal: principal.map(|(principal, _)| principal.name.clone()),
-                root: statement
-                    .observation()
-                    .map(|observation| observation.subject.root),
-                at: match statement.body() {
-                    Body::Observation(observation) => observation.finished,
-                    Body::Failure(failure) => failure.finished,
-                    Body::Retraction(retraction) => retraction.at,
-                },
-                effect: *effect,
-            }
-        });
-        lines.collect()
-    }
-}
-
-fn got(statement: &Statement) -> Option<Got> {
-    let observation = statement.observation()?;
-    Some((statement.key_id(), observation.subject))
-}
-
-fn trusted(proof: &[&Held]) -> Option<Box<Trusted>> {
-    let first = proof.first()?;
-    let (key_id, subject) = got(&first.statement)?;
-    Some(Box::new(Trusted {
-        key: first.statement.key().clone(),
-        key_id,
-        subject,
-        proof: proof.iter().map(|held| held.statement.id()).collect(),
-    }))
-}
-
+#[cfg(test)]
+mod attacks;
 #[cfg(test)]
 mod properties;
 #[cfg(test)]

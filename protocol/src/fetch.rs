@@ -2,17 +2,22 @@
 //!
 //! The machine asks nodes ever closer to the release's point, decides again whenever an answer
 //! brings statements, and decides finally when the policy is met by enough separate answers, or by a
-//! parent's answer and what came in a short grace after it, or nobody is left to ask. It then names those who say that they have the root, as long as late
-//! answers name more. The transfer is a machine of its own ([`crate::transfer`]), since a blob is
+//! parent's answer and what came in a short grace after it, or nobody is left to ask. Where the index has
+//! nothing of some who were assigned, these are asked directly before that. It then names those who say
+//! that they have the root, as long as late answers name more. The transfer is a machine of its own ([`crate::transfer`]), since a blob is
 //! also fetched when nothing has to be decided: to replace a damaged one.
+
+mod members;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use self::members::{MEMBER_GRACE, MEMBER_TIMEOUT, MEMBERS_ASKED_MAX};
+use self::members::{Members, silent_nodes};
 use crate::candidate::Candidate;
-use crate::decide::{Decision, Held, Question, Verdict, choose, decide};
-use crate::hash::{NetworkKey, PrincipalId, PublicKey, Root, StatementId};
+use crate::decide::{Decision, Held, Question, Roll, Verdict, choose, decide};
+use crate::hash::{NetworkKey, Point, PrincipalId, PublicKey, Root, StatementId};
 use crate::index::principal_of;
 use crate::lookup::{Lookup, LookupIn, LookupOut};
 use crate::manifest::Network;
@@ -66,7 +71,7 @@ pub enum FetchIn {
 /// What a fetch wants done.
 #[derive(Debug)]
 pub enum FetchOut {
-    /// Ask this node.
+    /// Ask this node. Without addresses it is a member of the committee, which has to be found first.
     Ask(Contact, Request),
     /// The decision, once. Unless it is trusted, nothing follows.
     Decided(Box<Decided>),
@@ -102,6 +107,7 @@ pub struct Fetch {
     taken: BTreeMap<Option<PrincipalId>, usize>,
     providers: BTreeMap<Root, Vec<Contact>>,
     parents: Vec<Contact>,
+    members: Members,
     phase: Phase,
 }
 
@@ -117,12 +123,7 @@ impl Fetch {
     /// A fetch that begins by asking `seeds`. `None` when nothing is wanted.
     pub fn new(want: Want, seeds: Vec<Contact>) -> Option<Self> {
         let release = &want.candidates.first()?.release;
-        let get = Get {
-            point: release.location(&want.network_key).point(),
-            bits: 256,
-            observer: None,
-            after: None,
-        };
+        let get = whole(release.location(&want.network_key).point());
         Some(Self {
             lookup: Lookup::new(get, seeds),
             want,
@@ -130,13 +131,17 @@ impl Fetch {
             taken: BTreeMap::new(),
             providers: BTreeMap::new(),
             parents: Vec::new(),
+            members: Members::default(),
             phase: Phase::Looking,
         })
     }
 
     /// How long a node may take to answer.
     pub fn time_of(&self, node: &NodeId) -> Duration {
-        self.lookup.time_of(node)
+        match self.members.were_asked(node) {
+            true => MEMBER_TIMEOUT,
+            false => self.lookup.time_of(node),
+        }
     }
 
     /// Nodes that are asked first and whose answer suffices after a short grace if it meets the
@@ -157,8 +162,12 @@ impl Fetch {
     }
 
     fn on_reply(&mut self, node: NodeId, reply: Reply, now: Now, out: &mut Vec<FetchOut>) {
-        let Some(page) = self.lookup.page_due(&node) else {
-            return;
+        let is_member = self.members.end(&node);
+        let page = match self.lookup.page_due(&node) {
+            Some(page) => page,
+            // Of a member one page will do: what it observed of a release is a handful.
+            None if is_member => 0,
+            None => return,
         };
         if let Answer::Statements {
             statements,
@@ -256,7 +265,14 @@ impl Fetch {
         let Some((candidate, verdict)) = self.decide(now.unix) else {
             return;
         };
-        if !over && !matches!(verdict.decision, Decision::Trusted(_)) {
+        let is_met = matches!(verdict.decision, Decision::Trusted(_));
+        if !over && !is_met {
+            return;
+        }
+        if answered > 0 && !(is_met && self.lookup.parent_suffices()) {
+            self.ask_members(candidate, is_met, now, out);
+        }
+        if self.members.awaited(now) {
             return;
         }
         let root = match &verdict.decision {
@@ -286,8 +302,33 @@ impl Fetch {
         out.extend(of_root.iter().cloned().map(FetchOut::Provider));
     }
 
+    /// Asks those who are called and of whom nothing arrived, once. Where the policy is met, only those
+    /// whose addresses are known, and for a moment: what they could add is a dissent.
+    fn ask_members(&mut self, candidate: usize, is_met: bool, now: Now, out: &mut Vec<FetchOut>) {
+        let held = self.held();
+        let roll = Roll::of(&self.want.network, &self.want.candidates[candidate], &held);
+        let until = now.mono + if is_met { MEMBER_GRACE } else { MEMBER_TIMEOUT };
+        for node in silent_nodes(&self.want.network, &roll) {
+            let known = self.lookup.contact(&node).cloned();
+            if self.lookup.has_asked(&node) {
+                if self.lookup.awaits(&node) {
+                    self.members.ask(node, until);
+                }
+            } else if (known.is_some() || !is_met) && self.members.ask(node.clone(), until) {
+                let addrs = Vec::new();
+                let contact = known.unwrap_or(Contact { node, addrs });
+                let get = whole(self.lookup.point());
+                out.push(FetchOut::Ask(contact, Request::Get(get)));
+            }
+        }
+    }
+
+    fn held(&self) -> Vec<Held> {
+        self.statements.values().cloned().collect()
+    }
+
     fn decide(&self, now: UnixTime) -> Option<(usize, Verdict)> {
-        let statements: Vec<Held> = self.statements.values().cloned().collect();
+        let statements = self.held();
         choose(self.want.candidates.iter().map(|candidate| {
             decide(&Question {
                 policy: &self.want.policy,
@@ -298,6 +339,16 @@ impl Fetch {
                 now,
             })
         }))
+    }
+}
+
+/// Asks for everything at a point.
+fn whole(point: Point) -> Get {
+    Get {
+        point,
+        bits: 256,
+        observer: None,
+        after: None,
     }
 }
 
@@ -312,14 +363,26 @@ impl Machine for Fetch {
         match input {
             FetchIn::Start(held) => self.on_start(held, now, out),
             FetchIn::Reply(node, reply) => self.on_reply(node, reply, now, out),
-            FetchIn::Failed(node) => self.look(LookupIn::Failed(node), now, out),
-            FetchIn::Tick => self.look(LookupIn::Tick, now, out),
+            FetchIn::Failed(node) => {
+                self.members.end(&node);
+                self.look(LookupIn::Failed(node), now, out);
+            }
+            FetchIn::Tick => {
+                self.members.end_late(now);
+                self.look(LookupIn::Tick, now, out);
+            }
         }
     }
 
     fn deadline(&self) -> Option<Duration> {
         match self.phase {
-            Phase::Looking | Phase::Naming(_) => self.lookup.deadline(),
+            Phase::Looking => self
+                .lookup
+                .deadline()
+                .into_iter()
+                .chain(self.members.deadline())
+                .min(),
+            Phase::Naming(_) => self.lookup.deadline(),
             Phase::Over => None,
         }
     }

@@ -7,6 +7,7 @@
 #![warn(missing_docs)]
 
 pub mod archive;
+pub mod assign;
 pub mod blocks;
 pub mod bundle;
 pub mod candidate;

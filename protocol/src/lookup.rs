@@ -191,6 +191,24 @@ impl Lookup {
         answered.map(|peer| &peer.contact)
     }
 
+    /// What is known of a node, if anything is.
+    pub fn contact(&self, node: &NodeId) -> Option<&Contact> {
+        let peer = self.peers.get(&self.distance(node));
+        peer.map(|peer| &peer.contact)
+    }
+
+    /// Whether an answer of a node is still waited for.
+    pub fn awaits(&self, node: &NodeId) -> bool {
+        let peer = self.peers.get(&self.distance(node));
+        peer.is_some_and(|peer| matches!(peer.state, State::Asked { .. }))
+    }
+
+    /// Whether a node was asked.
+    pub fn has_asked(&self, node: &NodeId) -> bool {
+        let peer = self.peers.get(&self.distance(node));
+        peer.is_some_and(|peer| peer.asks > 0)
+    }
+
     /// How many nodes are known, whether they answer or not.
     pub fn known(&self) -> usize {
         self.peers.len()

@@ -20,7 +20,7 @@ use crate::candidate::Build;
 use crate::canonical::CanonicalError;
 use crate::dsse::{self, DsseError};
 use crate::hash::{Blake3, Fields, KeyId, NetworkId, NetworkKey, PrincipalId, PublicKey, Root};
-use crate::key::{ArtifactKey, KeyError};
+use crate::key::KeyError;
 use crate::policy::{NOBODY, Policy};
 use crate::time::UnixTime;
 
@@ -96,7 +96,7 @@ pub struct RootKeys {
     pub keys: BTreeSet<PublicKey>,
 }
 
-/// How committees are drawn.
+/// How committees are drawn; [`Ranking`](crate::assign::Ranking) draws them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Committee {
@@ -696,34 +696,6 @@ impl Network {
             .map(|entry| entry.reason.as_str())
     }
 
-    /// The committee of a key: the verifiers of its target with the lowest
-    /// `BLAKE3(seed, registry, name, version, source, target, principal)`. Nothing that a publisher
-    /// may vary and no time enters, so there is no drawing twice.
-    pub fn committee(&self, key: &ArtifactKey) -> Vec<PrincipalId> {
-        let mut ranks: Vec<_> = self
-            .manifest
-            .principals
-            .iter()
-            .filter(|principal| principal.verifies(&key.target))
-            .map(|principal| (self.rank(key, principal.id), principal.id))
-            .collect();
-        ranks.sort_unstable();
-        ranks.truncate(self.manifest.committee.size as usize);
-        ranks.into_iter().map(|(_, id)| id).collect()
-    }
-
-    fn rank(&self, key: &ArtifactKey, principal: PrincipalId) -> [u8; 32] {
-        Fields::derive("qk committee v1")
-            .id(&self.manifest.committee.seed.0)
-            .text(&key.registry)
-            .text(&key.name)
-            .text(&key.version)
-            .id(&key.flags.source.0)
-            .text(&key.target)
-            .id(&principal.0)
-            .finish()
-    }
-
     fn digest(&self) -> Blake3 {
         self.timestamp.digest
     }
@@ -742,10 +714,12 @@ impl Network {
 }
 
 impl Principal {
-    /// Whether it is a verifier of this target.
-    pub fn verifies(&self, target: &str) -> bool {
+    /// Whether it is a verifier of this target that has this version of rustc.
+    pub fn verifies(&self, target: &str, rustc: &str) -> bool {
+        let any_or = |of: &BTreeSet<String>, one| of.is_empty() || of.contains(one);
         self.roles.contains(&PrincipalRole::Verifier)
-            && (self.targets.is_empty() || self.targets.contains(target))
+            && any_or(&self.targets, target)
+            && any_or(&self.toolchains, rustc)
     }
 
     /// Whether what it observes counts at all: a mirror only keeps what others state.

@@ -45,6 +45,13 @@ pub const NODE_ID_BYTES_MAX: usize = 64;
 pub struct NodeId(#[serde(with = "serde_bytes")] pub Vec<u8>);
 
 impl NodeId {
+    /// The node whose identity is this ed25519 key: libp2p's peer id, an identity multihash of the key in
+    /// protobuf.
+    pub fn of_key(key: &PublicKey) -> Self {
+        const HEADER: [u8; 6] = [0x00, 0x24, 0x08, 0x01, 0x12, 0x20];
+        Self([&HEADER[..], &key.0].concat())
+    }
+
     /// Where the node lies in the key space, as kad has it.
     pub fn point(&self) -> Point {
         Point(Sha256::of(&self.0).0)

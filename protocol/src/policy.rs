@@ -31,8 +31,10 @@ pub struct Policy {
     /// Oldest observation that counts, in days.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_age_days: Option<u32>,
-    /// What a dissent does.
-    pub on_dissent: OnDissent,
+    /// What a dissent does: `refuse`, unless one of the policies says otherwise. `None` has no opinion, so
+    /// that who only asks for more principals does not also end a network's escalation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_dissent: Option<OnDissent>,
     /// Share of fetches that this client rebuilds itself, in percent.
     pub rebuild_percent: u8,
     /// Other thresholds for single crates.
@@ -54,7 +56,7 @@ pub enum Count {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OnDissent {
-    /// The next ranks are called. Until that exists it is treated as `refuse`, and said so.
+    /// The next ranks are called; against twice the threshold one dissenter alone does not refuse.
     Escalate,
     /// Nothing is trusted.
     Refuse,
@@ -92,7 +94,7 @@ impl Default for Policy {
             principals: BTreeSet::new(),
             groups: Vec::new(),
             max_age_days: None,
-            on_dissent: OnDissent::Refuse,
+            on_dissent: Some(OnDissent::Refuse),
             rebuild_percent: 0,
             crates: BTreeMap::new(),
         }
@@ -145,6 +147,26 @@ impl Policy {
             .map(|(_, over)| over.threshold);
         // A policy that nobody checked must not trust what nobody observed.
         overrides.fold(self.threshold, u32::max).max(1)
+    }
+
+    /// What a dissent does.
+    pub fn on_dissent(&self) -> OnDissent {
+        self.on_dissent.unwrap_or(OnDissent::Refuse)
+    }
+
+    /// The policy of a network, which has the last word where nobody has an opinion: what others join with
+    /// it may be stricter on a dissent, and not more lenient.
+    #[must_use]
+    pub fn with_opinion(&self) -> Self {
+        Self {
+            on_dissent: Some(self.on_dissent()),
+            ..self.clone()
+        }
+    }
+
+    /// Whether this client rebuilds what it fetches this time; `random` is the caller's.
+    pub fn rebuilds(&self, random: u64) -> bool {
+        random % 100 < u64::from(self.rebuild_percent)
     }
 
     /// What satisfies both: the higher threshold, the shorter age, all groups, and only principals

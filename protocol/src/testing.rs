@@ -329,8 +329,9 @@ impl Scenario {
                     .map(|(_, signer)| signer.as_str())
                     .collect();
                 proof.dedup();
+                let contested = trusted.contested.map_or("", |_| ", contested");
                 format!(
-                    "trusted: {} by {}",
+                    "trusted: {} by {}{contested}",
                     label(trusted.subject.root),
                     proof.join(", ")
                 )

@@ -5,6 +5,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+/// Seconds of a day.
+pub const DAY_SECONDS: u64 = 24 * 3600;
+
 /// Seconds since 1970-01-01T00:00:00Z, without leap seconds.
 #[derive(
     Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,

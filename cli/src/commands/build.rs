@@ -169,7 +169,7 @@ fn not_reproducible(key: &ArtifactKey, findings: &Findings) -> Failure {
 }
 
 /// What principals of a network observed of a release so far.
-async fn observed_by_principals(
+pub(crate) async fn observed_by_principals(
     session: &Session,
     network: NetworkId,
     release: &Release,

@@ -7,17 +7,18 @@ use std::time::Instant;
 use indicatif::ProgressBar;
 use qk_node::access::{Access, FetchReport, Stage};
 use qk_node::install::{Incompatible, InstallError, InstallMeta, InstallRoot, runs_here};
-use qk_node::node::{FetchEvent, FetchSpec, From, NodeOptions, Share, unix_now};
+use qk_node::node::{FetchEvent, FetchSpec, From, NodeOptions, Share, policy_of, unix_now};
 use qk_node::registry::{Registry, RegistryOptions, Resolved};
 use qk_node::unpack::{UnpackError, unpack};
 use qk_protocol::archive::EXECUTABLES_PREFIX;
+use qk_protocol::candidate::Candidate;
 use qk_protocol::decide::{Effect, Line};
 use qk_protocol::hash::{KeyId, Root, Sha256};
 use qk_protocol::key::ArtifactKey;
-use qk_protocol::statement::Subject;
+use qk_protocol::statement::{Role, Subject};
 use serde::Serialize;
 
-use super::build::{Built, Maker};
+use super::build::{Built, Maker, Place, observed_by_principals, publish};
 use super::of_problem;
 use crate::args::{CrateSpec, Fallback, FetchArgs};
 use crate::failure::{Failure, Kind, Outcome};
@@ -63,6 +64,11 @@ struct Done {
     #[serde(skip_serializing_if = "Option::is_none")]
     network: Option<String>,
     observations: Vec<Line>,
+    /// The principal that observed another artifact, where the policy trusts this one all the same.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    contested_by: Option<String>,
+    /// Whether it was rebuilt here, as the policy asks for a share of fetches; it came out the same.
+    rebuilt: bool,
     archive: PathBuf,
     installed: Vec<PathBuf>,
     stages: Vec<Stage>,
@@ -174,7 +180,15 @@ async fn one(
     match fetch(session, access, &spec).await {
         Ok(report) => {
             stages.extend(report.stages.iter().cloned());
-            let mut done = fetched(report);
+            let begin = Instant::now();
+            let rebuilt = rebuild(session, &spec, &resolved, &report).await?;
+            if rebuilt {
+                stages.push(stage("rebuild", begin));
+            }
+            let mut done = Ready {
+                rebuilt,
+                ..fetched(report)
+            };
             place(session, args, &resolved, &mut done, &mut stages).await?;
             Ok(done.finish(stages))
         }
@@ -202,6 +216,59 @@ async fn one(
     }
 }
 
+/// Rebuilds what was fetched from others, if the policy asks for it this time, and publishes what came
+/// out. Where that is something else, it is not installed.
+async fn rebuild(
+    session: &Session,
+    spec: &FetchSpec,
+    resolved: &Resolved,
+    report: &FetchReport,
+) -> Outcome<bool> {
+    let networks = session.home.networks().map_err(failed)?;
+    let joined = networks
+        .iter()
+        .find(|one| one.network.id() == report.network);
+    let config = session.home.config().map_err(failed)?;
+    // A node of the whole system has joined networks that this user has not.
+    let mut policy = match joined {
+        Some(joined) => policy_of(&config, joined.network.manifest()),
+        None => config.policy.clone().unwrap_or_default(),
+    };
+    if let Some(project) = &spec.policy {
+        policy = policy.stricter(project);
+    }
+    if report.from != From::Network || !policy.rebuilds(rand::random()) {
+        return Ok(false);
+    }
+    session.output.note(format!(
+        "{}: rebuilding it here, as the policy asks for {} % of fetches",
+        spec.wanted.release, policy.rebuild_percent
+    ));
+    let place = Place {
+        network: Some(report.network),
+        name: Some(report.network_name.clone()),
+        principal: None,
+        candidate: Candidate::of(&report.trusted.key),
+    };
+    let built = Maker::new(session).await?;
+    let built = built.build(&place, &spec.wanted, resolved).await?;
+    if joined.is_some() {
+        let earlier = observed_by_principals(session, report.network, &spec.wanted.release).await?;
+        let work = built.work_digest();
+        let statement = built.observe(session, report.network, Role::Verifier, work, &earlier)?;
+        publish(session, &built, statement).await?;
+    }
+    if built.subject != report.trusted.subject {
+        let message = format!(
+            "{}: rebuilt here it is {}, but what principals observed is {}",
+            spec.wanted.release, built.subject.root, report.trusted.subject.root
+        );
+        let failure = Failure::new(Kind::Disputed, message);
+        return Err(failure.hint("nothing was installed; `qk proofs` shows who observed what"));
+    }
+    Ok(true)
+}
+
 /// Whether building from source is an answer to this: not to a dispute, which somebody has to look
 /// at, and not to something that is wrong here.
 fn may_build(failure: &Failure) -> bool {
@@ -223,6 +290,7 @@ struct Ready {
     blocks_verified: u64,
     network: Option<String>,
     lines: Vec<Line>,
+    rebuilt: bool,
     installed: Vec<PathBuf>,
     /// Holds the archive, if it is in no store.
     _directory: Option<tempfile::TempDir>,
@@ -242,6 +310,12 @@ impl Ready {
             providers: self.providers,
             blocks_verified: self.blocks_verified,
             network: self.network,
+            contested_by: self
+                .lines
+                .iter()
+                .find(|line| line.effect == Effect::Dissents)
+                .and_then(|line| line.principal.clone()),
+            rebuilt: self.rebuilt,
             observations: self
                 .lines
                 .into_iter()
@@ -268,6 +342,7 @@ fn fetched(report: FetchReport) -> Ready {
         blocks_verified: report.blocks_verified,
         network: Some(report.network_name),
         lines: report.lines,
+        rebuilt: false,
         installed: Vec::new(),
         _directory: None,
     }
@@ -284,6 +359,7 @@ fn own(built: Built) -> Ready {
         blocks_verified: 0,
         network: None,
         lines: Vec::new(),
+        rebuilt: false,
         installed: Vec::new(),
         _directory: Some(built.collected.directory),
     }
@@ -460,8 +536,16 @@ fn describe(done: &Done, timings: bool) -> String {
         .iter()
         .map(|path| path.display().to_string())
         .collect();
+    let rebuilt = match done.rebuilt {
+        true => ", rebuilt here: identical",
+        false => "",
+    };
+    let contested = match &done.contested_by {
+        Some(name) => format!("\n  CONTESTED: {name} observed another artifact; see `qk proofs`"),
+        None => String::new(),
+    };
     let mut text = format!(
-        "{} {}  {}  {word}\n  installed {}",
+        "{} {}  {}  {word}{rebuilt}{contested}\n  installed {}",
         done.name,
         done.version,
         bytes(done.bytes),

@@ -15,7 +15,8 @@ pub(crate) mod verify;
 
 use qk_node::access::{Problem, ProblemKind};
 use qk_node::build::BuildError;
-use qk_protocol::decide::Decision;
+use qk_protocol::decide::{Decision, Effect, Line, Verdict};
+use qk_protocol::hash::Root;
 
 use crate::failure::{Failure, Kind};
 
@@ -44,10 +45,7 @@ pub(crate) fn of_problem(problem: &Problem) -> Failure {
         | ProblemKind::Protocol
         | ProblemKind::Other => Kind::Other,
     };
-    let why = problem
-        .verdict
-        .as_ref()
-        .map(|verdict| describe(&verdict.decision));
+    let why = problem.verdict.as_deref().map(describe);
     let message = match why {
         Some(why) => format!("{}: {why}", problem.message),
         None => problem.message.clone(),
@@ -68,21 +66,43 @@ pub(crate) fn of_decision(decision: &Decision) -> Kind {
     }
 }
 
-/// A decision in one line.
-pub(crate) fn describe(decision: &Decision) -> String {
-    match decision {
-        Decision::Trusted(trusted) => format!("trusted: {}", trusted.subject.root),
+/// A verdict in one line.
+pub(crate) fn describe(verdict: &Verdict) -> String {
+    match &verdict.decision {
+        Decision::Trusted(trusted) => {
+            let contested = contested(verdict).unwrap_or_default();
+            format!("trusted{contested}: {}", trusted.subject.root)
+        }
         Decision::Unproven(unproven) => format!("unproven: {}", unproven.missing),
         Decision::Disputed { roots } => {
-            let roots: Vec<_> = roots.iter().map(|root| root.short()).collect();
+            let roots = roots.iter().map(|root| who_got(*root, &verdict.lines));
+            let notes = verdict.notes.iter().map(|note| format!("; {note}"));
             format!(
-                "disputed: principals observed different artifacts ({})",
-                roots.join(", ")
+                "disputed: principals observed different artifacts ({}){}",
+                roots.collect::<Vec<_>>().join(", "),
+                notes.collect::<String>()
             )
         }
         Decision::Stale { why } => format!("stale: {why}"),
         Decision::Blocked { reason } => format!("blocked by the network: {reason}"),
     }
+}
+
+/// Who dissents from what is trusted all the same, for people.
+fn contested(verdict: &Verdict) -> Option<String> {
+    let mut lines = verdict.lines.iter();
+    let dissent = lines.find(|line| line.effect == Effect::Dissents)?;
+    let name = dissent.principal.as_deref().unwrap_or_default();
+    Some(format!(", contested by {name}"))
+}
+
+/// A root and the principals that observed it.
+fn who_got(root: Root, lines: &[Line]) -> String {
+    let those = lines.iter().filter(|line| line.root == Some(root));
+    let mut names: Vec<&str> = those.filter_map(|line| line.principal.as_deref()).collect();
+    names.sort_unstable();
+    names.dedup();
+    format!("{} by {}", root.short(), names.join(" and "))
 }
 
 fn hint(problem: ProblemKind, kind: Kind) -> Option<&'static str> {

@@ -5,11 +5,13 @@
 //! is asked by itself only if its peer id stands at the end of a bootstrap address of the manifest,
 //! belongs to an active key of a principal that the manifest gives the role of a mirror (a mirror's
 //! key is its node's), or was named by the user as a parent. A peer id is proven when it is dialled.
+//! In the same way a key of a principal that is its node's makes that node one to ask for what the
+//! principal observed, when it is assigned and the index has nothing of it.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
-use libp2p::identity;
 use qk_protocol::hash::PublicKey;
 use qk_protocol::manifest::{KeyState, Manifest, PrincipalRole};
 use qk_protocol::message;
@@ -59,8 +61,7 @@ pub(super) fn mirrors(manifest: &Manifest) -> BTreeSet<PeerId> {
 
 /// The peer id of the node with this key.
 fn peer_of(key: PublicKey) -> Option<PeerId> {
-    let key = identity::ed25519::PublicKey::try_from_bytes(&key.0).ok()?;
-    Some(identity::PublicKey::from(key).to_peer_id())
+    PeerId::from_bytes(&message::NodeId::of_key(&key).0).ok()
 }
 
 /// A contact from what a user typed: an address that ends in a peer id, or `/p2p/` and a peer id
@@ -112,6 +113,26 @@ impl Member {
         self.set_on_lan(may_be_asked.collect());
     }
 
+    /// A contact with addresses: its own, or those that this node's routing table knows, or else those
+    /// that nodes nearest to it name. `None` when nobody knows where it is.
+    pub(super) async fn located(
+        self: &Arc<Self>,
+        contact: &message::Contact,
+    ) -> Option<message::Contact> {
+        let dialled = self.to_dial(contact);
+        if !contact.addrs.is_empty() || dialled.is_some_and(|one| !one.addrs.is_empty()) {
+            return Some(contact.clone());
+        }
+        let known = self.net()?.contacts().await.unwrap_or_default();
+        let mut known = known.iter().map(Contact::to_message);
+        if let Some(known) = known.find(|one| one.node == contact.node) {
+            return Some(known);
+        }
+        // Who is there answers what is asked nearest to itself.
+        let answered = self.find(contact.node.point()).await.answered;
+        answered.into_iter().find(|one| one.node == contact.node)
+    }
+
     /// Whether a parent may be on the LAN whose address only its announcement tells.
     pub(super) fn expects_lan(&self) -> bool {
         let joined = self.joined();
@@ -158,5 +179,18 @@ impl Member {
             && connections
                 .clone()
                 .all(|one| super::up::is_local(&one.address))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_node_of_a_key_is_what_libp2p_calls_it() {
+        let keypair = libp2p::identity::Keypair::generate_ed25519();
+        let key = keypair.public().try_into_ed25519().unwrap();
+        let peer = peer_of(PublicKey(key.to_bytes())).unwrap();
+        assert_eq!(peer, keypair.public().to_peer_id());
     }
 }

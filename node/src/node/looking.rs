@@ -136,7 +136,11 @@ impl Looking {
         let member = self.member.clone();
         let time = self.machine.time_of(&contact.node);
         self.asking.spawn(async move {
-            match member.ask(&contact, &request, time).await {
+            let found = tokio::time::timeout(time, member.located(&contact)).await;
+            let Some(found) = found.ok().flatten() else {
+                return FetchIn::Failed(contact.node);
+            };
+            match member.ask(&found, &request, time).await {
                 Ok(reply) => FetchIn::Reply(contact.node, reply),
                 Err(Unanswered::Late) => FetchIn::Tick,
                 Err(Unanswered::Failed) => FetchIn::Failed(contact.node),

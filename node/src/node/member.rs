@@ -582,8 +582,9 @@ impl Member {
             .count()
     }
 
-    /// The point with statements that is nearest to `point`, as this node and several others know it.
-    pub(super) async fn nearest_entry(self: &Arc<Self>, point: Point) -> Option<Point> {
+    /// The points with statements that are nearest to `point`, one for each of several nodes: nearest
+    /// first, each once.
+    pub(super) async fn nearest_entries(self: &Arc<Self>, point: Point) -> Vec<Point> {
         let request = Request::Near { point, limit: 1 };
         let mut asking = JoinSet::new();
         for contact in self.seeds(point).await.into_iter().take(WIDTH) {
@@ -597,10 +598,12 @@ impl Member {
                 ..
             })) = reply
             {
-                points.extend(some);
+                points.extend(some.into_iter().take(1));
             }
         }
-        points.into_iter().min_by_key(|one| one.distance(&point))
+        points.sort_unstable_by_key(|one| one.distance(&point));
+        points.dedup();
+        points
     }
 
     /// Asks the named nodes and some others for a newer manifest or timestamp, and takes the newest.

@@ -5,6 +5,7 @@
 
 mod cache;
 mod door;
+mod draw;
 mod fetch;
 mod given;
 mod here;
@@ -32,7 +33,7 @@ use qk_protocol::decide::Held;
 use qk_protocol::dsse;
 use qk_protocol::hash::{NetworkId, Point, PublicKey, Root};
 use qk_protocol::index::Rules;
-use qk_protocol::key::{ArtifactKey, Release};
+use qk_protocol::key::Release;
 use qk_protocol::manifest::{Manifest, ManifestError, NetworkFile};
 use qk_protocol::policy::Policy;
 use qk_protocol::statement::Statement;
@@ -57,9 +58,6 @@ use crate::manners::{Manners, ShareConfig, ShareFlags};
 use crate::net::{Contact, Multiaddr, StartError};
 use crate::secret::SecretError;
 use crate::store::{Keep, Options, Store, StoreError};
-
-/// How often another point is drawn when there is nothing to do at one.
-const DRAWS_MAX: usize = 16;
 
 /// The part of its disk that a store takes at most unless its owner says otherwise.
 const QUOTA_PERCENT: u64 = 5;
@@ -484,42 +482,6 @@ impl Node {
         }
     }
 
-    /// Draws an entry at random that this node's owner has not observed: the entry nearest to a
-    /// random point, as several nodes say, so that none of them chooses what is audited.
-    ///
-    /// # Errors
-    /// When the network is not joined.
-    pub async fn draw(&self, network: NetworkId) -> Result<Option<ArtifactKey>, NodeError> {
-        let member = self.member(network)?.clone();
-        self.up(&member).await?;
-        for _ in 0..DRAWS_MAX {
-            let Some(point) = member.nearest_entry(Point(rand::random())).await else {
-                return Ok(None);
-            };
-            let found = member.find(point).await;
-            let own = |key: &ArtifactKey| {
-                let of_key = found.statements.iter().filter(|one| one.key() == key);
-                of_key.filter(|one| one.observer() == self.own()).count() > 0
-            };
-            let joined = member.joined();
-            let principals = found
-                .statements
-                .iter()
-                .filter(|one| joined.network.principal(one.observer()).is_some());
-            let mut keys: Vec<&ArtifactKey> = principals
-                .filter(|one| one.observation().is_some())
-                .map(|one| one.key())
-                .filter(|key| !own(key))
-                .collect();
-            keys.sort_unstable();
-            keys.dedup();
-            if let Some(key) = keys.first() {
-                return Ok(Some((*key).clone()));
-            }
-        }
-        Ok(None)
-    }
-
     /// Takes a newer version of a network, and keeps it.
     ///
     /// # Errors
@@ -585,9 +547,10 @@ fn share_of(config: &Config, flags: &ShareFlags, is_cache: bool) -> ShareConfig 
 
 /// What a user with this configuration asks for in a network: the stricter of both policies.
 pub fn policy_of(config: &Config, manifest: &Manifest) -> Policy {
+    let networks = manifest.policy.with_opinion();
     match &config.policy {
-        Some(own) => manifest.policy.stricter(own),
-        None => manifest.policy.clone(),
+        Some(own) => networks.stricter(own),
+        None => networks,
     }
 }
 

@@ -1,13 +1,18 @@
 //! What holds for every set of statements and every policy, against a second, naive decision.
 
+use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 
+use super::observed::{Got, got};
 use super::*;
-use crate::hash::NetworkId;
-use crate::policy::{Group, Override};
+use crate::assign::Ranking;
+use crate::hash::{NetworkId, Work};
+use crate::manifest::KeyState;
+use crate::policy::{Count, Group, OnDissent, Override};
+use crate::statement::{Body, Observation};
 use crate::testing::*;
 
 const OBSERVERS: [&str; 12] = [
@@ -47,7 +52,32 @@ fn pool() -> Vec<Held> {
             .says_but(who, "right", |draft| draft.key.flags.source.0[0] ^= 1)
             .says_but(who, "right", |draft| draft.key.flags.lock.0[0] ^= 1);
     }
-    all.held
+    with_work(all).held
+}
+
+/// What principals say of each other's `work`: cyd, dan and eve agree that bob's differs, zoe and one of
+/// them that ann's does.
+fn with_work(mut all: Scenario) -> Scenario {
+    let mut says = |who: &str, checks: &[(usize, bool)]| {
+        let checks = checks.to_vec();
+        let held = all.held.clone();
+        all = std::mem::replace(&mut all, scenario()).says_but(who, "right", |draft| {
+            let of = |(index, agrees): (usize, bool)| (held[index].statement.id(), agrees);
+            draft.observation.work = Some(Work([7; 32]));
+            draft.observation.work_checks = checks.into_iter().map(of).collect();
+        });
+        all.held.len() - 1
+    };
+    let ann = says("ann", &[]);
+    let bob = says("bob", &[(ann, true)]);
+    let cyd = says("cyd", &[(ann, true), (bob, false)]);
+    let dan = says("dan", &[(cyd, true), (bob, false)]);
+    says(
+        "eve",
+        &[(ann, false), (cyd, true), (dan, false), (bob, false)],
+    );
+    says("zoe", &[(ann, false), (bob, false)]);
+    all
 }
 
 /// Mostly statements for `right`, so that trust is reached often enough to say something.
@@ -62,7 +92,30 @@ fn statements() -> impl Strategy<Value = Vec<Held>> {
         subsequence(POOL.clone(), 0..=2),
     );
     let some = some.prop_map(|(right, any)| [right, any].concat());
-    prop_oneof![3 => subsequence(right, 0..=10), 3 => some, 1 => subsequence(POOL.clone(), 0..=12)]
+    let of = |which: fn(&Held) -> bool| POOL.iter().filter(|held| which(held)).cloned().collect();
+    let wrong: Vec<Held> = of(|held| {
+        let observation = held.statement.observation();
+        observation.is_some_and(|one| one.subject == subject("wrong"))
+    });
+    let all_but_one = (subsequence(right.clone(), 4..=12), select(wrong));
+    let all_but_one = all_but_one.prop_map(|(right, wrong)| [right, vec![wrong]].concat());
+    let working: Vec<Held> = of(|held| {
+        let observation = held.statement.observation();
+        observation.is_some_and(|one| one.work.is_some())
+    });
+    let length = working.len();
+    let working = (
+        subsequence(working, 3..=length),
+        subsequence(POOL.clone(), 0..=2),
+    );
+    let working = working.prop_map(|(working, any)| [working, any].concat());
+    prop_oneof![
+        3 => subsequence(right, 0..=10),
+        3 => some,
+        2 => all_but_one,
+        2 => working,
+        1 => subsequence(POOL.clone(), 0..=12),
+    ]
 }
 
 fn failure() -> impl Strategy<Value = Held> {
@@ -110,9 +163,15 @@ fn policy() -> impl Strategy<Value = Policy> {
             0..2,
         ),
         prop::option::of(over),
+        select(vec![
+            None,
+            Some(OnDissent::Refuse),
+            Some(OnDissent::Escalate),
+            Some(OnDissent::Escalate),
+        ]),
     )
         .prop_map(
-            |(threshold, count, principals, groups, max_age_days, mut crates, over)| {
+            |(threshold, count, principals, groups, max_age_days, mut crates, over, on_dissent)| {
                 crates.extend(over);
                 Policy {
                     threshold,
@@ -121,6 +180,7 @@ fn policy() -> impl Strategy<Value = Policy> {
                     groups,
                     max_age_days,
                     crates,
+                    on_dissent,
                     ..Policy::default()
                 }
             },
@@ -186,77 +246,139 @@ fn spoken(statements: &[Held]) -> Vec<(PrincipalId, &Held)> {
 /// What may be trusted, by counting in the open. Shares nothing with `decide` but the inputs.
 fn naive(policy: &Policy, statements: &[Held]) -> Option<Subject> {
     let spoken = spoken(statements);
+    let observed = |who: &PrincipalId| -> BTreeSet<Got> {
+        let own = spoken.iter().filter(|(other, _)| other == who);
+        own.filter_map(|(_, held)| got(&held.statement)).collect()
+    };
     let gots: BTreeSet<Got> = spoken
         .iter()
         .filter_map(|(_, held)| got(&held.statement))
         .collect();
-    let [(_, what)] = Vec::from_iter(gots)[..] else {
-        return None;
-    };
-    let taken_back = |id: StatementId, by: PrincipalId| {
-        statements.iter().any(|held| {
-            let Body::Retraction(retraction) = held.statement.body() else {
-                return false;
-            };
-            let observed = statements
-                .iter()
-                .find(|other| other.statement.id() == id)
-                .unwrap();
-            let speaks = spoken
-                .iter()
-                .any(|(who, one)| *who == by && one.statement.id() == held.statement.id());
-            retraction.retracts == id
-                && (speaks || held.statement.observer() == observed.statement.observer())
-        })
-    };
-    let age = |observation: &Observation| {
-        observation.finished.0 <= NOW.0 + 600
-            && policy
-                .max_age_days
-                .is_none_or(|days| observation.finished.0 + u64::from(days) * DAY >= NOW.0)
-    };
-    let supporters: BTreeSet<PrincipalId> = spoken
-        .iter()
-        .filter(|(who, held)| {
-            held.statement.observation().is_some_and(age)
-                && !taken_back(held.statement.id(), *who)
-                && (policy.principals.is_empty() || policy.principals.contains(who))
-        })
-        .map(|(who, _)| *who)
-        .collect();
-    let committee = network().committee(&key());
-    let enough = |threshold: u32, of: &BTreeSet<PrincipalId>, count: Count| {
-        let count = supporters
-            .iter()
-            .filter(|who| of.is_empty() || of.contains(who))
-            .filter(|who| count == Count::Any || committee.contains(who))
-            .count();
-        count >= threshold.max(1) as usize
-    };
+    let ranking = Ranking::of(network(), &Candidate::of(&key()));
     let overrides = policy
         .crates
         .iter()
         .filter(|(name, _)| name.to_lowercase() == "hello");
     let threshold = overrides
         .map(|(_, over)| over.threshold)
-        .fold(policy.threshold, u32::max);
-    let met = enough(threshold, &BTreeSet::new(), policy.count)
-        && policy
-            .groups
+        .fold(policy.threshold.max(1), u32::max) as usize;
+    let proven = |what: &Got| {
+        let dissenters: BTreeSet<PrincipalId> = spoken
             .iter()
-            .all(|group| enough(group.threshold, &group.of, group.count));
-    met.then_some(what)
+            .map(|(who, _)| *who)
+            .filter(|who| observed(who).iter().any(|other| other != what))
+            .collect();
+        let escalates = policy.on_dissent() == OnDissent::Escalate;
+        let allowed = if escalates { 1 } else { 0 };
+        let called = ranking.first(1 + if escalates { dissenters.len() } else { 0 });
+        let supporters: BTreeSet<PrincipalId> = spoken
+            .iter()
+            .filter(|(who, held)| {
+                got(&held.statement) == Some(*what)
+                    && observed(who).len() == 1
+                    && is_timely(policy, held.statement.observation().unwrap())
+                    && !is_taken_back(statements, &spoken, held, *who)
+                    && !is_dropped(&spoken, held, *who, &called)
+                    && (policy.principals.is_empty() || policy.principals.contains(who))
+            })
+            .map(|(who, _)| *who)
+            .collect();
+        let number =
+            |of: &BTreeSet<PrincipalId>, count: Count, assigned: &BTreeSet<PrincipalId>| {
+                let counted = supporters
+                    .iter()
+                    .filter(|who| of.is_empty() || of.contains(who))
+                    .filter(|who| count == Count::Any || assigned.contains(who));
+                counted.count()
+            };
+        let met = |assigned: &BTreeSet<PrincipalId>| {
+            let mut groups = policy.groups.iter();
+            number(&BTreeSet::new(), policy.count, assigned) >= threshold
+                && groups.all(|group| {
+                    number(&group.of, group.count, assigned) >= group.threshold.max(1) as usize
+                })
+        };
+        match dissenters.len() {
+            0 => met(&ranking.committee()),
+            one if one <= allowed => {
+                let of_committee = supporters.intersection(&ranking.committee()).count();
+                met(&ranking.committee())
+                    && of_committee >= threshold
+                    && number(&BTreeSet::new(), policy.count, &called) >= 2 * threshold
+            }
+            _ => false,
+        }
+    };
+    let proven: Vec<&Got> = gots.iter().filter(|what| proven(what)).collect();
+    assert!(proven.len() <= 1, "never two");
+    proven.first().map(|(_, subject)| *subject)
 }
 
-fn have(policy: &Policy, statements: &[Held]) -> u32 {
-    let counted = BTreeSet::from_iter(
-        verdict(policy, statements)
-            .lines
+fn is_timely(policy: &Policy, observation: &Observation) -> bool {
+    observation.finished.0 <= NOW.0 + 600
+        && policy
+            .max_age_days
+            .is_none_or(|days| observation.finished.0 + u64::from(days) * DAY >= NOW.0)
+}
+
+fn is_taken_back(
+    statements: &[Held],
+    spoken: &[(PrincipalId, &Held)],
+    observed: &Held,
+    by: PrincipalId,
+) -> bool {
+    statements.iter().any(|held| {
+        let Body::Retraction(retraction) = held.statement.body() else {
+            return false;
+        };
+        let speaks = spoken
             .iter()
-            .filter(|line| line.effect == Effect::Counts)
-            .map(|line| line.principal.clone()),
-    );
-    u32::try_from(counted.len()).unwrap()
+            .any(|(who, one)| *who == by && one.statement.id() == held.statement.id());
+        retraction.retracts == observed.statement.id()
+            && (speaks || held.statement.observer() == observed.statement.observer())
+    })
+}
+
+/// Whether two of `assigned` whose work agrees say that this one's differs.
+fn is_dropped(
+    spoken: &[(PrincipalId, &Held)],
+    accused: &Held,
+    by: PrincipalId,
+    assigned: &BTreeSet<PrincipalId>,
+) -> bool {
+    let says = |one: &Held, of: &Held| {
+        let observation = one.statement.observation().unwrap();
+        observation.work_checks.get(&of.statement.id()).copied()
+    };
+    let accusers: Vec<_> = spoken
+        .iter()
+        .filter(|(who, held)| {
+            *who != by
+                && assigned.contains(who)
+                && got(&held.statement).is_some()
+                && got(&held.statement) == got(&accused.statement)
+                && held.statement.observation().unwrap().work.is_some()
+                && says(held, accused) == Some(false)
+        })
+        .collect();
+    accused.statement.observation().unwrap().work.is_some()
+        && accusers.iter().any(|(one, first)| {
+            accusers.iter().any(|(other, second)| {
+                one != other
+                    && says(first, second) == Some(true)
+                    && says(second, first) != Some(false)
+            })
+        })
+}
+
+/// How many statements of each principal count.
+fn counting(policy: &Policy, statements: &[Held]) -> BTreeMap<Option<String>, usize> {
+    let mut counting = BTreeMap::new();
+    let lines = verdict(policy, statements).lines.into_iter();
+    for line in lines.filter(|line| line.effect == Effect::Counts) {
+        *counting.entry(line.principal).or_default() += 1;
+    }
+    counting
 }
 
 /// Adds one statement to a set and says what the decisions before and after were.
@@ -273,7 +395,16 @@ fn the_cases_reach_trust_and_every_refusal() {
     for _ in 0..500 {
         let case = (policy(), statements()).new_tree(&mut runner).unwrap();
         let (policy, statements) = proptest::strategy::ValueTree::current(&case);
-        let name = match decision(&policy, &statements) {
+        let verdict = verdict(&policy, &statements);
+        if verdict
+            .lines
+            .iter()
+            .any(|line| line.effect == Effect::WorkDiffers)
+        {
+            *seen.entry("work differs").or_insert(0) += 1;
+        }
+        let name = match verdict.decision {
+            Decision::Trusted(trusted) if trusted.contested.is_some() => "contested",
             Decision::Trusted(_) => "trusted",
             Decision::Unproven(_) => "unproven",
             Decision::Disputed { .. } => "disputed",
@@ -285,7 +416,9 @@ fn the_cases_reach_trust_and_every_refusal() {
     for name in ["trusted", "unproven", "disputed"] {
         assert!(seen.get(name).is_some_and(|count| *count > 50), "{seen:?}");
     }
-    assert!(seen.contains_key("stale"), "{seen:?}");
+    for name in ["contested", "stale", "work differs"] {
+        assert!(seen.get(name).is_some_and(|count| *count >= 5), "{seen:?}");
+    }
 }
 
 proptest! {
@@ -326,55 +459,82 @@ proptest! {
     #[test]
     fn a_principal_counts_once(policy in policy(), statements in statements(), held in select(POOL.clone())) {
         let principal = network().principal(held.statement.observer()).map(|(principal, _)| principal.name.clone());
-        let lines = verdict(&policy, &statements).lines;
-        prop_assume!(lines.iter().any(|line| line.effect == Effect::Counts && line.principal == principal));
+        prop_assume!(counting(&policy, &statements).contains_key(&principal));
         let more = [statements.clone(), vec![held.clone()]].concat();
-        prop_assert!(have(&policy, &more) <= have(&policy, &statements));
+        prop_assert!(counting(&policy, &more).values().all(|count| *count == 1));
         let (before, after) = adding(&policy, &statements, &held);
         prop_assert!(trusted(&before).is_some() || trusted(&after).is_none());
     }
 
-    /// Whatever is stated of another artifact than one that a principal stated: afterwards nothing
-    /// is trusted that was not before, and where a principal stated it, nothing at all.
+    /// Whatever is stated of one artifact, no other one is trusted afterwards that was not before; and
+    /// under `refuse` nothing at all where two principals differ.
     #[test]
     fn a_dissent_never_helps(policy in policy(), statements in statements(), held in select(POOL.clone())) {
         let gots: BTreeSet<_> = spoken(&statements).iter().filter_map(|(_, held)| got(&held.statement)).collect();
         let other = got(&held.statement);
         prop_assume!(other.is_some() && !gots.is_empty() && gots.iter().any(|one| Some(*one) != other));
         let (before, after) = adding(&policy, &statements, &held);
-        prop_assert!(trusted(&after).is_none() || trusted(&after) == trusted(&before));
-        if !spoken(std::slice::from_ref(&held)).is_empty() {
+        let stated = other.map(|(_, subject)| subject);
+        prop_assert!(trusted(&after).is_none() || trusted(&after) == stated || trusted(&after) == trusted(&before));
+        let dissents = !spoken(std::slice::from_ref(&held)).is_empty();
+        if dissents && policy.on_dissent() == OnDissent::Refuse {
             prop_assert_eq!(trusted(&after), None);
+        }
+        if let (true, Decision::Trusted(after)) = (dissents, after) {
+            prop_assert!(after.contested.is_some());
         }
     }
 
-    /// The monotonicity that holds. Leaving statements out of a trusted set gives trust in the same
-    /// artifact or in none. Out of a set that is not disputed and not trusted, leaving out anything
-    /// but retractions never gives trust. (Leaving out a dissent or a retraction can: they are
-    /// vetoes, and who withholds them delays them.)
+    /// `escalate` trusts nothing else than `refuse` would without the dissenter, and never with two.
+    #[test]
+    fn a_contested_root_is_what_all_but_one_observed(policy in policy(), statements in statements()) {
+        if let Decision::Trusted(contested) = decision(&policy, &statements)
+            && let Some(dissenter) = contested.contested
+        {
+            let others: Vec<Held> = statements
+                .iter()
+                .filter(|held| network().principal(held.statement.observer()).is_none_or(|(one, _)| one.id != dissenter))
+                .cloned()
+                .collect();
+            let refuse = Policy { on_dissent: Some(OnDissent::Refuse), ..policy };
+            prop_assert_eq!(trusted(&decision(&refuse, &others)), Some(contested.subject));
+            prop_assert!(contested.proof.len() >= 2 * refuse.threshold_of("hello") as usize);
+            let signers = contested.proof.iter().map(|id| statements.iter().find(|one| one.statement.id() == *id).unwrap());
+            let mut signers = signers.map(|held| network().principal(held.statement.observer()).unwrap().0.id);
+            prop_assert!(signers.all(|one| one != dissenter));
+        }
+    }
+
+    /// The monotonicity that holds. Leaving out statements of which none is a veto never makes anything
+    /// trusted. Vetoes against an artifact are observations of others, retractions, and what is said
+    /// against somebody's `work`: who withholds one of those delays it.
     #[test]
     fn leaving_statements_out_never_helps_but_for_vetoes(
         policy in policy(),
         (statements, fewer) in statements().prop_flat_map(|s| { let n = s.len(); (Just(s.clone()), subsequence(s, 0..=n)) }),
-        vetoes in any::<bool>(),
     ) {
-        let before = decision(&policy, &statements);
+        let Some(after) = trusted(&decision(&policy, &fewer)) else {
+            return Ok(());
+        };
         let kept: BTreeSet<_> = fewer.iter().map(|held| held.statement.id()).collect();
-        let fewer: Vec<Held> = statements
-            .iter()
-            .filter(|held| kept.contains(&held.statement.id()) || (!vetoes && matches!(held.statement.body(), Body::Retraction(_))))
-            .cloned()
-            .collect();
-        let after = decision(&policy, &fewer);
-        match before {
-            Decision::Trusted(before) => prop_assert!(trusted(&after).is_none_or(|subject| subject == before.subject)),
-            Decision::Unproven(_) | Decision::Stale { .. } if !vetoes => prop_assert_eq!(trusted(&after), None),
-            Decision::Unproven(_) | Decision::Stale { .. } | Decision::Disputed { .. } | Decision::Blocked { .. } => {}
+        let is_veto = |held: &Held| match held.statement.body() {
+            Body::Observation(one) => one.subject != after
+                || held.statement.key_id() != key().id()
+                || one.work_checks.values().any(|agrees| !agrees),
+            Body::Retraction(_) => true,
+            Body::Failure(_) => false,
+        };
+        let left_out = statements.iter().filter(|held| !kept.contains(&held.statement.id()));
+        if left_out.clone().all(|held| !is_veto(held)) {
+            prop_assert_eq!(trusted(&decision(&policy, &statements)), Some(after));
         }
     }
 
     #[test]
     fn the_stricter_of_two_trusts_only_what_both_do(one in policy(), two in policy(), statements in statements()) {
+        // Without an opinion on dissent one leaves it to the other.
+        let opinionated = |policy: Policy| Policy { on_dissent: Some(policy.on_dissent()), ..policy };
+        let (one, two) = (opinionated(one), opinionated(two));
         let both = trusted(&decision(&one.stricter(&two), &statements));
         if both.is_some() {
             prop_assert_eq!(both, trusted(&decision(&one, &statements)));

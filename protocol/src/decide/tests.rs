@@ -1,14 +1,15 @@
 use insta::assert_snapshot;
 
 use super::*;
+use crate::assign::Ranking;
 use crate::hash::NetworkId;
 use crate::manifest::Blocked;
-use crate::policy::Group;
+use crate::policy::{Count, Group, OnDissent};
 use crate::testing::*;
 
 /// The committee of the key in the fixture, and who is not on it.
-fn drawn() -> (Vec<&'static str>, Vec<&'static str>) {
-    let committee = network().committee(&key());
+pub(super) fn drawn() -> (Vec<&'static str>, Vec<&'static str>) {
+    let committee = Ranking::of(network(), &Candidate::of(&key())).committee();
     VERIFIERS
         .into_iter()
         .partition(|name| committee.contains(&principal_id(name)))
@@ -619,11 +620,37 @@ fn an_override_holds_for_either_spelling_of_a_name() {
 }
 
 #[test]
-fn escalation_is_said_to_be_missing() {
-    let escalate = scenario().policy(|policy| policy.on_dissent = OnDissent::Escalate);
-    let verdict = escalate.says("ann", "right").says("bob", "wrong").verdict();
-    assert!(matches!(verdict.decision, Decision::Disputed { .. }));
-    assert_snapshot!(verdict.notes.join("\n"), @r#"on_dissent = "escalate" is not carried out yet: a dissent refuses"#);
+fn a_local_policy_without_an_opinion_leaves_a_dissent_to_the_network() {
+    let local: Policy = toml::from_str("threshold = 3").unwrap();
+    let of = |on_dissent| Policy {
+        on_dissent: Some(on_dissent),
+        ..Policy::default()
+    };
+    assert_eq!(local.on_dissent(), OnDissent::Refuse);
+    for word in [OnDissent::Escalate, OnDissent::Refuse] {
+        assert_eq!(of(word).stricter(&local).on_dissent(), word);
+    }
+    let strict = of(OnDissent::Escalate).stricter(&of(OnDissent::Refuse));
+    assert_eq!(strict.on_dissent(), OnDissent::Refuse);
+    let network: Policy = toml::from_str("threshold = 2").unwrap();
+    let lenient = of(OnDissent::Escalate);
+    let joined = network.with_opinion().stricter(&lenient);
+    assert_eq!(joined.on_dissent(), OnDissent::Refuse);
+    // What joining them would come to if the network's silence were no word.
+    let joined = network.stricter(&lenient);
+    assert_eq!(joined.on_dissent(), OnDissent::Escalate);
+}
+
+#[test]
+fn a_share_of_fetches_is_rebuilt() {
+    let rebuilt = |percent| {
+        let policy = Policy {
+            rebuild_percent: percent,
+            ..Policy::default()
+        };
+        (0..1000).filter(|random| policy.rebuilds(*random)).count()
+    };
+    assert_eq!([0, 2, 100].map(rebuilt), [0, 20, 1000]);
 }
 
 #[test]

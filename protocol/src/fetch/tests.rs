@@ -4,7 +4,7 @@ use super::*;
 use crate::index::STRANGER_STATEMENTS_MAX;
 use crate::lookup::ASKS_MAX;
 use crate::message::Cursor;
-use crate::testing::{NOW, Scenario, scenario, subject};
+use crate::testing::{NOW, Scenario, VERIFIERS, public, scenario, subject};
 
 fn now(millis: u64) -> Now {
     Now {
@@ -53,10 +53,19 @@ fn proven() -> Scenario {
     scenario().says("ann", "right").says("bob", "right")
 }
 
-/// What a fetch did, in words.
+/// What a fetch did, in words. Members of the committee cannot be found.
 fn step(fetch: &mut Fetch, input: FetchIn, millis: u64) -> Vec<String> {
     let mut out = Vec::new();
     fetch.handle(input, now(millis), &mut out);
+    while let Some(at) = out
+        .iter()
+        .position(|one| matches!(one, FetchOut::Ask(contact, _) if contact.addrs.is_empty()))
+    {
+        let FetchOut::Ask(member, _) = out.remove(at) else {
+            unreachable!();
+        };
+        fetch.handle(FetchIn::Failed(member.node), now(millis), &mut out);
+    }
     let words = out.into_iter().map(|one| match one {
         FetchOut::Ask(contact, _) => format!("ask {}", contact.node.0[0]),
         FetchOut::Decided(decided) => match decided.verdict.decision {
@@ -369,4 +378,134 @@ proptest! {
         providers.dedup();
         prop_assert_eq!(providers.len(), named, "each is named once");
     }
+}
+
+/// The node of a principal of the fixture, whose key is in the manifest.
+fn member(name: &str) -> NodeId {
+    NodeId::of_key(&public(name))
+}
+
+/// Nodes that are asked, members by name.
+fn asked(out: &[FetchOut]) -> Vec<String> {
+    let of = |node: &NodeId| {
+        let name = VERIFIERS.into_iter().find(|name| member(name) == *node);
+        name.map_or_else(|| node.0[0].to_string(), str::to_owned)
+    };
+    let asks = out.iter().filter_map(|one| match one {
+        FetchOut::Ask(contact, _) => Some(of(&contact.node)),
+        FetchOut::Decided(_) | FetchOut::Provider(_) | FetchOut::NoMoreProviders => None,
+    });
+    // The other active key of each.
+    asks.filter(|name| name != "0").collect()
+}
+
+fn raw(fetch: &mut Fetch, input: FetchIn, millis: u64) -> Vec<FetchOut> {
+    let mut out = Vec::new();
+    fetch.handle(input, now(millis), &mut out);
+    out
+}
+
+fn decided(out: &[FetchOut]) -> Option<&Decision> {
+    out.iter().find_map(|one| match one {
+        FetchOut::Decided(decided) => Some(&decided.verdict.decision),
+        FetchOut::Ask(..) | FetchOut::Provider(_) | FetchOut::NoMoreProviders => None,
+    })
+}
+
+#[test]
+fn members_of_whom_the_index_has_nothing_are_asked_directly() {
+    // The committee is bob, cyd and eve.
+    let one = || reply(&scenario().says("bob", "right"), Vec::new());
+    let mut fetch = fetch(1);
+    start(&mut fetch);
+    let out = raw(&mut fetch, FetchIn::Reply(contact(0).node, one()), 1);
+    assert!(decided(&out).is_none());
+    let mut names = asked(&out);
+    names.sort();
+    assert_eq!(names, ["cyd", "eve"]);
+    assert_eq!(fetch.time_of(&member("cyd")), MEMBER_TIMEOUT);
+    let said = reply(&scenario().says("cyd", "right"), Vec::new());
+    let out = raw(&mut fetch, FetchIn::Reply(member("cyd"), said), 100);
+    assert!(decided(&out).is_none(), "eve may still answer");
+    let mut last = Vec::new();
+    while last.is_empty() {
+        let deadline = fetch.deadline().unwrap();
+        last = raw(
+            &mut fetch,
+            FetchIn::Tick,
+            u64::try_from(deadline.as_millis()).unwrap(),
+        );
+    }
+    assert!(matches!(decided(&last), Some(Decision::Trusted(_))));
+    // Without them it is unproven.
+    let mut alone = self::fetch(1);
+    start(&mut alone);
+    assert_eq!(answers(&mut alone, 0, one()), ["unproven"]);
+}
+
+#[test]
+fn a_member_tells_of_a_dissent_that_the_index_withholds() {
+    let known = |name| Contact {
+        node: member(name),
+        addrs: vec![vec![1].into()],
+    };
+    let withheld = || Reply {
+        closer: vec![known("eve"), known("cyd")],
+        ..reply(
+            &scenario().says("bob", "right").says("ann", "right"),
+            Vec::new(),
+        )
+    };
+    let mut fetch = self::fetch(3);
+    start(&mut fetch);
+    answers(&mut fetch, 0, reply(&scenario(), Vec::new()));
+    answers(&mut fetch, 1, reply(&scenario(), Vec::new()));
+    let out = raw(&mut fetch, FetchIn::Reply(contact(2).node, withheld()), 1);
+    assert!(
+        decided(&out).is_none(),
+        "three have answered, but not eve and cyd"
+    );
+    assert_eq!(asked(&out).len(), 2, "each once");
+    let dissent = reply(&scenario().says("eve", "wrong"), Vec::new());
+    raw(&mut fetch, FetchIn::Reply(member("eve"), dissent), 2);
+    let mut last = raw(&mut fetch, FetchIn::Failed(member("cyd")), 3);
+    while decided(&last).is_none() {
+        let deadline = fetch.deadline().unwrap();
+        last = raw(
+            &mut fetch,
+            FetchIn::Tick,
+            u64::try_from(deadline.as_millis()).unwrap(),
+        );
+    }
+    assert!(matches!(decided(&last), Some(Decision::Disputed { .. })));
+    // One that is silent is waited for only a moment, and without members the dissent stays withheld.
+    let mut fetch = self::fetch(3);
+    start(&mut fetch);
+    answers(&mut fetch, 0, reply(&scenario(), Vec::new()));
+    answers(&mut fetch, 1, reply(&scenario(), Vec::new()));
+    raw(&mut fetch, FetchIn::Reply(contact(2).node, withheld()), 1);
+    let grace = u64::try_from(MEMBER_GRACE.as_millis()).unwrap();
+    assert!(decided(&raw(&mut fetch, FetchIn::Tick, grace)).is_none());
+    let last = raw(&mut fetch, FetchIn::Tick, grace + 1);
+    assert!(matches!(decided(&last), Some(Decision::Trusted(_))));
+}
+
+#[test]
+fn members_that_nobody_knows_hold_up_nothing_that_is_proven() {
+    let mut fetch = fetch(1);
+    start(&mut fetch);
+    let out = raw(
+        &mut fetch,
+        FetchIn::Reply(contact(0).node, reply(&proven(), Vec::new())),
+        1,
+    );
+    assert!(matches!(decided(&out), Some(Decision::Trusted(_))));
+    assert!(asked(&out).is_empty());
+}
+
+#[test]
+fn a_node_of_a_key_has_libp2ps_identity() {
+    let node = NodeId::of_key(&PublicKey([7; 32]));
+    assert_eq!(node.0.len(), 38);
+    assert_eq!(node.0[..6], [0, 36, 8, 1, 18, 32]);
 }

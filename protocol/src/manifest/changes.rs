@@ -130,12 +130,13 @@ impl Changes {
             );
             self.add(after.count < before.count, text);
         }
-        if before.on_dissent != after.on_dissent {
-            let text = match after.on_dissent {
+        let (old, new) = (before.on_dissent(), after.on_dissent());
+        if old != new {
+            let text = match new {
                 OnDissent::Escalate => "a dissent no longer refuses, but calls others",
                 OnDissent::Refuse => "a dissent refuses",
             };
-            self.add(after.on_dissent < before.on_dissent, text);
+            self.add(new < old, text);
         }
         // Without a limit, the oldest counts.
         let age = |policy: &Policy| policy.max_age_days.unwrap_or(u32::MAX);

@@ -331,48 +331,6 @@ fn nobody_enters_where_two_policies_have_nobody_in_common() {
 }
 
 #[test]
-fn committees_are_drawn_by_what_a_publisher_cannot_vary() {
-    let committee = network().committee(&key());
-    assert_eq!(committee.len(), 3);
-    let mut same = key();
-    same.flags.lock.0[0] ^= 1;
-    same.flags.features.clear();
-    same.flags.rustc.version = "1.96.0".to_owned();
-    assert_eq!(network().committee(&same), committee);
-    // Each of these draws anew: over many keys, somebody else gets a seat.
-    let others: [fn(&mut ArtifactKey, u8); 4] = [
-        |key, n| key.version = format!("1.0.{n}"),
-        |key, n| key.name = format!("hello{n}"),
-        |key, n| key.flags.source.0[0] = n,
-        |key, n| key.target = format!("target{n}"),
-    ];
-    for other in others {
-        let drawn: BTreeSet<_> = (0..20)
-            .map(|n| {
-                let mut changed = key();
-                other(&mut changed, n);
-                network().committee(&changed)
-            })
-            .collect();
-        assert!(drawn.len() > 5);
-    }
-}
-
-#[test]
-fn only_verifiers_of_the_target_are_drawn() {
-    let mut manifest = manifest();
-    manifest.committee.size = 9;
-    manifest.principals[0].roles = [PrincipalRole::Publisher].into();
-    manifest.principals[1].targets = ["aarch64-apple-darwin".to_owned()].into();
-    manifest.principals[2].targets = [key().target].into();
-    let drawn: BTreeSet<_> = crate::testing::network_of(&manifest)
-        .committee(&key())
-        .into_iter()
-        .collect();
-    assert_eq!(drawn, ["cyd", "dan", "eve"].map(principal_id).into());
-}
-
-#[test]
 fn the_secret_of_a_private_network_hides_its_locations() {
     let location = |secret: Option<&[u8]>| key().release().location(&network().key(secret));
     assert_ne!(location(None), location(Some(b"secret")));

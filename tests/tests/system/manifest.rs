@@ -260,7 +260,12 @@ fn a_request_brings_its_author_in_with_one_command() {
         .iter()
         .find(|one| one.name == "dave")
         .unwrap();
-    assert!(principal.verifies("x86_64-unknown-linux-gnu") && !principal.verifies("other"));
+    let rustc = principal
+        .toolchains
+        .first()
+        .map_or("1.95.0", |one| one.as_str());
+    assert!(principal.verifies("x86_64-unknown-linux-gnu", rustc));
+    assert!(!principal.verifies("other", rustc));
     assert_eq!(
         principal.toolchains,
         [manifest.builds[0].rustc.version.clone()].into()

@@ -5,6 +5,7 @@ use qk_node::home::Joined;
 use qk_node::node::unix_now;
 use qk_protocol::dsse::public_key;
 use qk_protocol::manifest::{Manifest, Network, NetworkFile, TIMESTAMP_SECONDS_MAX, Timestamp};
+use qk_protocol::policy::OnDissent;
 use qk_protocol::statement::Subject;
 use qk_protocol::time::UnixTime;
 use qk_tests::artifact::{Artifact, Options, SPEC, artifact, artifact_with};
@@ -38,6 +39,63 @@ fn two_roots_are_a_dispute_that_never_falls_back() {
         !lab.home(CLIENT).crates().exists(),
         "not even the sources were fetched"
     );
+}
+
+/// A next version whose policy escalates, for alice and the client.
+fn escalate(lab: &Lab) {
+    let network = lab.joined(ALICE).network;
+    let key = |name: &str| {
+        let name = format!("{name}-{}", network.id());
+        lab.home(ALICE).existing_key(&name).unwrap().unwrap()
+    };
+    let mut next = network.manifest().clone();
+    next.version += 1;
+    next.network = Some(network.id());
+    next.policy.threshold = 1;
+    next.policy.on_dissent = Some(OnDissent::Escalate);
+    let network = network.succeed(&next, &[&key("root")], &key("timestamp"), unix_now());
+    let network = network.unwrap();
+    for name in [ALICE, CLIENT] {
+        let joined = Joined {
+            network: network.clone(),
+            ..lab.joined(name)
+        };
+        lab.home(name).keep_network(&joined).unwrap();
+    }
+}
+
+#[test]
+fn a_lone_dissenter_is_named_and_under_escalation_does_not_block() {
+    let mut lab = Lab::new();
+    lab.start_alice();
+    let (one, two) = (artifact(&lab.joined(ALICE).network), other(&lab));
+    lab.publish(ALICE, &one);
+    let roll = |lab: &Lab| -> Vec<String> {
+        let proofs = lab.qk(CLIENT, &["proofs", SPEC]).done();
+        let seats = proofs[0]["roll"]["seats"].as_array().unwrap();
+        let said = |seat: &serde_json::Value| format!("{} {}", seat["name"], seat["said"]);
+        let mut said: Vec<_> = seats.iter().map(said).collect();
+        said.sort();
+        said
+    };
+    let silent = roll(&lab);
+    assert!(
+        silent.contains(&r#""bob" "nothing""#.to_owned()),
+        "{silent:?}"
+    );
+    lab.publish(BOB, &one);
+    lab.publish(CAROL, &two);
+    assert!(roll(&lab).contains(&r#""bob" "observation""#.to_owned()));
+    let by = format!("{} by {CAROL}", two.subject.root.short());
+    lab.fetch(&[SPEC]).failed(12, &["disputed", &by]);
+    lab.kill(ALICE);
+    escalate(&lab);
+    lab.start_alice();
+    let fetched = lab.fetch(&[SPEC]).done();
+    assert_eq!(fetched["crates"][0]["root"], one.subject.root.to_string());
+    assert_eq!(fetched["crates"][0]["contested_by"], CAROL);
+    let proofs = lab.qk(CLIENT, &["proofs", SPEC]).done();
+    assert!(proofs[0]["verdict"]["contested"].is_string(), "{proofs}");
 }
 
 #[test]

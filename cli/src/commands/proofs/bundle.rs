@@ -57,6 +57,9 @@ struct Report {
     result: Decision,
     /// By the manifest in the bundle, a line for each statement.
     verdict: Verdict,
+    /// What is said of the result in one line.
+    #[serde(skip)]
+    summary: String,
     exit_code: u8,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
@@ -117,17 +120,17 @@ pub(super) fn export(session: &Session, path: &Path, looked: &[Looked<'_>]) -> O
         .map_err(failed)?
         .verdict;
     // A reader of the bundle would believe what this client does not.
-    if let (Some(decision), Decision::Trusted(_)) = (of(one), &verdict.decision)
+    if let (Some(here), Decision::Trusted(_)) = (&one.report.verdict, &verdict.decision)
         && matches!(
-            decision,
+            here.decision,
             Decision::Disputed { .. } | Decision::Blocked { .. }
         )
     {
         let message = format!(
             "a bundle would not show why it is refused here: {}",
-            in_one_line(&decision)
+            in_one_line(here)
         );
-        return Err(Failure::new(of_decision(&decision), message));
+        return Err(Failure::new(of_decision(&here.decision), message));
     }
     let written = bundle.to_bytes().map_err(failed)?;
     write_bytes(path, &written)?;
@@ -147,7 +150,7 @@ pub(super) fn export(session: &Session, path: &Path, looked: &[Looked<'_>]) -> O
             bytes(exported.bytes as u64),
             exported.statements,
             exported.network,
-            in_one_line(&exported.verdict.decision),
+            in_one_line(&exported.verdict),
             exported.file,
             exported.network_id
         )
@@ -235,7 +238,10 @@ fn failure(checked: &Checked, trust: Option<Trust>, id: NetworkId) -> Option<Fai
             let failure = Failure::new(Kind::Unproven, message);
             Some(failure.hint("if they are: `--network FINGERPRINT`, or join the network"))
         }
-        (decision, _) => Some(Failure::new(of_decision(decision), in_one_line(decision))),
+        (decision, _) => {
+            let message = in_one_line(checked.decisive());
+            Some(Failure::new(of_decision(decision), message))
+        }
     }
 }
 
@@ -261,6 +267,7 @@ fn report(
         key_id: bundle.key().id(),
         result: checked.decision().clone(),
         verdict: checked.verdict.clone(),
+        summary: in_one_line(checked.decisive()),
         exit_code: failure.map_or(0, |failure| failure.exit_code),
         error: failure.map(|failure| failure.error.clone()),
     }
@@ -294,7 +301,7 @@ fn describe(report: &Report) -> String {
             "              and by version {version}, which is known here"
         ));
     }
-    lines.push(format!("  {}", in_one_line(&report.result)));
+    lines.push(format!("  {}", report.summary));
     lines.extend(statements(&report.verdict));
     if let Decision::Trusted(trusted) = &report.result {
         let subject = &trusted.subject;

@@ -6,7 +6,7 @@ use qk_node::access::{Access, FindReport, FindSpec};
 use qk_node::home::Joined;
 use qk_node::node::{NodeOptions, policy_of, unix_now};
 use qk_protocol::candidate::Candidate;
-use qk_protocol::decide::{Held, Question, Verdict, choose, decide};
+use qk_protocol::decide::{Held, Line, Question, Roll, Said, Seat, Verdict, choose, decide};
 use qk_protocol::dsse::public_key;
 use qk_protocol::hash::{NetworkId, Root};
 use qk_protocol::key::Release;
@@ -26,6 +26,9 @@ struct Report {
     release: Release,
     #[serde(skip_serializing_if = "Option::is_none")]
     verdict: Option<Verdict>,
+    /// Who is assigned and what they said, with all that is drawn from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    roll: Option<Roll>,
     /// Statements about other targets, flags or toolchains of the release.
     others: usize,
     providers: Vec<(Root, usize)>,
@@ -88,6 +91,7 @@ async fn look<'a>(
     };
     let access = session.access(options).await?;
     let config = session.home.config().map_err(failed)?;
+    let project = session.project_policy()?;
     let own = public_key(&session.home.key("observer").map_err(failed)?);
     let mut looked = Vec::new();
     for joined in networks {
@@ -96,7 +100,10 @@ async fn look<'a>(
             continue;
         }
         let found = find(&access, joined.network.id(), &wanted.release, args.offline).await?;
-        let policy = policy_of(&config, manifest);
+        let policy = match &project {
+            Some(project) => policy_of(&config, manifest).stricter(project),
+            None => policy_of(&config, manifest),
+        };
         let candidates = wanted.candidates(&manifest.builds);
         let verdicts = candidates.iter().map(|candidate| {
             decide(&Question {
@@ -112,19 +119,21 @@ async fn look<'a>(
             Some((at, verdict)) => (candidates.get(at).cloned(), Some(verdict)),
             None => (None, None),
         };
+        let about = candidate.as_ref();
         looked.push(Looked {
             joined,
-            candidate,
             report: Report {
                 network: manifest.name.clone(),
                 network_id: joined.network.id(),
                 release: wanted.release.clone(),
+                roll: about.map(|candidate| Roll::of(&joined.network, candidate, &found.held)),
                 verdict,
                 others: others(&found, &candidates),
                 providers: found.providers.into_iter().collect(),
                 answered: found.answered,
                 known: found.known,
             },
+            candidate,
             held: found.held,
         });
     }
@@ -167,8 +176,9 @@ fn describe(report: &Report) -> String {
         lines.push("  the network builds nothing for this target".to_owned());
         return lines.join("\n");
     };
-    lines.push(format!("  {}", in_one_line(&verdict.decision)));
+    lines.push(format!("  {}", in_one_line(verdict)));
     lines.extend(statements(verdict));
+    lines.extend(report.roll.iter().flat_map(drawn));
     for (root, providers) in &report.providers {
         lines.push(format!("  {} given by {providers} nodes", root.short()));
     }
@@ -197,10 +207,60 @@ fn statements(verdict: &Verdict) -> Vec<String> {
             .unwrap_or_default()
             .to_owned();
         lines.push(format!(
-            "    {who:<16} {root}  {effect:<16} {}",
-            ago(unix_now().since(line.at))
+            "    {who:<16} {root}  {effect:<16} {}{}",
+            ago(unix_now().since(line.at)),
+            work(line)
         ));
     }
     lines.extend(verdict.notes.iter().map(|note| format!("  note: {note}")));
+    lines
+}
+
+/// What others say of a statement's work digest.
+fn work(line: &Line) -> String {
+    match (line.work_agrees, line.work_differs) {
+        (0, 0) => String::new(),
+        (agree, 0) => format!("  work agrees: {agree}"),
+        (agree, differ) => format!("  work agrees: {agree}, DIFFERS: {differ}"),
+    }
+}
+
+/// Who is assigned and what they said; the rest of the ranking only by number.
+fn drawn(roll: &Roll) -> Vec<String> {
+    let of = |said: Said, called: bool| -> Vec<&str> {
+        let seats = roll
+            .seats
+            .iter()
+            .filter(|seat| seat.called && seat.said == said);
+        let seats = seats.filter(|seat| (seat.round > 0) == called);
+        seats.map(|seat| seat.name.as_str()).collect()
+    };
+    let mut lines = Vec::new();
+    for (what, called) in [("assigned", false), ("called by dissent", true)] {
+        let all = [Said::Observation, Said::Failure, Said::Nothing].map(|said| of(said, called));
+        let number: usize = all.iter().map(Vec::len).sum();
+        if number == 0 {
+            continue;
+        }
+        let words = ["answered", "failed to build", "silent"];
+        let some = words
+            .iter()
+            .zip(&all)
+            .filter(|(_, names)| !names.is_empty());
+        let some = some.map(|(word, names)| format!("{word}: {}", names.join(", ")));
+        lines.push(format!(
+            "  {what}: {number}; {}",
+            some.collect::<Vec<_>>().join("; ")
+        ));
+    }
+    let seat =
+        |(rank, seat): (usize, &Seat)| format!("    {rank:>3}  {}  {}", seat.digest, seat.name);
+    let called = roll.seats.iter().filter(|seat| seat.called);
+    lines.push(format!("  drawn with seed {}:", roll.seed));
+    lines.extend(called.enumerate().map(seat));
+    let others = roll.seats.iter().filter(|seat| !seat.called).count();
+    if others > 0 {
+        lines.push(format!("    and {others} more, with `--json`"));
+    }
     lines
 }

@@ -92,7 +92,7 @@ fn what_is_asked_for() {
             count: Count::Any,
         }],
         crates: [("openssl".to_owned(), Override { threshold: 3 })].into(),
-        on_dissent: OnDissent::Escalate,
+        on_dissent: Some(OnDissent::Escalate),
         ..Policy::default()
     };
     assert_snapshot!(shown(&manifest(), &next), @r#"

@@ -27,7 +27,9 @@ fn a_request_shows_that_its_author_has_the_keys() {
     assert_eq!(read.keys, ["zoe", "zoe.2"].map(public).into());
     let principal = read.principal(principal_id("zoe"));
     assert_eq!((principal.name.as_str(), principal.keys.len()), ("zoe", 2));
-    assert!(principal.verifies("x86_64-unknown-linux-gnu") && !principal.verifies("other"));
+    let verifies = |target, rustc| principal.verifies(target, rustc);
+    assert!(verifies("x86_64-unknown-linux-gnu", "1.95.0"));
+    assert!(!verifies("other", "1.95.0") && !verifies("x86_64-unknown-linux-gnu", "1.94.0"));
     // Without the signatures anybody could ask with somebody else's key.
     let payload = |keys: &[&str]| {
         let keys = keys.iter().map(|name| public(name)).collect();
