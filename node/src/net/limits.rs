@@ -20,8 +20,7 @@ pub const QUIC_CONNECTION_BYTES_MAX: u32 = 8 << 20;
 pub const QUIC_KEEP_ALIVE: Duration = Duration::from_secs(12);
 /// How long a QUIC connection may be silent.
 pub const QUIC_SILENCE_MAX: Duration = Duration::from_secs(40);
-/// How often a connection is looked at whether it is alive. A ping wakes yamux' own in both directions,
-/// so that this is most of what a connection without work costs.
+/// How often a connection is looked at whether it is alive; each time its muxer looks, too.
 pub const PING_INTERVAL: Duration = Duration::from_secs(45);
 /// How often peers tell each other again who they are; what changes is told at once.
 pub const IDENTIFY_INTERVAL: Duration = Duration::from_secs(60 * 60);
