@@ -5,6 +5,7 @@ use std::process::Command;
 
 use qk_node::build::{Findings, First, Order};
 use qk_node::compare::FileDifference;
+use qk_node::registry::crates_io_id;
 use qk_protocol::hash::{KeyId, Root, Sha256};
 use serde::{Deserialize, Serialize};
 
@@ -14,9 +15,6 @@ use crate::args::ReproArgs;
 use crate::failure::{Failure, Kind, Outcome};
 use crate::output::bytes;
 use crate::session::{Session, failed, host_target};
-
-/// Registry of a package that is not from one; it only stands in a key that nobody signs.
-const LOCAL: &str = "registry+https://github.com/rust-lang/crates.io-index";
 
 /// What two builds came to.
 #[derive(Debug, Serialize)]
@@ -184,7 +182,8 @@ fn local(directory: &Path, scratch: &Path, args: &ReproArgs) -> Outcome<Order> {
         default_features: !args.flags.no_default_features || args.flags.all_features,
         resolve_lock: true,
         ..Order::new(
-            LOCAL,
+            // Of a package that is from no registry: it only stands in a key that nobody signs.
+            &crates_io_id(),
             &package.name,
             &package.version,
             file,
