@@ -219,7 +219,8 @@ impl Inbox {
         bytes
     }
 
-    /// Opens the next message; `false` when it is not here whole.
+    /// Opens the next message; `false` when it is not here whole. One that cannot be opened stays where
+    /// it is, so that nothing behind it is ever read.
     fn open(&mut self) -> io::Result<bool> {
         let Some(message) = self.message() else {
             return Ok(false);
@@ -227,8 +228,8 @@ impl Inbox {
         if message.len() < TAG_BYTES {
             return Err(invalid("a message shorter than its tag"));
         }
-        self.sealed.start = message.end;
         let plain = self.cipher.open(&mut self.bytes[message.clone()])?;
+        self.sealed.start = message.end;
         self.plain = message.start..message.start + plain;
         Ok(true)
     }

@@ -213,6 +213,27 @@ async fn what_was_changed_cut_or_moved_is_an_error() {
     assert_eq!(error.kind(), ErrorKind::InvalidData);
 }
 
+/// Whoever reads on after an error is not given what follows the message that was changed.
+#[tokio::test]
+async fn nothing_behind_a_changed_message_is_read() {
+    let (mut writer, mut written, mut reader, mut given) = halves(1 << 20);
+    let mut wire = Vec::new();
+    for number in 0..3_u8 {
+        writer.write_all(&[number; 50]).await.expect("writes");
+        writer.flush().await.expect("flushes");
+        let mut message = [0; 50 + 18];
+        written.read_exact(&mut message).await.expect("a message");
+        wire.extend(message);
+    }
+    wire[10] ^= 1;
+    given.write_all(&wire).await.expect("gives");
+    let mut plain = [0; 50];
+    for _ in 0..4 {
+        let error = reader.read(&mut plain).await.expect_err("was changed");
+        assert_eq!(error.kind(), ErrorKind::InvalidData);
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
