@@ -1,12 +1,31 @@
 //! What a command prints: text and progress for a person, or one JSON document.
 
-use std::io::{IsTerminal, Write};
+use std::io::{BufRead, IsTerminal, Read, Write};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
-use crate::failure::Failure;
+use crate::failure::{Failure, Outcome};
+use crate::session::failed;
+
+/// More than any answer to a question.
+const ANSWER_BYTES_MAX: u64 = 64;
+
+/// Asks whoever sits at the terminal; none where nobody does. Only a plain yes is one.
+pub(crate) async fn ask(question: &str) -> Outcome<Option<bool>> {
+    if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
+        return Ok(None);
+    }
+    let _ = write!(std::io::stderr(), "{question} [y/N] ");
+    let asked = tokio::task::spawn_blocking(|| {
+        let mut answer = String::new();
+        let mut input = std::io::stdin().lock().take(ANSWER_BYTES_MAX);
+        input.read_line(&mut answer).map(|_| answer)
+    });
+    let answer = asked.await.map_err(failed)?.map_err(failed)?;
+    Ok(Some(matches!(answer.trim(), "y" | "Y" | "yes")))
+}
 
 /// How this command talks.
 #[derive(Debug, Clone, Copy)]

@@ -1,6 +1,5 @@
 //! `qk network sign` and `publish`: a next version on its way from root key to root key.
 
-use std::io::{BufRead, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
 use qk_protocol::manifest::draft::Draft;
@@ -9,10 +8,8 @@ use super::next::{complete, describe, drafted, read_draft, sign_here, write_draf
 use super::usage;
 use crate::args::{NetworkPublishArgs, NetworkSignArgs};
 use crate::failure::{Failure, Kind, Outcome};
+use crate::output::ask;
 use crate::session::{Session, failed};
-
-/// An answer may be this long.
-const ANSWER_BYTES_MAX: u64 = 64;
 
 pub(super) async fn sign(session: &Session, args: &NetworkSignArgs) -> Outcome {
     let draft = merged(&args.files)?;
@@ -72,18 +69,11 @@ fn merged(files: &[PathBuf]) -> Outcome<Draft> {
 /// Shows what is to be signed and asks: a signature cannot be taken back.
 async fn agreed(path: &Path, draft: &Draft) -> Outcome<bool> {
     let shown = describe(&drafted(path, draft));
-    if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
-        let failure = usage("this asks before it signs, and nobody is there to answer");
-        return Err(failure.hint("--yes agrees; `--json` shows what was signed"));
-    }
     let text = shown.lines().filter(|line| !line.starts_with("written to"));
     let text: Vec<&str> = text.collect();
-    let _ = write!(std::io::stderr(), "{}\nSign it? [y/N] ", text.join("\n"));
-    let asked = tokio::task::spawn_blocking(|| {
-        let mut answer = String::new();
-        let mut input = std::io::Read::take(std::io::stdin().lock(), ANSWER_BYTES_MAX);
-        input.read_line(&mut answer).map(|_| answer)
-    });
-    let answer = asked.await.map_err(failed)?.map_err(failed)?;
-    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+    let asked = ask(&format!("{}\nSign it?", text.join("\n"))).await?;
+    asked.ok_or_else(|| {
+        let failure = usage("this asks before it signs, and nobody is there to answer");
+        failure.hint("--yes agrees; `--json` shows what was signed")
+    })
 }

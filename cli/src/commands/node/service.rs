@@ -1,7 +1,6 @@
 //! `qk node install` and `qk node uninstall`.
 
 use std::fs;
-use std::io::{BufRead, IsTerminal, Write};
 use std::path::Path;
 
 use clap::parser::ValueSource;
@@ -15,10 +14,8 @@ use serde::Serialize;
 use super::manners;
 use crate::args::{Cli, NodeArgs, NodeInstallArgs, NodeUninstallArgs};
 use crate::failure::{Failure, Kind, Outcome};
+use crate::output::ask;
 use crate::session::{Session, failed};
-
-/// An answer on the terminal may be this long.
-const ANSWER_BYTES_MAX: u64 = 64;
 
 /// What an installation came to, and what the node gives from now on.
 #[derive(Serialize)]
@@ -190,25 +187,17 @@ fn describe_removed(removed: &Removed) -> String {
 /// Asks before keys are removed: they cannot be made again.
 async fn agreed(home: &Home) -> Outcome<bool> {
     let question = format!(
-        "This removes {} with everything in it. {}\nRemove it? [y/N] ",
+        "This removes {} with everything in it. {}\nRemove it?",
         home.dir().display(),
         keys(home.dir())
     );
-    if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
+    ask(&question).await?.ok_or_else(|| {
         let failure = Failure::new(
             Kind::Usage,
             "--purge asks first, and nobody is there to answer",
         );
-        return Err(failure.hint(format!("{}; --yes agrees", keys(home.dir()))));
-    }
-    let _ = write!(std::io::stderr(), "{question}");
-    let asked = tokio::task::spawn_blocking(|| {
-        let mut answer = String::new();
-        let mut input = std::io::Read::take(std::io::stdin().lock(), ANSWER_BYTES_MAX);
-        input.read_line(&mut answer).map(|_| answer)
-    });
-    let answer = asked.await.map_err(failed)?.map_err(failed)?;
-    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+        failure.hint(format!("{}; --yes agrees", keys(home.dir())))
+    })
 }
 
 /// Names the keys in a home, and what their loss means.
