@@ -101,3 +101,20 @@ proptest! {
         prop_assert!(duplicates <= 2.0, "{}", duplicates);
     }
 }
+
+/// A fast one whose every other answer ends too early: the lane that closed makes place for a new one.
+#[test]
+fn a_lane_that_failed_makes_place_at_once() {
+    let fails = Peer {
+        kind: Kind::Mixed(Why::Ended),
+        latency: Duration::ZERO,
+        ..Peer::whole(1 << 23)
+    };
+    let slow = Peer {
+        latency: Duration::from_millis(3),
+        ..Peer::whole(1 << 20)
+    };
+    let mut world = World::new(blob(30 * UNIT_BLOCKS_MIN), &[], vec![fails, slow]);
+    world.play(100_000);
+    assert_eq!(world.ended, Some(Out::Done));
+}

@@ -374,8 +374,12 @@ impl World {
         assert_eq!(*owner, from, "a lane of another");
         queue.push_back(slot);
         assert!(queue.len() <= PIPELINE_MAX);
-        let lanes = self.lanes.values().filter(|(owner, _)| *owner == from);
-        assert!(lanes.count() <= LANES_MAX);
+        // A lane whose range has just failed is closed, and its place is free at once.
+        let open = self
+            .lanes
+            .iter()
+            .filter(|(lane, (owner, _))| *owner == from && !self.dropped.contains(lane));
+        assert!(open.count() <= LANES_MAX);
         let begins = self.now + self.peers[from].latency;
         let pull = Pull {
             from,
