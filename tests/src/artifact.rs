@@ -47,6 +47,10 @@ pub struct Options {
     pub features: BTreeSet<String>,
     /// Let the program ask for a glibc that is not there yet.
     pub future_glibc: bool,
+    /// What is changed about the key that a client of the network would derive.
+    pub rekey: Option<fn(&mut ArtifactKey)>,
+    /// A `Cargo.lock` in place of the release's own.
+    pub lock: Option<Vec<u8>>,
 }
 
 /// A program that prints `hexyl 0.17.0`, as the artifact of a network's first build.
@@ -70,7 +74,14 @@ pub fn artifact_with(network: &Network, options: &Options) -> Artifact {
         features: options.features.clone(),
         ..wanted(&release.resolved)
     };
-    let key = wanted.candidates(&network.manifest().builds)[0].key(release.lock_digest);
+    let (lock, lock_digest) = match &options.lock {
+        None => (&release.lock, release.lock_digest),
+        Some(lock) => (lock, Sha256::of(lock)),
+    };
+    let mut key = wanted.candidates(&network.manifest().builds)[0].key(lock_digest);
+    if let Some(rekey) = options.rekey {
+        rekey(&mut key);
+    }
     let contents = Contents {
         key: key.clone(),
         executables: [("bin/hexyl".to_owned(), executable.expect("an executable"))].into(),
@@ -78,8 +89,7 @@ pub fn artifact_with(network: &Network, options: &Options) -> Artifact {
     let licenses = BTreeMap::from([("LICENSE-MIT".to_owned(), b"of no warranty\n".to_vec())]);
     let out = File::create(dir.path().join("artifact.tar")).expect("a file");
     let open = |_: &str| File::open(&program);
-    let identity =
-        archive::write(out, &contents, &release.lock, &licenses, open).expect("an archive");
+    let identity = archive::write(out, &contents, lock, &licenses, open).expect("an archive");
     Artifact {
         key,
         subject: Subject {

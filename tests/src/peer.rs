@@ -25,6 +25,7 @@ pub struct Peer {
     net: Net,
     asked: Arc<Mutex<Vec<Vec<u8>>>>,
     says: Arc<Mutex<Vec<u8>>>,
+    drops: Arc<AtomicBool>,
 }
 
 impl Peer {
@@ -91,13 +92,24 @@ impl Peer {
         let remembered = asked.clone();
         let says = Arc::new(Mutex::new(nothing().encode()));
         let said = says.clone();
+        let drops = Arc::new(AtomicBool::default());
+        let dropping = drops.clone();
         let answer = move |_, _, request: Vec<u8>| {
+            let dropped = match dropping.load(Ordering::SeqCst) {
+                true => taken(&request),
+                false => None,
+            };
             remembered.lock().expect("no panic").push(request);
-            let answer = said.lock().expect("no panic").clone();
+            let answer = dropped.unwrap_or_else(|| said.lock().expect("no panic").clone());
             async { answer }
         };
         let net = Net::start(config, answer, on_lane).await.expect("a node");
-        Self { net, asked, says }
+        Self {
+            net,
+            asked,
+            says,
+            drops,
+        }
     }
 
     /// From now on it answers every request with this.
@@ -110,6 +122,11 @@ impl Peer {
             answer,
         };
         *self.says.lock().expect("no panic") = reply.encode();
+    }
+
+    /// From now on it says that it took every statement that is put here, and shows it to nobody.
+    pub fn drops(&self) {
+        self.drops.store(true, Ordering::SeqCst);
     }
 
     /// Its network side.
@@ -223,6 +240,21 @@ impl Peer {
     }
 }
 
+/// The answer of who took all statements of a `Put`; nothing for other requests.
+fn taken(request: &[u8]) -> Option<Vec<u8>> {
+    let Request::Put(statements) = Request::decode(request).ok()?.message else {
+        return None;
+    };
+    let reply = Reply {
+        closer: Vec::new(),
+        answer: Answer::Taken {
+            taken: u32::try_from(statements.len()).ok()?,
+            refused: 0,
+        },
+    };
+    Some(reply.encode())
+}
+
 fn nothing() -> Reply {
     Reply {
         closer: Vec::new(),
@@ -239,21 +271,37 @@ fn nothing() -> Reply {
 /// # Panics
 /// When `bytes` are no blob.
 pub fn lying(bytes: Vec<u8>, asked: Arc<AtomicBool>) -> OnLane {
+    // The last byte is one of the blob's: every hash above it is right, and it is not.
+    serving(bytes, asked, |wire| {
+        *wire.last_mut().expect("a block") ^= 4;
+    })
+}
+
+/// A provider of `bytes`, as honest as any.
+///
+/// # Panics
+/// When `bytes` are no blob.
+pub fn giving(bytes: Vec<u8>) -> OnLane {
+    serving(bytes, Arc::default(), |_| ())
+}
+
+fn serving(bytes: Vec<u8>, asked: Arc<AtomicBool>, change: fn(&mut Vec<u8>)) -> OnLane {
     let (blob, tree) = blocks::outboard(&bytes[..], bytes.len() as u64).expect("a slice reads");
-    let lie = Arc::new((bytes, tree, blob));
+    let given = Arc::new((bytes, tree, blob));
     Arc::new(move |_, stream| {
-        let (lie, asked) = (lie.clone(), asked.clone());
+        let (given, asked) = (given.clone(), asked.clone());
         tokio::spawn(async move {
             asked.store(true, Ordering::SeqCst);
-            // An error is the reader's good right: it leaves a liar.
-            let _ = serve_lies(stream, &lie).await;
+            // An error is the reader's good right: it leaves a liar, or has all that it wants.
+            let _ = serve(stream, &given, change).await;
         });
     })
 }
 
-async fn serve_lies(
+async fn serve(
     mut stream: impl AsyncRead + AsyncWrite + Unpin,
     (bytes, tree, blob): &(Vec<u8>, Vec<u8>, Blob),
+    change: fn(&mut Vec<u8>),
 ) -> std::io::Result<()> {
     loop {
         let mut request = vec![0; REQUEST_HEAD_BYTES];
@@ -267,8 +315,7 @@ async fn serve_lies(
         let request = blocks::Request::decode(&request).map_err(std::io::Error::other)?;
         let wire = blocks::encode(blob, &request.ranges, &bytes[..], &tree[..]);
         let mut wire = wire.map_err(std::io::Error::other)?;
-        // The last byte is one of the blob's: every hash above it is right, and it is not.
-        *wire.last_mut().expect("a block") ^= 4;
+        change(&mut wire);
         stream.write_all(&[Status::Ok.byte()]).await?;
         stream.write_all(&wire).await?;
         stream.flush().await?;
