@@ -3,7 +3,7 @@
 //! ([`crate::artifact`]), observed with the homes' own keys and published over the control socket.
 
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, TcpListener};
@@ -57,6 +57,8 @@ pub struct Lab {
     namespace: Option<Arc<Namespace>>,
     /// Network namespaces that people's commands run in, where they are not this process's.
     namespaces: BTreeMap<String, String>,
+    /// Set for all commands.
+    variables: BTreeMap<String, OsString>,
 }
 
 /// A process of `qk node`.
@@ -230,6 +232,7 @@ impl Lab {
             nodes: BTreeMap::new(),
             namespace: None,
             namespaces: BTreeMap::new(),
+            variables: BTreeMap::new(),
         }
     }
 
@@ -360,6 +363,11 @@ impl Lab {
         self.namespaces.insert(name.to_owned(), namespace);
     }
 
+    /// Sets an environment variable for all commands from now on.
+    pub fn set(&mut self, variable: &str, value: impl Into<OsString>) {
+        self.variables.insert(variable.to_owned(), value.into());
+    }
+
     /// A command of somebody's, not started yet.
     pub fn command<S: AsRef<OsStr>>(&self, name: &str, args: &[S]) -> Command {
         let mut command = match self.namespaces.get(name) {
@@ -380,6 +388,7 @@ impl Lab {
             // Whatever the machine of this test runs on: a node there would pause.
             .env("QK_POWER_SUPPLY_DIR", self.dir.path().join("no-supplies"))
             .env("DBUS_SYSTEM_BUS_ADDRESS", "unix:path=/nonexistent/bus")
+            .envs(&self.variables)
             .stdin(Stdio::null());
         command
     }

@@ -7,6 +7,7 @@ mod bundle;
 mod cache;
 mod compare;
 mod container;
+mod crowd;
 mod enemies;
 mod fetch;
 mod gateway;
