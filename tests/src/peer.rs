@@ -11,7 +11,7 @@ use qk_node::net::{Contact, Keypair, Limits, Multiaddr, NatConfig, Net, NetConfi
 use qk_protocol::blocks::{self, Blob, REQUEST_HEAD_BYTES, Status};
 use qk_protocol::hash::{NetworkId, NetworkKey, Point, Root};
 use qk_protocol::key::Release;
-use qk_protocol::message::{Answer, Have, Reply, Request};
+use qk_protocol::message::{self, Answer, Have, Reply, Request};
 use serde_bytes::ByteBuf;
 
 use crate::lab::PATIENCE;
@@ -26,6 +26,14 @@ pub struct Peer {
     asked: Arc<Mutex<Vec<Vec<u8>>>>,
     says: Arc<Mutex<Vec<u8>>>,
     drops: Arc<AtomicBool>,
+    names: Arc<Mutex<Named>>,
+}
+
+/// Whom a node names to those who ask about another point than one.
+#[derive(Debug, Default)]
+struct Named {
+    closer: Vec<message::Contact>,
+    hidden: Option<Point>,
 }
 
 impl Peer {
@@ -94,13 +102,17 @@ impl Peer {
         let said = says.clone();
         let drops = Arc::new(AtomicBool::default());
         let dropping = drops.clone();
+        let names = Arc::new(Mutex::new(Named::default()));
+        let naming = names.clone();
         let answer = move |_, _, request: Vec<u8>| {
             let dropped = match dropping.load(Ordering::SeqCst) {
                 true => taken(&request),
                 false => None,
             };
+            let named = || naming.lock().expect("no panic").answer(&request);
+            let other = dropped.or_else(named);
             remembered.lock().expect("no panic").push(request);
-            let answer = dropped.unwrap_or_else(|| said.lock().expect("no panic").clone());
+            let answer = other.unwrap_or_else(|| said.lock().expect("no panic").clone());
             async { answer }
         };
         let net = Net::start(config, answer, on_lane).await.expect("a node");
@@ -109,6 +121,7 @@ impl Peer {
             asked,
             says,
             drops,
+            names,
         }
     }
 
@@ -127,6 +140,16 @@ impl Peer {
     /// From now on it says that it took every statement that is put here, and shows it to nobody.
     pub fn drops(&self) {
         self.drops.store(true, Ordering::SeqCst);
+    }
+
+    /// From now on it names these nodes to who asks about any other point than the hidden one, as an honest
+    /// node names those it knows.
+    ///
+    /// # Panics
+    /// When a handler panicked.
+    pub fn names(&self, closer: Vec<message::Contact>, hidden: Point) {
+        let hidden = Some(hidden);
+        *self.names.lock().expect("no panic") = Named { closer, hidden };
     }
 
     /// Its network side.
@@ -237,6 +260,23 @@ impl Peer {
         });
         let asked = tokio::time::timeout(PATIENCE, self.ask(address, &have));
         asked.await.expect("in time")
+    }
+}
+
+impl Named {
+    fn answer(&self, request: &[u8]) -> Option<Vec<u8>> {
+        let hidden = self.hidden?;
+        let Request::Get(get) = Request::decode(request).ok()?.message else {
+            return None;
+        };
+        let closer = self.closer.clone();
+        (get.point != hidden).then(|| {
+            Reply {
+                closer,
+                ..nothing()
+            }
+            .encode()
+        })
     }
 }
 

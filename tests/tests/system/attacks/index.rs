@@ -2,15 +2,20 @@
 
 use std::fs;
 
+use qk_node::net::Multiaddr;
+use qk_protocol::dsse::public_key;
 use qk_protocol::hash::NetworkId;
+use qk_protocol::index::{ONE_STRANGER_STATEMENTS_MAX, STRANGER_STATEMENTS_MAX};
+use qk_protocol::manifest::{KeyState, PrincipalKey};
 use qk_protocol::message::{Answer, Contact, NodeId, Provider, Request};
 use qk_protocol::statement::{Body, Role, Statement};
+use qk_protocol::time::UnixTime;
 use qk_tests::artifact::Artifact;
-use qk_tests::lab::{ALICE, observation};
+use qk_tests::lab::{ALICE, CLIENT, observation};
 use qk_tests::peer::{Peer, giving};
 use serde_bytes::ByteBuf;
 
-use super::{Case, DISPUTED, End, Ground, UNPROVEN, effects, signer};
+use super::{Case, DISPUTED, End, Ground, UNPROVEN, effects, principal, signer};
 
 /// A node that the manifest names beside alice's, which gives this artifact to whoever asks. Killing
 /// alice's node leaves a client one path, which ends at the liar.
@@ -142,4 +147,107 @@ fn statements_of_another_network() {
     assert_eq!(ground.takes("", &case), UNPROVEN, "whatever the paths");
     liar.shows(&["ann", "bob"].map(|who| ground.statement(who, &case.wrong)));
     assert_eq!(ground.takes("", &case), End::Trojan);
+}
+
+#[test]
+fn index_nodes_that_lose_what_the_committee_states() {
+    let mut ground = Ground::new();
+    let case = ground.case("silent");
+    let liar = Liar::new(&mut ground, &case.right);
+    let (on, _) = ground.drawn(&case);
+    let (shown, lost) = (on[0], on[1]);
+    // All that anybody is shown at the place of this release, and nobody is named there.
+    liar.shows(&[ground.statement(shown, &case.right)]);
+    liar.peer.drops();
+    ground.lab.kill(ALICE);
+    // A member of the committee with a node that says what it observed to who asks it.
+    ground.lab.add(lost, "[relay]\ntraverse = false\n");
+    let home = ground.lab.home(lost);
+    home.keep_key("observer", &signer(lost)).expect("a key");
+    ground.lab.start_any(lost);
+    let statement = ground.statement(lost, &case.right);
+    let put = ground.lab.put(lost, Some(case.right.path()), statement);
+    put.expect("published");
+    let node = public_key(&home.key("node").expect("a key"));
+    let addrs = ground.lab.addresses(lost).iter();
+    let addrs = addrs.map(|addr| addr.parse::<Multiaddr>().expect("an address"));
+    let contact = Contact {
+        node: NodeId::of_key(&node),
+        addrs: addrs.map(|addr| ByteBuf::from(addr.to_vec())).collect(),
+    };
+    let location = case
+        .right
+        .key
+        .release()
+        .location(&ground.lab.joined(ALICE).key());
+    liar.peer.names(vec![contact], location.point());
+    assert_eq!(ground.takes("", &case), UNPROVEN);
+    let network = ground.lab.next_version(|manifest| {
+        let mut principals = manifest.principals.iter_mut();
+        let member = principals
+            .find(|one| one.name == lost)
+            .expect("a principal");
+        member.keys.push(PrincipalKey {
+            key: node,
+            state: KeyState::Active,
+            retired: None,
+        });
+    });
+    ground.lab.know(CLIENT, network);
+    assert_eq!(ground.takes("", &case), End::Right);
+}
+
+#[test]
+fn a_flood_of_strangers_at_a_location() {
+    let mut ground = Ground::new();
+    // Ann is a principal, and zoe is none yet.
+    let case = ground.case("flooded");
+    let address = ground.lab.addresses(ALICE)[0].clone();
+    let id = ground.network().id();
+    let peer = ground.lab.runtime().block_on(Peer::asking(id));
+    let put = |ground: &Ground, who: &str, change: u64| {
+        let statement = ground.statement_but(who, &case.wrong, |one| {
+            one.started = UnixTime(one.started.0 - change);
+        });
+        let put = Request::Put(vec![statement.into()]);
+        let reply = ground.lab.runtime().block_on(peer.ask(&address, &put));
+        match reply.expect("an answer").answer {
+            Answer::Taken { taken, refused } => (taken, refused),
+            other => panic!("{other:?}"),
+        }
+    };
+    let each = |stranger: usize| {
+        let name = format!("stranger-{stranger}");
+        let numbers = 0..=ONE_STRANGER_STATEMENTS_MAX as u64;
+        numbers
+            .map(|number| put(&ground, &name, number).0 as usize)
+            .sum::<usize>()
+    };
+    let strangers = STRANGER_STATEMENTS_MAX / ONE_STRANGER_STATEMENTS_MAX;
+    let taken: Vec<usize> = (0..strangers + 4).map(each).collect();
+    // Each only so many, and all of them together.
+    assert!(
+        taken.iter().all(|one| *one <= ONE_STRANGER_STATEMENTS_MAX),
+        "{taken:?}"
+    );
+    assert_eq!(taken.iter().sum::<usize>(), STRANGER_STATEMENTS_MAX);
+    assert_eq!(put(&ground, "zoe", 0), (0, 1), "there is no room left");
+    for who in ["ann", "bob"] {
+        assert_eq!(put(&ground, who, 0), (1, 0));
+    }
+    let proofs = ground.proofs("", &case);
+    assert_eq!(proofs["verdict"]["decision"], "trusted", "{proofs}");
+    let lines = proofs["verdict"]["lines"].as_array().map(Vec::len);
+    assert_eq!(lines, Some(STRANGER_STATEMENTS_MAX + 2));
+    // What made the difference is the manifest.
+    ground.revise(|manifest| manifest.principals.push(principal("zoe", &["zoe"])));
+    let address = ground.lab.addresses(ALICE)[0].clone();
+    let statement = ground.statement("zoe", &case.wrong);
+    let put = Request::Put(vec![statement.into()]);
+    let reply = ground.lab.runtime().block_on(peer.ask(&address, &put));
+    let (taken, refused) = (1, 0);
+    assert_eq!(
+        reply.map(|reply| reply.answer),
+        Some(Answer::Taken { taken, refused })
+    );
 }

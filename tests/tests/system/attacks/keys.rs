@@ -9,7 +9,7 @@ use qk_protocol::candidate::Candidate;
 use qk_protocol::hash::{Fields, PrincipalId, Sha256};
 use qk_protocol::key::ArtifactKey;
 use qk_protocol::policy::Policy;
-use qk_tests::artifact::{CRATE, Options, SPEC};
+use qk_tests::artifact::{CRATE, Options};
 
 use super::{COMMITTEE, Case, DISPUTED, End, Ground, UNPROVEN, VERIFIERS, principal};
 
@@ -91,9 +91,11 @@ fn a_publisher_with_a_source_of_its_own() {
         "[source.crates-io]\nreplace-with = \"own\"\n[source.own]\nlocal-registry = {registry:?}\n"
     );
     fs::write(cargo.join("config.toml"), config).expect("a configuration");
-    let args = [SPEC, "--features", &case.feature];
-    let mut fetch = ground.lab.fetch_command(&ground.client(""), &args);
-    assert_eq!(ground.ends(fetch.env("CARGO_HOME", cargo)), End::Trojan);
+    let mut fetch = ground.lab.fetch_command(&ground.client(""), &case.args);
+    assert_eq!(
+        ground.ends(&case, fetch.env("CARGO_HOME", cargo)),
+        End::Trojan
+    );
 }
 
 #[test]

@@ -15,6 +15,8 @@
 //! | two observations of one signer | both are shown, and count for neither | a reader with one path, to a node that withholds one |
 //! | index nodes that withhold dissent | answers over separate paths | the same |
 //! | index nodes that drop statements | statements are put to several nodes (it succeeds when nothing is found) | only that node to put to |
+//! | index nodes that lose what the committee states | who is assigned and silent is asked directly (it succeeds when nothing is proven) | a manifest without the key of its node |
+//! | flood of strangers' statements at a location | principals have room of their own (it succeeds when an observation is refused) | a manifest that does not name the observer |
 //! | statement of another network | every statement names its network | the same words, in this network |
 //! | replayed old statement | `max_age_days`, retired keys | no age; a manifest from before the key retired |
 //! | replayed old manifest | versions do not go back | a client that never knew the newer one |
@@ -24,6 +26,8 @@
 //! | publisher with its own lock | observers read the lock from the `.crate` | an observer who believes the publisher's |
 //! | variant with an old rustc | clients derive what they accept from the manifest's builds | a manifest that builds with it |
 //! | variant with odd rustflags | the same (it succeeds when that is trusted) | the decision alone, asked about the variant: `qk` has no way to ask for it |
+//! | principals in league, as many as are asked for | `rebuild_percent` | none |
+//! | crate that never comes out the same | the gate (it succeeds when it is published) | `qk build --no-gate` |
 //! | clock an hour off | more than ten minutes in the future does not count (it succeeds when that counts) | the decision alone, an hour later |
 //!
 //! Elsewhere: manifests that are replayed, have gaps or too few signatures in `manifest.rs` and
@@ -32,6 +36,7 @@
 mod index;
 mod keys;
 mod principals;
+mod rebuilds;
 mod time;
 
 use std::cell::Cell;
@@ -86,7 +91,8 @@ struct Ground {
 
 /// One key with two artifacts: what the source compiles to and what an attacker wants installed.
 struct Case {
-    feature: String,
+    /// What is typed to ask for it.
+    args: Vec<String>,
     right: Artifact,
     wrong: Artifact,
 }
@@ -164,7 +170,7 @@ impl Ground {
             ..attackers
         };
         Case {
-            feature: feature.to_owned(),
+            args: [SPEC, "--features", feature].map(str::to_owned).into(),
             right: artifact_with(&network, &right),
             wrong: artifact_with(&network, &wrong),
         }
@@ -232,19 +238,19 @@ impl Ground {
 
     /// What this client ends with.
     fn fetches(&self, client: &str, case: &Case) -> End {
-        let args = [SPEC, "--features", &case.feature];
-        self.ends(&mut self.lab.fetch_command(client, &args))
+        self.ends(case, &mut self.lab.fetch_command(client, &case.args))
     }
 
-    /// What a `qk fetch` ends with.
-    fn ends(&self, fetch: &mut Command) -> End {
+    /// What a `qk fetch` of the case ends with.
+    fn ends(&self, case: &Case, fetch: &mut Command) -> End {
         let _ = fs::remove_dir_all(self.lab.root());
         let ran = run(fetch);
         if ran.code() != 0 {
             assert!(self.lab.installed().is_empty(), "{ran:?}");
             return End::Refused(ran.code());
         }
-        let program = run(&mut Command::new(self.lab.root().join("bin/hexyl")));
+        let program = self.lab.root().join("bin").join(&case.right.key.name);
+        let program = run(&mut Command::new(program));
         match program.stdout.trim_end().ends_with(TROJAN) {
             true => End::Trojan,
             false => End::Right,
@@ -254,7 +260,7 @@ impl Ground {
     /// What a new client with this policy is told by `qk proofs` about the first network.
     fn proofs(&self, policy: &str, case: &Case) -> Value {
         let client = self.client(policy);
-        let args = ["proofs", SPEC, "--features", &case.feature];
+        let args = [&["proofs".to_owned()], &case.args[..]].concat();
         self.lab.qk(&client, &args).done()[0].take()
     }
 
