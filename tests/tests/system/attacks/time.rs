@@ -107,9 +107,16 @@ fn a_frozen_manifest() {
     let ended = UnixTime(unix_now().0 - TIMESTAMP_SECONDS_MAX - 60);
     let ended = issued(&ground, &old, ended);
     assert_eq!(takes_knowing(&ground, ended.clone(), &case), STALE);
-    assert_eq!(takes_knowing(&ground, old, &case), End::Trojan);
-    // And whoever can ask anybody honest hears what happened.
+    assert_eq!(takes_knowing(&ground, old.clone(), &case), End::Trojan);
+    // And whoever can ask anybody honest hears what happened: within a day, since timestamps are renewed
+    // daily, and not only when the last one ends.
+    let yesterday = issued(&ground, &old, UnixTime(unix_now().0 - DAY_SECONDS - 60));
+    assert_eq!(
+        takes_knowing(&ground, yesterday.clone(), &case),
+        End::Trojan
+    );
     ground.lab.start_alice();
+    assert_eq!(takes_knowing(&ground, yesterday, &case), UNPROVEN);
     assert_eq!(takes_knowing(&ground, ended, &case), UNPROVEN);
 }
 
