@@ -5,7 +5,7 @@
 //!
 //! | attack | defence | switched off by |
 //! |---|---|---|
-//! | copied observation | `work`, which only who built can make (it succeeds when a copy counts) | observers who state none, as `qk build --no-gate` does |
+//! | copied observation | `work`, which only who built can make (it succeeds when a copy counts) | a copier who leaves its own away |
 //! | false accusation about `work` | two assigned principals have to say so (it succeeds when a true proof is dropped) | a committee that everybody is on |
 //! | colluders outside the committee | `count = "assigned"` | `count = "any"` |
 //! | principals not in the manifest | only the manifest's principals count | a manifest that names them |
@@ -23,7 +23,7 @@
 //! | frozen manifest | the timestamp's end | a timestamp that has not ended |
 //! | publisher that varies flags for another committee | nothing that it may vary enters the draw | a policy that counts whom a draw over the whole key gives |
 //! | publisher with its own `source` | the checksum is that of the client's own registry | a registry of the attacker's |
-//! | publisher with its own lock | observers read the lock from the `.crate` | an observer who believes the publisher's |
+//! | publisher with its own lock | rebuilders read the lock from the `.crate` | an observer who believes the publisher's |
 //! | variant with an old rustc | clients derive what they accept from the manifest's builds | a manifest that builds with it |
 //! | variant with odd rustflags | the same (it succeeds when that is trusted) | the decision alone, asked about the variant: `qk` has no way to ask for it |
 //! | principals in league, as many as are asked for | `rebuild_percent` | none |

@@ -56,30 +56,6 @@ fn rebuild(
 }
 
 #[test]
-fn a_copied_observation() {
-    let ground = Ground::new();
-    let asks = "threshold = 4\ncount = \"assigned\"";
-    let case = ground.case("copied");
-    let (on, _) = ground.drawn(&case);
-    let copied = WorkDigest::of([Blake3::of(b"a guess")]).expect("a digest");
-    let all = [
-        (on[0], linked()),
-        (on[1], copied),
-        (on[2], linked()),
-        (on[3], linked()),
-    ];
-    rebuild(&ground, &case.right, &all);
-    assert_eq!(ground.takes(asks, &case), UNPROVEN);
-    let proofs = ground.proofs(asks, &case);
-    assert_eq!(effects(&proofs, on[1]), ["work-differs"]);
-    assert_eq!(proofs["verdict"]["have"], 3, "{proofs}");
-    // Where observers state no work, a copy is as good as a build.
-    let case = ground.case("unmarked");
-    ground.say(&on, &case.right);
-    assert_eq!(ground.takes(asks, &case), End::Right);
-}
-
-#[test]
 fn a_false_accusation_about_work() {
     let mut ground = Ground::new();
     let asks = "threshold = 3\ncount = \"assigned\"";
