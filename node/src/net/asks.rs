@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use libp2p::PeerId;
+use libp2p::core::upgrade::NegotiationError;
 use libp2p::request_response::{OutboundFailure, OutboundRequestId};
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::swarm::{ConnectionId, DialError, Swarm};
@@ -396,6 +397,8 @@ impl AskError {
             OutboundFailure::Timeout => Self::TimedOut,
             OutboundFailure::UnsupportedProtocols => Self::OtherNetwork,
             OutboundFailure::ConnectionClosed => Self::Lost,
+            // The stream's protocol was named together with the request.
+            OutboundFailure::Io(error) if is_unsupported(&error) => Self::OtherNetwork,
             // The answering side drops a stream that it will not serve.
             OutboundFailure::Io(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
                 Self::Refused
@@ -405,4 +408,9 @@ impl AskError {
             }
         }
     }
+}
+
+fn is_unsupported(error: &std::io::Error) -> bool {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
+    matches!(inner, Some(NegotiationError::Failed))
 }
