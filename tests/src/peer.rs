@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use qk_node::blocks::behaviour::OnLane;
 use qk_node::net::{Contact, Keypair, Limits, Multiaddr, NatConfig, Net, NetConfig};
-use qk_protocol::blocks::{self, Blob, REQUEST_HEAD_BYTES, Status};
+use qk_protocol::blocks::{self, Blob, Encoding, REQUEST_HEAD_BYTES, Status};
 use qk_protocol::hash::{NetworkId, NetworkKey, Point, Root};
 use qk_protocol::key::Release;
 use qk_protocol::message::{self, Answer, Have, Reply, Request};
@@ -353,6 +353,11 @@ async fn serve(
             .read_exact(&mut request[REQUEST_HEAD_BYTES..])
             .await?;
         let request = blocks::Request::decode(&request).map_err(std::io::Error::other)?;
+        if request.encoding != Encoding::Raw {
+            stream.write_all(&[Status::NotSpoken.byte()]).await?;
+            stream.flush().await?;
+            continue;
+        }
         let wire = blocks::encode(blob, &request.ranges, &bytes[..], &tree[..]);
         let mut wire = wire.map_err(std::io::Error::other)?;
         change(&mut wire);

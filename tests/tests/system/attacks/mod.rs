@@ -247,6 +247,7 @@ impl Ground {
         let ran = run(fetch);
         if ran.code() != 0 {
             assert!(self.lab.installed().is_empty(), "{ran:?}");
+            eprintln!("refused: {}", ran.error());
             return End::Refused(ran.code());
         }
         let program = self.lab.root().join("bin").join(&case.right.key.name);
