@@ -47,6 +47,10 @@ pub struct Options {
     pub features: BTreeSet<String>,
     /// Let the program ask for a glibc that is not there yet.
     pub future_glibc: bool,
+    /// What is changed about the key that a client of the network would derive.
+    pub rekey: Option<fn(&mut ArtifactKey)>,
+    /// A `Cargo.lock` in place of the release's own.
+    pub lock: Option<Vec<u8>>,
 }
 
 /// A program that prints `hexyl 0.17.0`, as the artifact of a network's first build.
@@ -63,23 +67,47 @@ pub fn artifact(network: &Network) -> Artifact {
 /// As [`artifact`].
 pub fn artifact_with(network: &Network, options: &Options) -> Artifact {
     let release = release();
-    let dir = tempfile::tempdir().expect("a directory");
-    let program = program(dir.path(), options);
-    let executable = archive::inspect(BufReader::new(File::open(&program).expect("a program")));
+    let (lock, lock_digest) = match &options.lock {
+        None => (&release.lock, release.lock_digest),
+        Some(lock) => (lock, Sha256::of(lock)),
+    };
     let wanted = Wanted {
         features: options.features.clone(),
         ..wanted(&release.resolved)
     };
-    let key = wanted.candidates(&network.manifest().builds)[0].key(release.lock_digest);
+    let mut key = wanted.candidates(&network.manifest().builds)[0].key(lock_digest);
+    if let Some(rekey) = options.rekey {
+        rekey(&mut key);
+    }
+    written(key, lock, options)
+}
+
+/// An artifact of any key, whatever an honest build of it gives: a program that prints the crate's name
+/// and version and what the options say.
+///
+/// # Panics
+/// When something that is needed is missing: a C compiler.
+pub fn forged(key: ArtifactKey, lock: &[u8], mark: &str) -> Artifact {
+    let options = Options {
+        mark: mark.to_owned(),
+        ..Options::default()
+    };
+    written(key, lock, &options)
+}
+
+fn written(key: ArtifactKey, lock: &[u8], options: &Options) -> Artifact {
+    let dir = tempfile::tempdir().expect("a directory");
+    let program = program(dir.path(), &key, options);
+    let executable = archive::inspect(BufReader::new(File::open(&program).expect("a program")));
+    let path = format!("bin/{}", key.name);
     let contents = Contents {
         key: key.clone(),
-        executables: [("bin/hexyl".to_owned(), executable.expect("an executable"))].into(),
+        executables: [(path, executable.expect("an executable"))].into(),
     };
     let licenses = BTreeMap::from([("LICENSE-MIT".to_owned(), b"of no warranty\n".to_vec())]);
     let out = File::create(dir.path().join("artifact.tar")).expect("a file");
     let open = |_: &str| File::open(&program);
-    let identity =
-        archive::write(out, &contents, &release.lock, &licenses, open).expect("an archive");
+    let identity = archive::write(out, &contents, lock, &licenses, open).expect("an archive");
     Artifact {
         key,
         subject: Subject {
@@ -260,12 +288,12 @@ fn beside_this_program() -> PathBuf {
 }
 
 /// Compiles the program.
-fn program(dir: &Path, options: &Options) -> PathBuf {
+fn program(dir: &Path, key: &ArtifactKey, options: &Options) -> PathBuf {
     let padding = dir.join("padding");
     let mut bytes = vec![0; options.padding_bytes.max(1)];
     StdRng::seed_from_u64(1).fill_bytes(&mut bytes);
     fs::write(&padding, bytes).expect("a file");
-    let (name, version) = CRATE;
+    let (name, version) = (&key.name, &key.version);
     let source = format!(
         "#include <stdio.h>\n\
          __asm__(\".section .rodata\\n.incbin \\\"{}\\\"\\n.text\\n\");\n\

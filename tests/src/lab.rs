@@ -3,7 +3,7 @@
 //! ([`crate::artifact`]), observed with the homes' own keys and published over the control socket.
 
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, TcpListener};
@@ -21,6 +21,7 @@ use qk_node::home::{Home, Joined};
 use qk_node::node::{NodeOptions, Published, unix_now};
 use qk_protocol::hash::{Blake3, NetworkId, Root};
 use qk_protocol::key::ArtifactKey;
+use qk_protocol::manifest::{Manifest, Network};
 use qk_protocol::statement::{Body, Environment, Observation, Role, Statement, Subject};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -56,6 +57,8 @@ pub struct Lab {
     namespace: Option<Arc<Namespace>>,
     /// Network namespaces that people's commands run in, where they are not this process's.
     namespaces: BTreeMap<String, String>,
+    /// Set for all commands.
+    variables: BTreeMap<String, OsString>,
 }
 
 /// A process of `qk node`.
@@ -229,6 +232,7 @@ impl Lab {
             nodes: BTreeMap::new(),
             namespace: None,
             namespaces: BTreeMap::new(),
+            variables: BTreeMap::new(),
         }
     }
 
@@ -291,6 +295,47 @@ impl Lab {
         networks.remove(0)
     }
 
+    /// The next version of the network that alice knows, changed like this and signed by her keys. Nobody
+    /// knows it yet.
+    ///
+    /// # Panics
+    /// When it is no version.
+    pub fn next_version(&self, change: impl FnOnce(&mut Manifest)) -> Network {
+        let network = self.joined(ALICE).network;
+        let mut next = network.manifest().clone();
+        next.version += 1;
+        next.network = Some(network.id());
+        change(&mut next);
+        let [root, clock] = ["root", "timestamp"].map(|name| self.network_key(name));
+        let next = network.succeed(&next, &[&root], &clock, unix_now());
+        next.expect("a version")
+    }
+
+    /// One of the keys of the network, which are alice's: `root` or `timestamp`.
+    ///
+    /// # Panics
+    /// When alice has none.
+    pub fn network_key(&self, name: &str) -> SigningKey {
+        let name = format!("{name}-{}", self.joined(ALICE).network.id());
+        let key = self.home(ALICE).existing_key(&name);
+        key.expect("a home").expect("a key")
+    }
+
+    /// Lets somebody who joined the network know this of it, be it older than what was known: somebody who
+    /// was away.
+    ///
+    /// # Panics
+    /// When it cannot be kept.
+    pub fn know(&self, name: &str, network: Network) {
+        let home = self.home(name);
+        let joined = Joined {
+            network,
+            ..self.joined(name)
+        };
+        home.leave_network(joined.network.id()).expect("a network");
+        home.keep_network(&joined).expect("a network");
+    }
+
     /// Adds to somebody's configuration.
     ///
     /// # Panics
@@ -318,6 +363,11 @@ impl Lab {
         self.namespaces.insert(name.to_owned(), namespace);
     }
 
+    /// Sets an environment variable for all commands from now on.
+    pub fn set(&mut self, variable: &str, value: impl Into<OsString>) {
+        self.variables.insert(variable.to_owned(), value.into());
+    }
+
     /// A command of somebody's, not started yet.
     pub fn command<S: AsRef<OsStr>>(&self, name: &str, args: &[S]) -> Command {
         let mut command = match self.namespaces.get(name) {
@@ -338,6 +388,7 @@ impl Lab {
             // Whatever the machine of this test runs on: a node there would pause.
             .env("QK_POWER_SUPPLY_DIR", self.dir.path().join("no-supplies"))
             .env("DBUS_SYSTEM_BUS_ADDRESS", "unix:path=/nonexistent/bus")
+            .envs(&self.variables)
             .stdin(Stdio::null());
         command
     }
@@ -650,8 +701,14 @@ pub fn observe(
     subject: Subject,
     signer: &SigningKey,
 ) -> Statement {
+    let body = Body::Observation(observation(role, subject));
+    Statement::sign(network, key.clone(), body, signer).expect("a statement")
+}
+
+/// What an observation says that was made just now, without a work digest.
+pub fn observation(role: Role, subject: Subject) -> Observation {
     let now = unix_now();
-    let observation = Observation {
+    Observation {
         subject,
         role,
         environment: Environment {
@@ -666,9 +723,7 @@ pub fn observe(
         finished: now,
         work: None,
         work_checks: BTreeMap::new(),
-    };
-    Statement::sign(network, key.clone(), Body::Observation(observation), signer)
-        .expect("a statement")
+    }
 }
 
 /// Runs a command to its end.

@@ -3,6 +3,7 @@
 
 pub mod alone;
 pub mod artifact;
+pub mod crates;
 pub mod disk;
 pub mod enemy;
 pub mod faults;

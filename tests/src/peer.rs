@@ -8,10 +8,10 @@ use std::time::Duration;
 use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use qk_node::blocks::behaviour::OnLane;
 use qk_node::net::{Contact, Keypair, Limits, Multiaddr, NatConfig, Net, NetConfig};
-use qk_protocol::blocks::{self, Blob, REQUEST_HEAD_BYTES, Status};
+use qk_protocol::blocks::{self, Blob, Encoding, REQUEST_HEAD_BYTES, Status};
 use qk_protocol::hash::{NetworkId, NetworkKey, Point, Root};
 use qk_protocol::key::Release;
-use qk_protocol::message::{Answer, Have, Reply, Request};
+use qk_protocol::message::{self, Answer, Have, Reply, Request};
 use serde_bytes::ByteBuf;
 
 use crate::lab::PATIENCE;
@@ -25,6 +25,15 @@ pub struct Peer {
     net: Net,
     asked: Arc<Mutex<Vec<Vec<u8>>>>,
     says: Arc<Mutex<Vec<u8>>>,
+    drops: Arc<AtomicBool>,
+    names: Arc<Mutex<Named>>,
+}
+
+/// Whom a node names to those who ask about another point than one.
+#[derive(Debug, Default)]
+struct Named {
+    closer: Vec<message::Contact>,
+    hidden: Option<Point>,
 }
 
 impl Peer {
@@ -91,13 +100,29 @@ impl Peer {
         let remembered = asked.clone();
         let says = Arc::new(Mutex::new(nothing().encode()));
         let said = says.clone();
+        let drops = Arc::new(AtomicBool::default());
+        let dropping = drops.clone();
+        let names = Arc::new(Mutex::new(Named::default()));
+        let naming = names.clone();
         let answer = move |_, _, request: Vec<u8>| {
+            let dropped = match dropping.load(Ordering::SeqCst) {
+                true => taken(&request),
+                false => None,
+            };
+            let named = || naming.lock().expect("no panic").answer(&request);
+            let other = dropped.or_else(named);
             remembered.lock().expect("no panic").push(request);
-            let answer = said.lock().expect("no panic").clone();
+            let answer = other.unwrap_or_else(|| said.lock().expect("no panic").clone());
             async { answer }
         };
         let net = Net::start(config, answer, on_lane).await.expect("a node");
-        Self { net, asked, says }
+        Self {
+            net,
+            asked,
+            says,
+            drops,
+            names,
+        }
     }
 
     /// From now on it answers every request with this.
@@ -110,6 +135,21 @@ impl Peer {
             answer,
         };
         *self.says.lock().expect("no panic") = reply.encode();
+    }
+
+    /// From now on it says that it took every statement that is put here, and shows it to nobody.
+    pub fn drops(&self) {
+        self.drops.store(true, Ordering::SeqCst);
+    }
+
+    /// From now on it names these nodes to who asks about any other point than the hidden one, as an honest
+    /// node names those it knows.
+    ///
+    /// # Panics
+    /// When a handler panicked.
+    pub fn names(&self, closer: Vec<message::Contact>, hidden: Point) {
+        let hidden = Some(hidden);
+        *self.names.lock().expect("no panic") = Named { closer, hidden };
     }
 
     /// Its network side.
@@ -223,6 +263,38 @@ impl Peer {
     }
 }
 
+impl Named {
+    fn answer(&self, request: &[u8]) -> Option<Vec<u8>> {
+        let hidden = self.hidden?;
+        let Request::Get(get) = Request::decode(request).ok()?.message else {
+            return None;
+        };
+        let closer = self.closer.clone();
+        (get.point != hidden).then(|| {
+            Reply {
+                closer,
+                ..nothing()
+            }
+            .encode()
+        })
+    }
+}
+
+/// The answer of who took all statements of a `Put`; nothing for other requests.
+fn taken(request: &[u8]) -> Option<Vec<u8>> {
+    let Request::Put(statements) = Request::decode(request).ok()?.message else {
+        return None;
+    };
+    let reply = Reply {
+        closer: Vec::new(),
+        answer: Answer::Taken {
+            taken: u32::try_from(statements.len()).ok()?,
+            refused: 0,
+        },
+    };
+    Some(reply.encode())
+}
+
 fn nothing() -> Reply {
     Reply {
         closer: Vec::new(),
@@ -239,21 +311,37 @@ fn nothing() -> Reply {
 /// # Panics
 /// When `bytes` are no blob.
 pub fn lying(bytes: Vec<u8>, asked: Arc<AtomicBool>) -> OnLane {
+    // The last byte is one of the blob's: every hash above it is right, and it is not.
+    serving(bytes, asked, |wire| {
+        *wire.last_mut().expect("a block") ^= 4;
+    })
+}
+
+/// A provider of `bytes`, as honest as any.
+///
+/// # Panics
+/// When `bytes` are no blob.
+pub fn giving(bytes: Vec<u8>) -> OnLane {
+    serving(bytes, Arc::default(), |_| ())
+}
+
+fn serving(bytes: Vec<u8>, asked: Arc<AtomicBool>, change: fn(&mut Vec<u8>)) -> OnLane {
     let (blob, tree) = blocks::outboard(&bytes[..], bytes.len() as u64).expect("a slice reads");
-    let lie = Arc::new((bytes, tree, blob));
+    let given = Arc::new((bytes, tree, blob));
     Arc::new(move |_, stream| {
-        let (lie, asked) = (lie.clone(), asked.clone());
+        let (given, asked) = (given.clone(), asked.clone());
         tokio::spawn(async move {
             asked.store(true, Ordering::SeqCst);
-            // An error is the reader's good right: it leaves a liar.
-            let _ = serve_lies(stream, &lie).await;
+            // An error is the reader's good right: it leaves a liar, or has all that it wants.
+            let _ = serve(stream, &given, change).await;
         });
     })
 }
 
-async fn serve_lies(
+async fn serve(
     mut stream: impl AsyncRead + AsyncWrite + Unpin,
     (bytes, tree, blob): &(Vec<u8>, Vec<u8>, Blob),
+    change: fn(&mut Vec<u8>),
 ) -> std::io::Result<()> {
     loop {
         let mut request = vec![0; REQUEST_HEAD_BYTES];
@@ -265,10 +353,14 @@ async fn serve_lies(
             .read_exact(&mut request[REQUEST_HEAD_BYTES..])
             .await?;
         let request = blocks::Request::decode(&request).map_err(std::io::Error::other)?;
+        if request.encoding != Encoding::Raw {
+            stream.write_all(&[Status::NotSpoken.byte()]).await?;
+            stream.flush().await?;
+            continue;
+        }
         let wire = blocks::encode(blob, &request.ranges, &bytes[..], &tree[..]);
         let mut wire = wire.map_err(std::io::Error::other)?;
-        // The last byte is one of the blob's: every hash above it is right, and it is not.
-        *wire.last_mut().expect("a block") ^= 4;
+        change(&mut wire);
         stream.write_all(&[Status::Ok.byte()]).await?;
         stream.write_all(&wire).await?;
         stream.flush().await?;

@@ -2,14 +2,17 @@
 
 use anyhow::Result;
 
-use crate::cargo;
+use crate::{cargo, setup};
 
 /// Runs one test of an integration test, with `settings` in its environment and its output shown.
 fn run(package: &str, file: &str, test: &str, settings: &[(&str, Option<String>)]) -> Result<()> {
+    run_of(&["--package", package, "--test", file], test, settings)
+}
+
+fn run_of(selection: &[&str], test: &str, settings: &[(&str, Option<String>)]) -> Result<()> {
     let mut cargo = cargo::command();
-    cargo
-        .args(["test", "--package", package, "--test", file])
-        .args(["--", "--exact", test, "--nocapture"]);
+    cargo.arg("test").args(selection);
+    cargo.args(["--", "--exact", test, "--nocapture"]);
     for (name, value) in settings {
         if let Some(value) = value {
             cargo.env(name, value);
@@ -77,6 +80,40 @@ pub fn flips(rounds: u64, seed: u64) -> Result<()> {
     ];
     let test = "a_flipped_bit_in_any_file_costs_no_more_than_itself";
     run("qk-tests", "store_flips", test, &settings)
+}
+
+/// Lets many nodes rebuild tiny crates, some of which lie, and has every honest client fetch them.
+///
+/// # Errors
+/// When a client does not end with what the source compiles to, or it takes too long; or the machine
+/// cannot be prepared.
+pub fn crowd(size: Crowd, seed: u64) -> Result<()> {
+    setup::prepare()?;
+    // One compilation for both: the node under test has the features that the test sees.
+    let tests = ["--workspace", "--test", "system"];
+    let qk = cargo::build("qk", &[&tests[..], &["--bin", "qk"]].concat())?;
+    setup::toolchain(&qk)?;
+    eprintln!("seed {seed}");
+    let settings = [
+        ("QK_BIN", Some(qk.display().to_string())),
+        ("QK_CROWD_NODES", Some(size.nodes.to_string())),
+        ("QK_CROWD_KEYS", Some(size.keys.to_string())),
+        ("QK_CROWD_LIARS", Some(size.liars.to_string())),
+        ("QK_CROWD_SEED", Some(seed.to_string())),
+    ];
+    let test = "crowd::every_honest_client_ends_with_the_right_answer";
+    run_of(&tests, test, &settings)
+}
+
+/// How large a crowd is.
+#[derive(Debug, Clone, Copy)]
+pub struct Crowd {
+    /// Nodes that rebuild, liars included.
+    pub nodes: u64,
+    /// Crates.
+    pub keys: u64,
+    /// Nodes that state a trojan whenever it is their turn.
+    pub liars: u64,
 }
 
 /// Kills a process that works on a store, `rounds` times at random points.

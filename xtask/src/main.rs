@@ -41,6 +41,9 @@ enum Task {
     /// Flip bits in every file of a store, so many in each, and check what is left
     #[command(after_help = "Example: cargo xtask flips --rounds 20")]
     Flips(StoreArgs<10>),
+    /// Let many real nodes rebuild tiny crates, some of which lie, and every honest client fetch them
+    #[command(after_help = "Example: cargo xtask crowd --nodes 20 --keys 10 --liars 3")]
+    Crowd(CrowdArgs),
     /// Build crates twice, on two distributions, and tell which are reproducible; goes on where it was
     #[command(
         after_help = "Example: cargo xtask survey contrib/survey/tools.txt\n\n\
@@ -95,6 +98,22 @@ struct StoreArgs<const ROUNDS: u64> {
     #[arg(long, default_value_t = ROUNDS)]
     rounds: u64,
     /// Where randomness begins; by default another one each time, which is printed
+    #[arg(long)]
+    seed: Option<u64>,
+}
+
+#[derive(Args)]
+struct CrowdArgs {
+    /// Nodes that rebuild, liars included; at least 5
+    #[arg(long, default_value_t = 20)]
+    nodes: u64,
+    /// Crates
+    #[arg(long, default_value_t = 10)]
+    keys: u64,
+    /// Nodes that state a trojan whenever it is their turn
+    #[arg(long, default_value_t = 3)]
+    liars: u64,
+    /// Who lies and who is drawn; by default others each time, which is printed
     #[arg(long)]
     seed: Option<u64>,
 }
@@ -219,6 +238,7 @@ fn run(task: Task) -> Result<()> {
         Task::Power(args) => campaign::power(args.rounds, seed(args.seed)),
         Task::Faults(args) => campaign::faults(args.rounds, seed(args.seed)),
         Task::Flips(args) => campaign::flips(args.rounds, seed(args.seed)),
+        Task::Crowd(args) => crowd(&args),
         Task::Survey(args) => survey(args),
         Task::Bench(Bench::Fetch(args)) => bench_fetch(args),
         Task::Bench(Bench::Transfer(args)) => bench_transfer(args),
@@ -242,6 +262,15 @@ fn demo(args: &DemoArgs) -> Result<()> {
     }
     cargo::forget_caller(&mut demo);
     Err(demo.exec()).with_context(|| format!("cannot start {}", qk.display()))
+}
+
+fn crowd(args: &CrowdArgs) -> Result<()> {
+    let size = campaign::Crowd {
+        nodes: args.nodes,
+        keys: args.keys,
+        liars: args.liars,
+    };
+    campaign::crowd(size, seed(args.seed))
 }
 
 fn survey(args: SurveyArgs) -> Result<()> {

@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::here::{Archive, INSTALL_TIME, archive};
 use super::looking::{Looking, Parents};
+use super::maintain::RENEW_AFTER_SECONDS;
 use super::member::{Member, unix_now};
 use super::{Node, NodeError, keep};
 use crate::blocks::download::{self, DownloadError, DownloadOptions, Progress};
@@ -310,6 +311,10 @@ impl Node {
             });
         }
         self.up(member).await?;
+        if self.may_be_behind(member) {
+            self.catch_up(member).await?;
+            self.check_accepted(member)?;
+        }
         on_event(FetchEvent::Asking {
             network: member.joined().network.manifest().name.clone(),
         });
@@ -330,6 +335,13 @@ impl Node {
         let (candidates, held) = again;
         self.fetch_remote(member, candidates, held, asked, Stages::new())
             .await
+    }
+
+    /// Whether there is a newer timestamp, as long as its key is looked after, and with it perhaps a newer
+    /// manifest, and nobody is looking for it: a running node asks by itself.
+    fn may_be_behind(&self, member: &Member) -> bool {
+        let issued = member.joined().network.timestamp().issued;
+        !self.runs() && unix_now().since(issued) > RENEW_AFTER_SECONDS
     }
 
     /// Fails closed where the user wants to be asked before a manifest widens what is trusted.

@@ -30,7 +30,7 @@ const ANNOUNCE_EVERY: Duration = Duration::from_secs(6 * 3600);
 /// How often the store is cleaned up and scrubbed.
 const CLEAN_EVERY: Duration = Duration::from_secs(3600);
 /// How old a timestamp gets before the node beside its key renews it.
-const RENEW_AFTER_SECONDS: u64 = 24 * 3600;
+pub(super) const RENEW_AFTER_SECONDS: u64 = 24 * 3600;
 /// A week has so many turns of [`ANNOUNCE_EVERY`].
 const TURNS: u64 = 7 * 24 * 3600 / ANNOUNCE_EVERY.as_secs();
 /// A statement is put again at every turn for so long: when it was signed nobody may have listened.

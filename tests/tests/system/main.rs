@@ -1,11 +1,13 @@
 //! The whole system: real processes of `qk`, real libp2p over loopback, the command line as people
 //! type it. Exit codes are those that `qk fetch --help` lists.
 
+mod attacks;
 mod bad_input;
 mod bundle;
 mod cache;
 mod compare;
 mod container;
+mod crowd;
 mod enemies;
 mod fetch;
 mod gateway;

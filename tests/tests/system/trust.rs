@@ -1,7 +1,6 @@
 //! What is not trusted, and whom nobody joins.
 
 use ed25519_dalek::SigningKey;
-use qk_node::home::Joined;
 use qk_node::node::unix_now;
 use qk_protocol::dsse::public_key;
 use qk_protocol::manifest::{Manifest, Network, NetworkFile, TIMESTAMP_SECONDS_MAX, Timestamp};
@@ -43,24 +42,12 @@ fn two_roots_are_a_dispute_that_never_falls_back() {
 
 /// A next version whose policy escalates, for alice and the client.
 fn escalate(lab: &Lab) {
-    let network = lab.joined(ALICE).network;
-    let key = |name: &str| {
-        let name = format!("{name}-{}", network.id());
-        lab.home(ALICE).existing_key(&name).unwrap().unwrap()
-    };
-    let mut next = network.manifest().clone();
-    next.version += 1;
-    next.network = Some(network.id());
-    next.policy.threshold = 1;
-    next.policy.on_dissent = Some(OnDissent::Escalate);
-    let network = network.succeed(&next, &[&key("root")], &key("timestamp"), unix_now());
-    let network = network.unwrap();
+    let network = lab.next_version(|next| {
+        next.policy.threshold = 1;
+        next.policy.on_dissent = Some(OnDissent::Escalate);
+    });
     for name in [ALICE, CLIENT] {
-        let joined = Joined {
-            network: network.clone(),
-            ..lab.joined(name)
-        };
-        lab.home(name).keep_network(&joined).unwrap();
+        lab.know(name, network.clone());
     }
 }
 
@@ -180,11 +167,7 @@ fn expired(lab: &Lab) -> Network {
 /// The network with a timestamp that ends then.
 fn ending(lab: &Lab, end: UnixTime) -> Network {
     let network = lab.joined(ALICE).network;
-    let key = lab
-        .home(ALICE)
-        .existing_key(&format!("timestamp-{}", network.id()))
-        .unwrap()
-        .unwrap();
+    let key = lab.network_key("timestamp");
     let issued = UnixTime(end.0 - TIMESTAMP_SECONDS_MAX);
     let timestamp = Timestamp::sign(&network, issued, TIMESTAMP_SECONDS_MAX, &key);
     let manifests = network.file().manifests.clone();
@@ -205,13 +188,7 @@ fn past_the_timestamp_nothing_new_is_trusted_until_somebody_has_a_newer_one() {
     // Now the client knows all that it needs, but for somebody to say that the manifest is current.
     lab.qk(CLIENT, &["proofs", SPEC]).done();
     lab.kill(ALICE);
-    let old = Joined {
-        network: expired(&lab),
-        ..lab.joined(CLIENT)
-    };
-    // A newer one is never replaced by an older one: the client is one that was away.
-    lab.home(CLIENT).leave_network(old.network.id()).unwrap();
-    lab.home(CLIENT).keep_network(&old).unwrap();
+    lab.know(CLIENT, expired(&lab));
     lab.fetch(&[SPEC]).failed(17, &["stale", "timestamp"]);
     lab.fetch(&[SPEC, "--offline"]).failed(17, &["stale"]);
     assert!(lab.installed().is_empty());
@@ -231,13 +208,7 @@ fn what_was_accepted_before_the_timestamp_ended_stays_usable() {
     lab.kill(ALICE);
     std::fs::remove_dir_all(lab.root()).unwrap();
     let end = unix_now().plus(1);
-    let old = Joined {
-        network: ending(&lab, end),
-        ..lab.joined(CLIENT)
-    };
-    // A newer one is never replaced by an older one: the client is one that was away.
-    lab.home(CLIENT).leave_network(old.network.id()).unwrap();
-    lab.home(CLIENT).keep_network(&old).unwrap();
+    lab.know(CLIENT, ending(&lab, end));
     until("the timestamp has ended", || unix_now() > end);
     let fetched = lab.fetch(&[SPEC, "--offline"]).done();
     assert_eq!(fetched["crates"][0]["how"], "store");
@@ -292,11 +263,7 @@ fn a_manifest_that_too_few_signed_is_not_joined() {
     };
     manifest.root.keys = [public_key(&one), public_key(&two)].into();
     manifest.root.threshold = 2;
-    let timestamp_key = lab
-        .home(ALICE)
-        .existing_key(&format!("timestamp-{}", network.id()))
-        .unwrap()
-        .unwrap();
+    let timestamp_key = lab.network_key("timestamp");
     let signed_by_both =
         Network::create(&manifest, &[&one, &two], &timestamp_key, unix_now()).unwrap();
     let mut file = signed_by_both.file().clone();
