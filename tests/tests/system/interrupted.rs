@@ -131,11 +131,11 @@ fn an_interrupted_fetch_leaves_no_trace_but_its_part() {
 }
 
 /// A file system of so many MiB, until it is dropped.
-struct Small(PathBuf);
+pub(crate) struct Small(PathBuf);
 
 impl Small {
     /// `None` where this process may not mount.
-    fn mount(dir: &Path, mebibytes: u32) -> Option<Self> {
+    pub(crate) fn mount(dir: &Path, mebibytes: u32) -> Option<Self> {
         fs::create_dir_all(dir).unwrap();
         let mut mount = Command::new("mount");
         mount

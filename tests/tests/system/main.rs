@@ -24,4 +24,5 @@ mod secret;
 mod service;
 mod shared_node;
 mod sources;
+mod stopped_builds;
 mod trust;
