@@ -31,6 +31,7 @@ const SHOWN_MIN: usize = 50;
 const VISIBLE_TO_LANDLOCK: &[&str] = &["learn-hostname-by-uname", "see-host-file"];
 
 mod facts;
+mod user;
 
 use facts::{Report, facts, report};
 
