@@ -391,6 +391,7 @@ impl Sandbox {
         cancel: &Cancel,
         mut line: impl FnMut(Line),
     ) -> Result<(End, Used), SandboxError> {
+        keep_descriptors().map_err(doing("look at the open descriptors"))?;
         let cgroup = Cgroup::new(limits.memory_bytes, limits.processes);
         let started = Instant::now();
         let mut running = match &self.kind {
@@ -484,6 +485,24 @@ impl Drop for Running {
 
 fn drop_to() -> Option<u32> {
     rustix::process::geteuid().is_root().then_some(BUILD_UID)
+}
+
+/// Keeps what is open in this process from whatever it starts: whoever started it may have left it a
+/// directory that a build could walk out through. Neither kind of sandbox closes what it inherits.
+fn keep_descriptors() -> io::Result<()> {
+    for entry in std::fs::read_dir("/proc/self/fd")? {
+        let name = entry?.file_name();
+        let descriptor = name.to_str().and_then(|name| name.parse::<i32>().ok());
+        if let Some(descriptor) = descriptor.filter(|&descriptor| descriptor > 2) {
+            #[expect(
+                unsafe_code,
+                reason = "a number without an owner; one that is closed by now is an error"
+            )]
+            // SAFETY: sets a flag, and touches no memory.
+            let _ = unsafe { libc::fcntl(descriptor, libc::F_SETFD, libc::FD_CLOEXEC) };
+        }
+    }
+    Ok(())
 }
 
 /// What an unprivileged process may still write on the disk of `path`; all of it where that cannot be

@@ -4,13 +4,14 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
-use qk_node::build::sandbox::{BUILD_UID, Bind, End, Run};
+use qk_node::build::sandbox::{BUILD_UID, Bind, End, Line, Run};
 use qk_node::build::sources::Access;
 use qk_node::build::{
     BuildError, Builder, Cancel, Choice, Collected, Event, Limits, Options, Order, Reason, Sandbox,
@@ -206,22 +207,8 @@ fn nothing_is_left_after_a_cancelled_build() {
 #[test]
 fn a_stopped_sandbox_is_waited_for() {
     let sandbox = Sandbox::choose(Choice::Bubblewrap).expect("bubblewrap works");
-    let there = |path: &&&str| Path::new(path).exists();
-    let system = ["/usr", "/bin", "/lib", "/lib64"];
     let sleep = format!("60.{}", std::process::id());
-    let run = Run {
-        argv: vec!["sleep".into(), sleep.clone().into()],
-        env: vec![("PATH".into(), "/usr/bin".into())],
-        cwd: "/".into(),
-        binds: system
-            .iter()
-            .filter(there)
-            .map(|path| Bind::read(path, path))
-            .collect(),
-        links: Vec::new(),
-        network: false,
-        hostname: "qk".into(),
-    };
+    let run = of_the_system(&["sleep", &sleep]);
     let scratch = tempfile::tempdir().unwrap();
     let (cancel, at) = (Cancel::default(), scratch.path().to_path_buf());
     let stop = cancel.clone();
@@ -263,6 +250,53 @@ fn a_stopped_sandbox_is_waited_for() {
     );
     assert_eq!(running.join().unwrap().unwrap(), End::Cancelled);
     assert!(!exists(first));
+}
+
+/// A directory that whoever started qk left open would be a way out.
+#[test]
+fn what_was_left_open_stays_outside() {
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join("secret"), "secret").unwrap();
+    let secret = fs::File::open(directory.path().join("secret")).unwrap();
+    let script = format!("cat <&{}", secret.as_raw_fd());
+    let words = ["/bin/bash", "-c", &script];
+    // As it is for what a process starts with.
+    let leave_open = || rustix::io::fcntl_setfd(&secret, rustix::io::FdFlags::empty()).unwrap();
+    leave_open();
+    let without = Command::new(words[0]).args(&words[1..]).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&without.stdout), "secret");
+    for sandbox in sandboxes() {
+        leave_open();
+        let mut said = String::new();
+        let run = of_the_system(&words);
+        let (limits, cancel) = (Limits::default(), Cancel::default());
+        let ended = sandbox.run(
+            &run,
+            &limits,
+            directory.path(),
+            &cancel,
+            |line| match line {
+                Line::Out(line) | Line::Err(line) => said += &line,
+            },
+        );
+        assert_eq!(ended.unwrap().0, End::Exit(1), "{said}");
+        assert!(said.contains("Bad file descriptor"), "{said}");
+    }
+}
+
+/// A command of the host, which sees the host's programs.
+fn of_the_system(words: &[&str]) -> Run {
+    let system = ["/usr", "/bin", "/lib", "/lib64"];
+    let there = system.iter().filter(|path| Path::new(path).exists());
+    Run {
+        argv: words.iter().map(Into::into).collect(),
+        env: vec![("PATH".into(), "/usr/bin".into())],
+        cwd: "/".into(),
+        binds: there.map(|path| Bind::read(path, path)).collect(),
+        links: Vec::new(),
+        network: false,
+        hostname: "qk".into(),
+    }
 }
 
 fn exists(pid: u32) -> bool {
