@@ -280,6 +280,8 @@ impl Drop for Watcher {
 fn end(watcher: Watcher, first: Pid) -> Result<(), SandboxError> {
     drop(watcher);
     let started = Instant::now();
+    // Should the watcher have died before. No signal of this thread's reaches a process outside.
+    let _ = kill_process(first, Signal::KILL);
     loop {
         let left = members(first);
         if left.is_empty() {
@@ -476,5 +478,24 @@ fn too_old(why: &dyn std::fmt::Display) -> SandboxError {
         how: "it needs Linux 6.12 or later with `landlock` in its list of security modules \
               (`lsm=landlock,…` on its command line)"
             .into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kernel_without_landlock_is_refused() {
+        for errno in [libc::ENOSYS, libc::EOPNOTSUPP] {
+            let found = std::thread::spawn(move || {
+                let calls = [libc::SYS_landlock_create_ruleset];
+                let rules = calls.map(|call| (call, Vec::new())).into();
+                apply(&seccomp::compile(rules, errno).unwrap()).unwrap();
+                Landlock::find(Some(super::super::sandbox::BUILD_UID))
+            });
+            let error = found.join().unwrap().unwrap_err().to_string();
+            assert!(error.contains("Linux 6.12 or later"), "{error}");
+        }
     }
 }
