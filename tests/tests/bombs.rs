@@ -202,6 +202,7 @@ impl Field {
                 "disk" => free_bytes(self.directory.path()).saturating_sub(48 * MIB),
                 _ => 0,
             },
+            disk_free_files: 0,
             ..Limits::default()
         };
         let scratch = work.at("scratch");

@@ -392,10 +392,14 @@ impl Job<'_> {
                 (Reason::TimeOut, format!("stopped after {wall} s"))
             }
             End::OutOfDisk => {
-                let free = self.options.limits.disk_free_bytes >> 20;
+                let limits = &self.options.limits;
+                let (free, files) = (limits.disk_free_bytes >> 20, limits.disk_free_files);
                 (
                     Reason::DiskFull,
-                    format!("stopped when less than {free} MiB were free on the disk"),
+                    format!(
+                        "stopped when less than {free} MiB were free on the disk, or room for fewer than \
+                         {files} files"
+                    ),
                 )
             }
             End::OutOfMemory => {

@@ -47,6 +47,8 @@ pub struct Limits {
     pub log_bytes: u64,
     /// A run is stopped when less than this is free on the disk that it writes to.
     pub disk_free_bytes: u64,
+    /// The same for how many files can still be made there.
+    pub disk_free_files: u64,
 }
 
 impl Default for Limits {
@@ -60,6 +62,7 @@ impl Default for Limits {
             tmp_bytes: 1 << 30,
             log_bytes: 16 << 20,
             disk_free_bytes: 256 << 20,
+            disk_free_files: 10_000,
         }
     }
 }
@@ -363,6 +366,7 @@ impl Sandbox {
         let limits = Limits {
             wall: Duration::from_secs(20),
             disk_free_bytes: 0,
+            disk_free_files: 0,
             ..Limits::default()
         };
         let mut said = String::new();
@@ -413,7 +417,7 @@ impl Sandbox {
             if started.elapsed() > limits.wall {
                 break End::OutOfTime;
             }
-            if free_bytes(scratch) < limits.disk_free_bytes {
+            if is_nearly_full(scratch, limits) {
                 break End::OutOfDisk;
             }
             let status = running.child().try_wait();
@@ -505,11 +509,19 @@ fn keep_descriptors() -> io::Result<()> {
     Ok(())
 }
 
-/// What an unprivileged process may still write on the disk of `path`; all of it where that cannot be
-/// found out.
-fn free_bytes(path: &Path) -> u64 {
-    let found = rustix::fs::statvfs(path);
-    found.map_or(u64::MAX, |disk| disk.f_bavail.saturating_mul(disk.f_frsize))
+/// Whether less may still be written on the disk of `path`, or fewer files made, than is to stay free; no
+/// where that cannot be found out.
+fn is_nearly_full(path: &Path, limits: &Limits) -> bool {
+    rustix::fs::statvfs(path).is_ok_and(|disk| {
+        // Some file systems do not count files.
+        let files = if disk.f_files == 0 {
+            u64::MAX
+        } else {
+            disk.f_favail
+        };
+        disk.f_bavail.saturating_mul(disk.f_frsize) < limits.disk_free_bytes
+            || files < limits.disk_free_files
+    })
 }
 
 /// What a run had around it.

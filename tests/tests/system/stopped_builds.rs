@@ -82,13 +82,17 @@ fn killed_in(lab: &Lab, sandbox: &str) {
 fn a_build_on_a_full_disk_says_so_and_states_nothing() {
     let lab = Lab::new();
     let work = lab.home(ALICE).work();
-    // Too small for what is unpacked; then for what the sandbox is to leave free.
-    for (size, says) in [(1, "No space left"), (64, "MiB were free on the disk")] {
-        let Some(_small) = Small::mount(&work, size) else {
+    // Too small for what is unpacked; then for what the sandbox is to leave free, bytes or files.
+    for (options, says) in [
+        ("size=1m", "No space left"),
+        ("size=64m", "MiB were free on the disk"),
+        ("size=512m,nr_inodes=2k", "room for fewer than"),
+    ] {
+        let Some(_small) = Small::with(&work, options) else {
             println!("SKIPPED: no file systems may be mounted here");
             return;
         };
-        if size == 1 {
+        if options == "size=1m" {
             fs::write(work.join("full"), vec![1; (1 << 20) - (24 << 10)]).unwrap();
         }
         let mut build = lab.command(ALICE, &["build", SPEC, "--json"]);
