@@ -1,10 +1,10 @@
-//! Crates of the public registry, built again with other jobs, host name, time or system: the
-//! same archive, byte by byte.
+//! Crates of the public registry, built again with other jobs, host name, time, system or kind of
+//! sandbox: the same archive, byte by byte.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use qk_node::build::{Builder, Cancel, Options, Order, Toolchains};
+use qk_node::build::{Builder, Cancel, Choice, Options, Order, Sandbox, Toolchains};
 use qk_protocol::archive::Identity;
 use qk_protocol::hash::Sha256;
 use qk_protocol::work::WorkDigest;
@@ -16,8 +16,15 @@ const VERSION: &str = "0.17.0";
 #[test]
 fn two_builds_give_one_root() {
     let fixture = Fixture::new(NAME, VERSION);
-    let one = fixture.build("one", 1);
-    let another = fixture.build("another", 3);
+    let one = fixture.build("one", 1, Choice::Bubblewrap);
+    let other = match Sandbox::choose(Choice::Landlock) {
+        Ok(_) => Choice::Landlock,
+        Err(error) => {
+            println!("SKIPPED Landlock: {error}");
+            Choice::Bubblewrap
+        }
+    };
+    let another = fixture.build("another", 3, other);
     assert_eq!(one, another);
 }
 
@@ -98,9 +105,10 @@ impl Fixture {
     }
 
     /// Builds on a host of this name, in a directory of its own, and runs what came out.
-    fn build(&self, hostname: &str, jobs: u32) -> (Identity, WorkDigest) {
+    fn build(&self, hostname: &str, jobs: u32, sandbox: Choice) -> (Identity, WorkDigest) {
         let work = self.directory.path().join(hostname);
-        let builder = Builder::new(self.toolchains.clone(), &work).unwrap();
+        let sandbox = Sandbox::choose(sandbox).unwrap();
+        let builder = Builder::in_sandbox(sandbox, self.toolchains.clone(), &work).unwrap();
         let options = Options {
             jobs,
             hostname: hostname.to_owned(),
@@ -121,8 +129,8 @@ impl Fixture {
         assert_eq!(said.trim(), format!("{name} {version}"));
         let system = &built.environment.os;
         println!(
-            "{name} {version} on {system}, {jobs} jobs: {}",
-            identity.root
+            "{name} {version} on {system}, {jobs} jobs, {}: {}",
+            built.environment.sandbox, identity.root
         );
         (identity, work)
     }

@@ -129,3 +129,16 @@ pub fn kill(rounds: u64, seed: u64) -> Result<()> {
     let test = "nothing_acknowledged_is_lost_to_kill_9";
     run("qk-tests", "store_kill", test, &settings)
 }
+
+/// Lets builds do their worst in the sandbox, `rounds` times.
+///
+/// # Errors
+/// When a process, mount, directory or control group is left, or does not compile.
+pub fn bombs(rounds: u64, seed: u64) -> Result<()> {
+    eprintln!("seed {seed}");
+    let settings = [
+        ("QK_BOMB_ROUNDS", Some(rounds.to_string())),
+        ("QK_BOMB_SEED", Some(seed.to_string())),
+    ];
+    run("qk-tests", "bombs", "nothing_is_left_of_a_bomb", &settings)
+}

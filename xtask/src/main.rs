@@ -44,6 +44,9 @@ enum Task {
     /// Let many real nodes rebuild tiny crates, some of which lie, and every honest client fetch them
     #[command(after_help = "Example: cargo xtask crowd --nodes 20 --keys 10 --liars 3")]
     Crowd(CrowdArgs),
+    /// Let builds do their worst to this machine in the sandbox, and check that nothing is left
+    #[command(after_help = "Example: cargo xtask bombs --rounds 1000")]
+    Bombs(StoreArgs<1000>),
     /// Build crates twice, on two distributions, and tell which are reproducible; goes on where it was
     #[command(
         after_help = "Example: cargo xtask survey contrib/survey/tools.txt\n\n\
@@ -234,6 +237,7 @@ fn run(task: Task) -> Result<()> {
         Task::Test(TestArgs { quick, args }) => test::run(quick, &args),
         Task::Demo(args) => demo(&args),
         Task::Fuzz(args) => campaign::fuzz(args.seconds, seed(args.seed), args.target),
+        Task::Bombs(args) => campaign::bombs(args.rounds, seed(args.seed)),
         Task::Kill(args) => campaign::kill(args.rounds, seed(args.seed)),
         Task::Power(args) => campaign::power(args.rounds, seed(args.seed)),
         Task::Faults(args) => campaign::faults(args.rounds, seed(args.seed)),

@@ -62,7 +62,11 @@ pub(crate) async fn doctor(session: &Session) -> Outcome {
             Err(error) => bad("a Rust toolchain", error),
         });
         checks.push(match Sandbox::probe() {
-            Ok(sandbox) => good(format!("the sandbox works, {}", sandbox.version())),
+            Ok(sandbox) => good(format!(
+                "the sandbox works, {} {}",
+                sandbox.name(),
+                sandbox.version()
+            )),
             Err(error) => bad("the sandbox", error),
         });
         checks

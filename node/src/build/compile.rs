@@ -23,7 +23,7 @@ impl Job<'_> {
         let work = self.work;
         let mut binds = self.tools.binds();
         for (name, _) in shims() {
-            let inside = Path::new("/usr/bin").join(name);
+            let inside = Path::new("/qk/bin").join(name);
             binds.push(Bind::read(work.at("tools").join(name), inside));
         }
         binds.push(Bind::read(work.at("tools").join("linker"), "/qk/linker"));
@@ -134,7 +134,7 @@ impl Job<'_> {
             Some(glibc) => format!("{}.{glibc}", order.target),
             None => order.target.clone(),
         };
-        let mut words: Vec<&str> = "/usr/bin/cargo-zigbuild zigbuild --locked --offline --bins \
+        let mut words: Vec<&str> = "/qk/bin/cargo-zigbuild zigbuild --locked --offline --bins \
              --color=never --message-format=json-render-diagnostics --target"
             .split(' ')
             .collect();
@@ -208,7 +208,7 @@ impl Job<'_> {
 pub(super) fn shims() -> [(&'static str, String); 4] {
     let compiler = |kind: &str| {
         format!(
-            "#!/bin/sh\nexec /usr/bin/cargo-zigbuild zig {kind} -- -g -fno-sanitize=all \
+            "#!/bin/sh\nexec /qk/bin/cargo-zigbuild zig {kind} -- -g -fno-sanitize=all \
              -target x86_64-linux-gnu.{} \"$@\"\n",
             super::GLIBC
         )

@@ -3,18 +3,28 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
+use super::landlock::Place;
+use super::remove::remove_all;
 use super::run::{EPOCH, doing};
-use super::{BuildError, Sandbox};
+use super::{BuildError, Cancel, Sandbox, SandboxError};
 
 /// The directories of one build on the host.
-pub(super) struct Work {
-    root: Scratch,
+#[derive(Debug)]
+pub struct Work {
+    root: Root,
     out: tempfile::TempDir,
 }
 
-/// A directory that goes with this value, whatever untrusted code did to it.
+/// Where they lie; emptied with this value, whatever untrusted code did to it.
+#[derive(Debug)]
+enum Root {
+    Scratch(Scratch),
+    Fixed(Place),
+}
+
+/// A directory that goes with this value.
+#[derive(Debug)]
 struct Scratch(PathBuf);
 
 impl Drop for Scratch {
@@ -24,14 +34,22 @@ impl Drop for Scratch {
 }
 
 impl Work {
-    /// Directories below `parent`; those that a phase may write belong to the build's uid.
-    pub(super) fn new(parent: &Path, sandbox: &Sandbox) -> Result<Self, BuildError> {
+    /// Directories below `parent`, or where the sandbox has them lie; those that a phase may write belong
+    /// to the build's uid.
+    ///
+    /// # Errors
+    /// When they cannot be made, and [`BuildError::Cancelled`].
+    pub fn new(parent: &Path, sandbox: &Sandbox, cancel: &Cancel) -> Result<Self, BuildError> {
         let prefix = format!("{WORK_PREFIX}{}-", std::process::id());
         let make = || tempfile::Builder::new().prefix(&prefix).tempdir_in(parent);
-        let work = Self {
-            root: Scratch(make().map_err(doing("create a work directory"))?.keep()),
-            out: make().map_err(doing("create a work directory"))?,
+        let make = || make().map_err(doing("create a work directory"));
+        let root = match sandbox.place(cancel) {
+            Ok(Some(place)) => Root::Fixed(place),
+            Ok(None) => Root::Scratch(Scratch(make()?.keep())),
+            Err(SandboxError::Cancelled) => return Err(BuildError::Cancelled),
+            Err(error) => return Err(error.into()),
         };
+        let work = Self { root, out: make()? };
         for name in ["scratch", "src", "tools"] {
             fs::create_dir(work.at(name)).map_err(doing("create a work directory"))?;
         }
@@ -42,15 +60,21 @@ impl Work {
         Ok(work)
     }
 
-    pub(super) fn at(&self, name: &str) -> PathBuf {
-        self.root.0.join(name)
+    /// One of them; seen below `/qk` by the build.
+    pub fn at(&self, name: &str) -> PathBuf {
+        match &self.root {
+            Root::Scratch(Scratch(path)) => path.join(name),
+            Root::Fixed(place) => place.path().join(name),
+        }
     }
 
-    pub(super) fn out(&self) -> &Path {
+    /// Where the outputs are put, which no build sees.
+    pub(crate) fn out(&self) -> &Path {
         self.out.path()
     }
 
-    pub(super) fn keep_out(self) -> tempfile::TempDir {
+    /// Removes all but the outputs.
+    pub(crate) fn keep_out(self) -> tempfile::TempDir {
         self.out
     }
 }
@@ -59,7 +83,7 @@ impl Work {
 const WORK_PREFIX: &str = "build-";
 
 /// Removes the work directories of processes that were killed.
-pub(super) fn sweep(parent: &Path) {
+pub(crate) fn sweep(parent: &Path) {
     for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
         let pid = name.strip_prefix(WORK_PREFIX);
@@ -68,24 +92,6 @@ pub(super) fn sweep(parent: &Path) {
             remove_all(&entry.path());
         }
     }
-}
-
-/// Removes what untrusted code may have made hard to remove.
-fn remove_all(path: &Path) {
-    // The last process of a stopped sandbox may still be on its way out.
-    for _ in 0..20 {
-        if fs::remove_dir_all(path).is_ok() || !path.exists() {
-            return;
-        }
-        for entry in walkdir::WalkDir::new(path).into_iter().flatten() {
-            if entry.file_type().is_dir() {
-                let open = <fs::Permissions as std::os::unix::fs::PermissionsExt>::from_mode(0o700);
-                let _ = fs::set_permissions(entry.path(), open);
-            }
-        }
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    tracing::warn!("could not remove {}", path.display());
 }
 
 /// Gives all sources one time, which build scripts can see. Nothing runs in them meanwhile.

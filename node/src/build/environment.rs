@@ -18,7 +18,8 @@ pub struct Environment {
     pub kernel: String,
     /// Versions of what took part, by name.
     pub tools: BTreeMap<String, String>,
-    /// What held it: `bubblewrap+seccomp`, with `+cgroup` where memory is limited as a whole.
+    /// What held it: `bubblewrap+seccomp` or `landlock+seccomp`, with `+cgroup` where memory is limited as
+    /// a whole.
     pub sandbox: String,
     /// Processors that are online.
     pub cpus: u32,
@@ -28,7 +29,7 @@ impl Environment {
     pub(crate) fn of(root: &Path, sandbox: &Sandbox, cgroup: bool) -> Self {
         let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let tools = [
-            ("bubblewrap", sandbox.version()),
+            (sandbox.name(), sandbox.version()),
             (ZIG.project, ZIG.version),
             (ZIGBUILD.project, ZIGBUILD.version),
         ];
@@ -39,7 +40,7 @@ impl Environment {
             os: bounded(&system(root).unwrap_or_else(|| "Linux".into())),
             kernel: bounded(&uname.release().to_string_lossy()),
             tools: tools.into(),
-            sandbox: format!("bubblewrap+seccomp{group}"),
+            sandbox: format!("{}+seccomp{group}", sandbox.name()),
             cpus: u32::try_from(cpus).unwrap_or(u32::MAX),
         }
     }

@@ -8,7 +8,8 @@ use std::path::Path;
 use super::compile::shims;
 use super::run::{Job, doing};
 use super::sandbox::{Bind, Line};
-use super::{BuildError, Event, Reason, linked, sources};
+use super::sources::{self, UnpackError};
+use super::{BuildError, Event, Reason, linked};
 
 /// A licence text is at most this large, and a crate has at most this many.
 const LICENSE_BYTES_MAX: u64 = 1 << 20;
@@ -21,7 +22,7 @@ impl Job<'_> {
         let prefix = format!("{}-{}", order.name, order.version);
         let source = self.work.at("src");
         sources::unpack(&order.crate_file, &prefix, &source)
-            .map_err(|error| self.failed(Reason::BadCrate, error.to_string()))?;
+            .map_err(|error| self.failed(unpacking(&error), error.to_string()))?;
         if source.join("Cargo.lock").is_file() {
             return Ok(true);
         }
@@ -43,8 +44,8 @@ impl Job<'_> {
         let mut binds = self.tools.binds();
         binds.extend(access.binds());
         binds.push(Bind::read(nsswitch, "/etc/nsswitch.conf"));
-        binds.push(Bind::write(self.work.at("fetch-home"), "/qk/cargo"));
-        binds.push(Bind::read(config, "/qk/cargo/config.toml"));
+        binds.push(Bind::write(self.work.at("fetch-home"), "/qk/fetch-home"));
+        binds.push(Bind::read(config, "/qk/fetch-home/config.toml"));
         binds.push(Bind::write(self.work.at("vendor"), "/qk/vendor"));
         binds.push(Bind {
             writable: !own_lock,
@@ -55,6 +56,7 @@ impl Job<'_> {
         words.extend(["--respect-source-config", "--color=never", "/qk/vendor"]);
         let mut run = self.base(binds, &words);
         run.network = true;
+        run.env.push(("CARGO_HOME".into(), "/qk/fetch-home".into()));
         run.env.extend(access.env().iter().cloned());
         let end = self.watch(&run, |line| {
             let Line::Err(text) = line else {
@@ -96,6 +98,21 @@ impl Job<'_> {
         let linker = linked::linker(&self.order.target);
         write("linker", &linker).map_err(doing("write the linker's wrapper"))?;
         Ok(())
+    }
+}
+
+/// Whose fault it is that a `.crate` cannot be unpacked.
+fn unpacking(error: &UnpackError) -> Reason {
+    const FULL: &[io::ErrorKind] = &[
+        io::ErrorKind::StorageFull,
+        io::ErrorKind::QuotaExceeded,
+        io::ErrorKind::FileTooLarge,
+    ];
+    match error {
+        UnpackError::Read(error) if FULL.contains(&error.kind()) => Reason::DiskFull,
+        UnpackError::Read(_) | UnpackError::Entry { .. } | UnpackError::TooMuch { .. } => {
+            Reason::BadCrate
+        }
     }
 }
 

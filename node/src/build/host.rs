@@ -213,7 +213,7 @@ impl Host {
 fn binds(tools: &BTreeMap<String, PathBuf>, libraries: &BTreeMap<String, PathBuf>) -> Vec<Bind> {
     let mut binds: Vec<Bind> = tools
         .iter()
-        .map(|(name, path)| Bind::read(path, Path::new("/usr/bin").join(name)))
+        .map(|(name, path)| Bind::read(path, Path::new("/qk/bin").join(name)))
         .collect();
     for (name, path) in libraries {
         let inside = if name == INTERPRETER {
@@ -228,8 +228,11 @@ fn binds(tools: &BTreeMap<String, PathBuf>, libraries: &BTreeMap<String, PathBuf
 
 fn links() -> Vec<(String, String)> {
     [
-        ("usr/bin", "/bin"),
-        ("usr/bin", "/sbin"),
+        ("/qk/bin", "/usr/bin"),
+        ("/qk/bin", "/bin"),
+        ("/qk/bin", "/sbin"),
+        // In memory where the sandbox mounts it there, else a directory of the build.
+        ("/tmp", "/qk/tmp"),
         ("usr/lib", "/lib"),
         ("usr/lib64", "/lib64"),
     ]

@@ -5,6 +5,7 @@
 //! files of the toolchain and the tools of [`host::TOOLS`] and nothing else. Then the outputs are
 //! taken from the places where cargo puts them, as regular files only.
 
+mod bubblewrap;
 mod cgroup;
 mod compile;
 mod directories;
@@ -12,11 +13,13 @@ mod environment;
 mod fetch;
 mod gate;
 pub mod host;
+mod landlock;
 mod linked;
 mod log;
 mod outputs;
 pub mod pack;
 mod quota;
+mod remove;
 mod run;
 pub mod rustc;
 pub mod sandbox;
@@ -33,6 +36,7 @@ use qk_protocol::hash::Sha256;
 use qk_protocol::key::{ArtifactKey, Flags, Linker, Output, RECIPE, Rustc};
 use qk_protocol::time::UnixTime;
 
+pub use directories::Work;
 pub use environment::Environment;
 pub use gate::{Findings, First};
 pub use linked::Linked;
@@ -40,7 +44,7 @@ pub use pack::{PackError, Packed};
 pub use quota::{InUse, Removed, TOOLCHAINS_QUOTA_BYTES};
 pub use run::Builder;
 pub use rustc::{NotHere, RustToolchain};
-pub use sandbox::{Cancel, Limits, Sandbox, SandboxError};
+pub use sandbox::{Cancel, Choice, Limits, Sandbox, SandboxError};
 pub use toolchain::{Missing, SetupEvent, Toolchains};
 
 /// The glibc that artifacts run with at the least, unless a key says another.

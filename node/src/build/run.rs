@@ -21,7 +21,7 @@ use super::sources::{self, Access};
 use super::toolchain::{ZIG, ZIGBUILD, sha256_file};
 use super::{
     BuildError, Cancel, Collected, Event, InUse, NotHere, Options, Order, Reason, RustToolchain,
-    Sandbox, Toolchains, rustc, warm,
+    Sandbox, SandboxError, Toolchains, rustc, warm,
 };
 
 /// `SOURCE_DATE_EPOCH` and the time of every source file: 2020-01-01. Part of recipe 1.
@@ -45,10 +45,22 @@ impl Builder {
     /// # Errors
     /// Says what is missing and how to get it.
     pub fn new(toolchains: Toolchains, work: &Path) -> Result<Self, BuildError> {
+        Self::in_sandbox(Sandbox::probe()?, toolchains, work)
+    }
+
+    /// The same in a sandbox that the caller chose.
+    ///
+    /// # Errors
+    /// When the work directory cannot be made.
+    pub fn in_sandbox(
+        sandbox: Sandbox,
+        toolchains: Toolchains,
+        work: &Path,
+    ) -> Result<Self, BuildError> {
         fs::create_dir_all(work).map_err(doing("create the work directory"))?;
         sweep(work);
         Ok(Self {
-            sandbox: Sandbox::probe()?,
+            sandbox,
             toolchains,
             work: work.to_path_buf(),
             access: Access::of_user(),
@@ -79,10 +91,15 @@ impl Builder {
         event: &mut dyn FnMut(Event),
     ) -> Result<Collected, BuildError> {
         let started = now();
+        if options.root != Path::new("/") && self.sandbox.name() != "bubblewrap" {
+            let what = "another system's tools cannot be shown to a build here".to_owned();
+            let how = "leave --sandbox-root away, or use bubblewrap".to_owned();
+            return Err(SandboxError::Unavailable { what, how }.into());
+        }
         let tools = Tools::find(&self.toolchains, order, options)?;
         check_source(order)?;
         self.warm(order, options, cancel, &tools, event)?;
-        let work = Work::new(&self.work, &self.sandbox)?;
+        let work = Work::new(&self.work, &self.sandbox, cancel)?;
         let mut job = self.job(order, options, cancel, event, &tools, &work)?;
         let collected = job.run(started)?;
         Ok(collected.into_public(work.keep_out()))
@@ -102,7 +119,7 @@ impl Builder {
             return Ok(());
         }
         event(Event::Preparing);
-        let work = Work::new(&self.work, &self.sandbox)?;
+        let work = Work::new(&self.work, &self.sandbox, cancel)?;
         let plain = Order {
             target: order.target.clone(),
             glibc: order.glibc.clone(),
@@ -214,14 +231,14 @@ impl Tools {
         let mut binds = self.host.binds.clone();
         binds.extend(self.rust.binds(Path::new("/qk/rust")));
         binds.push(Bind::read(&self.zig, "/qk/zig"));
-        binds.push(Bind::read(&self.zigbuild, "/usr/bin/cargo-zigbuild"));
+        binds.push(Bind::read(&self.zigbuild, "/qk/bin/cargo-zigbuild"));
         binds
     }
 
     fn links(&self) -> Vec<(String, String)> {
         let mut links = self.host.links.clone();
         for tool in ["cargo", "rustc"] {
-            links.push((format!("/qk/rust/bin/{tool}"), format!("/usr/bin/{tool}")));
+            links.push((format!("/qk/rust/bin/{tool}"), format!("/qk/bin/{tool}")));
         }
         links
     }
@@ -318,7 +335,8 @@ impl Job<'_> {
 
     pub(super) fn base(&self, binds: Vec<Bind>, words: &[&str]) -> Run {
         let env = [
-            ("PATH", "/usr/bin"),
+            ("PATH", "/qk/bin"),
+            ("TMPDIR", "/qk/tmp"),
             ("HOME", "/qk/home"),
             ("CARGO_HOME", "/qk/cargo"),
             ("CARGO", "/qk/rust/bin/cargo"),
@@ -372,6 +390,17 @@ impl Job<'_> {
             End::OutOfTime => {
                 let wall = self.options.limits.wall.as_secs();
                 (Reason::TimeOut, format!("stopped after {wall} s"))
+            }
+            End::OutOfDisk => {
+                let limits = &self.options.limits;
+                let (free, files) = (limits.disk_free_bytes >> 20, limits.disk_free_files);
+                (
+                    Reason::DiskFull,
+                    format!(
+                        "stopped when less than {free} MiB were free on the disk, or room for fewer than \
+                         {files} files"
+                    ),
+                )
             }
             End::OutOfMemory => {
                 let memory = self.options.limits.memory_bytes >> 20;

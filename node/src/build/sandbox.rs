@@ -1,37 +1,30 @@
-//! The sandbox: bubblewrap with a root file system that holds only what is named.
+//! The sandbox: what a run sees, what it may use, and how it ends.
 //!
-//! bubblewrap started as uid 0 leaves files such as `/proc/sys/kernel/core_pattern` writable, so it
-//! never is: started by root, a launcher makes a private mount namespace, binds what lies in
-//! private directories under a tmpfs that the unprivileged uid can reach, and drops to that uid.
-//! The launcher is `unshare`, `mount` and `setpriv` of util-linux rather than system calls between
-//! fork and exec, which would have to be `unsafe`.
+//! There are two kinds. bubblewrap makes namespaces and is taken where it works; Landlock needs none.
+//! Both take the same [`Run`] and show a build the same paths, so that both give the same bytes.
+//! Neither ever runs anything as uid 0.
 
 use std::ffi::OsString;
-use std::fs::{self, File};
-use std::io::{self, Read, Write};
-use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::io::{self, Read};
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ExitStatus};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
-
+use super::bubblewrap::{self, Bubblewrap};
 use super::cgroup::Cgroup;
+use super::landlock::{self, Landlock, Place};
 use super::seccomp;
 
 /// The uid and gid that a build runs as when qk is root. Nothing else on the machine should own
 /// it: not `nobody`, which other services run as too.
 pub const BUILD_UID: u32 = 65_533;
-/// The uid and gid that processes in the sandbox see.
-const INSIDE_ID: &str = "1000";
 /// How often a running sandbox is looked at for its time limit and for being cancelled.
-const POLL: Duration = Duration::from_millis(25);
+pub(super) const POLL: Duration = Duration::from_millis(25);
 /// How long the kernel may take to end killed processes, on a machine that is very busy.
-const END_MAX: Duration = Duration::from_secs(60);
-/// What is stopped sooner may still be about to start its first process.
-const LAUNCH_MAX: Duration = Duration::from_secs(2);
+pub(super) const END_MAX: Duration = Duration::from_secs(60);
 /// Longest line of output that is passed on; the rest of a longer one is dropped.
 const LINE_BYTES_MAX: usize = 64 * 1024;
 
@@ -52,6 +45,10 @@ pub struct Limits {
     pub tmp_bytes: u64,
     /// The log is cut off here.
     pub log_bytes: u64,
+    /// A run is stopped when less than this is free on the disk that it writes to.
+    pub disk_free_bytes: u64,
+    /// The same for how many files can still be made there.
+    pub disk_free_files: u64,
 }
 
 impl Default for Limits {
@@ -64,6 +61,8 @@ impl Default for Limits {
             wall: Duration::from_secs(3600),
             tmp_bytes: 1 << 30,
             log_bytes: 16 << 20,
+            disk_free_bytes: 256 << 20,
+            disk_free_files: 10_000,
         }
     }
 }
@@ -87,6 +86,9 @@ pub enum SandboxError {
         /// What came back.
         error: io::Error,
     },
+    /// The caller stopped waiting for another build.
+    #[error("the build was cancelled")]
+    Cancelled,
     /// No seccomp filter.
     #[error(transparent)]
     Seccomp(#[from] seccomp::SeccompError),
@@ -158,6 +160,8 @@ pub enum End {
     OutOfTime,
     /// The kernel killed something in it for lack of memory.
     OutOfMemory,
+    /// Stopped by us when the disk was nearly full.
+    OutOfDisk,
     /// Stopped because the caller asked for it.
     Cancelled,
 }
@@ -187,41 +191,107 @@ impl Cancel {
     }
 }
 
+/// Which sandbox is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Choice {
+    /// bubblewrap where it works, else Landlock.
+    #[default]
+    Best,
+    /// bubblewrap or nothing.
+    Bubblewrap,
+    /// Landlock or nothing.
+    Landlock,
+}
+
+impl Choice {
+    /// What the environment variable `QK_SANDBOX` says: `bubblewrap` or `landlock`.
+    ///
+    /// # Errors
+    /// When it says something else.
+    pub fn of_user() -> Result<Self, SandboxError> {
+        let said = std::env::var_os("QK_SANDBOX").unwrap_or_default();
+        match said.to_string_lossy().as_ref() {
+            "" => Ok(Self::Best),
+            "bubblewrap" => Ok(Self::Bubblewrap),
+            "landlock" => Ok(Self::Landlock),
+            other => Err(SandboxError::Unavailable {
+                what: format!("QK_SANDBOX names {other:?}"),
+                how: "set it to bubblewrap or landlock, or not at all".into(),
+            }),
+        }
+    }
+}
+
 /// A way to run untrusted commands, checked to work on this machine.
 #[derive(Debug, Clone)]
 pub struct Sandbox {
-    bwrap: PathBuf,
-    /// Its version, as it prints it.
-    version: String,
-    disable_userns: bool,
+    kind: Kind,
     /// Set when we are root: the uid that builds run as.
     drop_to: Option<u32>,
 }
 
+#[derive(Debug, Clone)]
+enum Kind {
+    Bubblewrap(Bubblewrap),
+    Landlock(Landlock),
+}
+
 impl Sandbox {
-    /// Finds bubblewrap and starts an empty sandbox with it.
+    /// Finds what the user chose, or else what works here, and starts an empty sandbox with it.
     ///
     /// # Errors
     /// Says what is missing on this machine and how to get it.
     pub fn probe() -> Result<Self, SandboxError> {
-        let bwrap = super::host::which("bwrap").ok_or_else(|| SandboxError::Unavailable {
-            what: "bubblewrap (bwrap) is not installed".into(),
-            how: "run `qk setup`, or as root `apt-get install bubblewrap`".into(),
-        })?;
-        let output = |flag| {
-            let output = Command::new(&bwrap).arg(flag).output();
-            output.map_err(doing("start bwrap"))
-        };
-        let help = output("--help")?;
-        let version = String::from_utf8_lossy(&output("--version")?.stdout).into_owned();
-        let sandbox = Self {
-            version: version.trim().trim_start_matches("bubblewrap ").to_owned(),
-            disable_userns: String::from_utf8_lossy(&help.stdout).contains("--disable-userns"),
-            drop_to: rustix::process::geteuid().is_root().then_some(BUILD_UID),
-            bwrap,
-        };
-        sandbox.try_out()?;
-        Ok(sandbox)
+        Self::choose(Choice::of_user()?)
+    }
+
+    /// The same for a choice that the caller made.
+    ///
+    /// # Errors
+    /// As [`probe`](Self::probe).
+    pub fn choose(choice: Choice) -> Result<Self, SandboxError> {
+        match choice {
+            Choice::Bubblewrap => Self::bubblewrap(),
+            Choice::Landlock => Self::landlock(),
+            Choice::Best => Self::bubblewrap().or_else(|first| {
+                Self::landlock().map_err(|second| match (first, second) {
+                    (
+                        SandboxError::Unavailable { what, how },
+                        SandboxError::Unavailable {
+                            what: also,
+                            how: or,
+                        },
+                    ) => SandboxError::Unavailable {
+                        what: format!("{what}, and {also}"),
+                        how: format!("{how}; or {or}"),
+                    },
+                    (first, _) => first,
+                })
+            }),
+        }
+    }
+
+    fn bubblewrap() -> Result<Self, SandboxError> {
+        let drop_to = drop_to();
+        let kind = Kind::Bubblewrap(Bubblewrap::find(drop_to)?);
+        let sandbox = Self { kind, drop_to };
+        match sandbox.try_out()? {
+            (End::Exit(TRIED), _) => Ok(sandbox),
+            (other, said) => Err(bubblewrap::unavailable(&said, other)),
+        }
+    }
+
+    fn landlock() -> Result<Self, SandboxError> {
+        let drop_to = drop_to();
+        let kind = Kind::Landlock(Landlock::find(drop_to)?);
+        let sandbox = Self { kind, drop_to };
+        match sandbox.try_out()? {
+            (End::Exit(TRIED), _) => Ok(sandbox),
+            (other, said) => Err(SandboxError::Unavailable {
+                what: format!("Landlock does not work here ({said:?}, {other:?})"),
+                how: "see `qk doctor`".into(),
+            }),
+        }
     }
 
     /// The uid that owns what the sandbox writes.
@@ -230,9 +300,20 @@ impl Sandbox {
             .unwrap_or_else(|| rustix::process::geteuid().as_raw())
     }
 
-    /// bubblewrap's version.
+    /// `bubblewrap` or `landlock`.
+    pub fn name(&self) -> &'static str {
+        match self.kind {
+            Kind::Bubblewrap(_) => "bubblewrap",
+            Kind::Landlock(_) => "landlock",
+        }
+    }
+
+    /// bubblewrap's version, or that of the kernel's interface to Landlock.
     pub fn version(&self) -> &str {
-        &self.version
+        match &self.kind {
+            Kind::Bubblewrap(bubblewrap) => &bubblewrap.version,
+            Kind::Landlock(landlock) => &landlock.version,
+        }
     }
 
     /// Makes `directory` writable from inside.
@@ -247,7 +328,20 @@ impl Sandbox {
         }
     }
 
-    fn try_out(&self) -> Result<(), SandboxError> {
+    /// Where a build has to lie on the host, and it alone; nothing for a sandbox that shows any directory
+    /// at any path. Waits for the build before.
+    ///
+    /// # Errors
+    /// When the place is somebody else's, and [`SandboxError::Cancelled`].
+    pub(super) fn place(&self, cancel: &Cancel) -> Result<Option<Place>, SandboxError> {
+        match self.kind {
+            Kind::Bubblewrap(_) => Ok(None),
+            Kind::Landlock(_) => Place::take(self.drop_to, cancel).map(Some),
+        }
+    }
+
+    /// Runs a command that says that it ran, and returns how it ended and what it said.
+    fn try_out(&self) -> Result<(End, String), SandboxError> {
         let scratch = tempfile::tempdir().map_err(doing("make a temporary directory"))?;
         let mut binds = vec![Bind::read("/usr", "/usr")];
         binds.extend(
@@ -257,7 +351,11 @@ impl Sandbox {
                 .map(|path| Bind::read(path, path)),
         );
         let run = Run {
-            argv: vec!["/bin/sh".into(), "-c".into(), "exit 7".into()],
+            argv: vec![
+                "/bin/sh".into(),
+                "-c".into(),
+                format!("exit {TRIED}").into(),
+            ],
             env: Vec::new(),
             cwd: "/".into(),
             binds,
@@ -267,6 +365,8 @@ impl Sandbox {
         };
         let limits = Limits {
             wall: Duration::from_secs(20),
+            disk_free_bytes: 0,
+            disk_free_files: 0,
             ..Limits::default()
         };
         let mut said = String::new();
@@ -276,14 +376,11 @@ impl Sandbox {
                 said.push(' ');
             }
         })?;
-        match end {
-            End::Exit(7) => Ok(()),
-            other => Err(unavailable(said.trim(), other)),
-        }
+        Ok((end, said.trim().to_owned()))
     }
 
     /// Runs to the end and passes every line of output to `line`. Nothing that ran inside is alive
-    /// when this returns how it ended. `scratch` takes the launcher's files.
+    /// when this returns. `scratch` takes the launcher's files.
     ///
     /// Must be called from a thread that outlives the run: bubblewrap dies with the thread that
     /// started it.
@@ -298,19 +395,16 @@ impl Sandbox {
         cancel: &Cancel,
         mut line: impl FnMut(Line),
     ) -> Result<(End, Used), SandboxError> {
+        keep_descriptors().map_err(doing("look at the open descriptors"))?;
         let cgroup = Cgroup::new(limits.memory_bytes, limits.processes);
-        let mut command = self.command(run, limits, scratch, &cgroup)?;
         let started = Instant::now();
-        let mut child = command.spawn().map_err(doing("start the launcher"))?;
-        let (sender, lines) = mpsc::sync_channel(256);
-        let pipes = (child.stdout.take(), child.stderr.take());
-        if let Some(pipe) = pipes.0 {
-            pass_on(pipe, Line::Out, sender.clone());
-        }
-        if let Some(pipe) = pipes.1 {
-            pass_on(pipe, Line::Err, sender);
-        }
-        let mut guard = Guard(child);
+        let mut running = match &self.kind {
+            Kind::Bubblewrap(kind) => {
+                Running::Bubblewrap(kind.start(run, limits, scratch, &cgroup)?)
+            }
+            Kind::Landlock(kind) => Running::Landlock(kind.start(run, limits, &cgroup)?),
+        };
+        let lines = running.lines();
         let end = loop {
             match lines.recv_timeout(POLL) {
                 Ok(text) => line(text),
@@ -323,11 +417,15 @@ impl Sandbox {
             if started.elapsed() > limits.wall {
                 break End::OutOfTime;
             }
-            if let Some(status) = guard.0.try_wait().map_err(doing("wait for the sandbox"))? {
+            if is_nearly_full(scratch, limits) {
+                break End::OutOfDisk;
+            }
+            let status = running.child().try_wait();
+            if let Some(status) = status.map_err(doing("wait for the sandbox"))? {
                 break ended(status);
             }
         };
-        guard.stop()?;
+        running.stop()?;
         // Everything inside is dead, so the pipes are at their end; what they held still counts.
         while let Ok(text) = lines.recv_timeout(Duration::from_secs(1)) {
             line(text);
@@ -342,120 +440,88 @@ impl Sandbox {
             false => Ok((end, used)),
         }
     }
+}
 
-    fn command(
-        &self,
-        run: &Run,
-        limits: &Limits,
-        scratch: &Path,
-        cgroup: &Cgroup,
-    ) -> Result<Command, SandboxError> {
-        let filter = scratch.join("seccomp.bpf");
-        let mut file = File::create(&filter).map_err(doing("write the seccomp filter"))?;
-        file.write_all(&seccomp::program()?)
-            .map_err(doing("write the seccomp filter"))?;
-        let mut binds = run.binds.clone();
-        let mut launcher = match self.drop_to {
-            None => Command::new("/bin/sh"),
-            Some(_) => {
-                let mut unshare = Command::new("unshare");
-                unshare.args(["--mount", "--propagation", "private", "--", "/bin/sh"]);
-                unshare
-            }
+/// What the command of a trial exits with.
+const TRIED: i32 = 7;
+
+/// A run under way; ended when this goes out of scope.
+enum Running {
+    Bubblewrap(Child),
+    Landlock(landlock::Running),
+}
+
+impl Running {
+    fn child(&mut self) -> &mut Child {
+        match self {
+            Self::Bubblewrap(child) => child,
+            Self::Landlock(running) => &mut running.child,
+        }
+    }
+
+    fn lines(&mut self) -> mpsc::Receiver<Line> {
+        let child = self.child();
+        let (sender, lines) = mpsc::sync_channel(256);
+        if let Some(pipe) = child.stdout.take() {
+            pass_on(pipe, Line::Out, sender.clone());
+        }
+        if let Some(pipe) = child.stderr.take() {
+            pass_on(pipe, Line::Err, sender);
+        }
+        lines
+    }
+
+    /// Ends everything in it.
+    fn stop(&mut self) -> Result<(), SandboxError> {
+        match self {
+            Self::Bubblewrap(child) => bubblewrap::stop(child),
+            Self::Landlock(running) => running.stop(),
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Where it was stopped before, this finds nothing to do.
+        let _ = self.stop();
+    }
+}
+
+fn drop_to() -> Option<u32> {
+    rustix::process::geteuid().is_root().then_some(BUILD_UID)
+}
+
+/// Keeps what is open in this process from whatever it starts: whoever started it may have left it a
+/// directory that a build could walk out through. Neither kind of sandbox closes what it inherits.
+fn keep_descriptors() -> io::Result<()> {
+    for entry in std::fs::read_dir("/proc/self/fd")? {
+        let name = entry?.file_name();
+        let descriptor = name.to_str().and_then(|name| name.parse::<i32>().ok());
+        if let Some(descriptor) = descriptor.filter(|&descriptor| descriptor > 2) {
+            #[expect(
+                unsafe_code,
+                reason = "a number without an owner; one that is closed by now is an error"
+            )]
+            // SAFETY: sets a flag, and touches no memory.
+            let _ = unsafe { libc::fcntl(descriptor, libc::F_SETFD, libc::FD_CLOEXEC) };
+        }
+    }
+    Ok(())
+}
+
+/// Whether less may still be written on the disk of `path`, or fewer files made, than is to stay free; no
+/// where that cannot be found out.
+fn is_nearly_full(path: &Path, limits: &Limits) -> bool {
+    rustix::fs::statvfs(path).is_ok_and(|disk| {
+        // Some file systems do not count files.
+        let files = if disk.f_files == 0 {
+            u64::MAX
+        } else {
+            disk.f_favail
         };
-        launcher
-            .args(["-eu", "-c", LAUNCH, "qk-sandbox"])
-            .arg(&filter);
-        let groups: Vec<PathBuf> = cgroup.procs().collect();
-        launcher.arg(groups.len().to_string()).args(groups);
-        match self.drop_to {
-            None => {
-                launcher.args(["", "0", "--"]);
-            }
-            Some(uid) => {
-                let staged = stage(&mut binds, scratch)?;
-                launcher
-                    .arg(&staged.at)
-                    .arg(staged.sources.len().to_string());
-                launcher.args(staged.sources);
-                let uid = uid.to_string();
-                launcher.args([
-                    "setpriv",
-                    "--reuid",
-                    &uid,
-                    "--regid",
-                    &uid,
-                    "--clear-groups",
-                    "--",
-                ]);
-            }
-        }
-        launcher
-            .arg(&self.bwrap)
-            .args(self.arguments(run, limits, &binds));
-        launcher
-            .env_clear()
-            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
-            .current_dir("/")
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            // Ctrl-C on the terminal goes to qk, which decides.
-            .process_group(0);
-        Ok(launcher)
-    }
-
-    fn arguments(&self, run: &Run, limits: &Limits, binds: &[Bind]) -> Vec<OsString> {
-        let mut arguments = Arguments::default();
-        arguments
-            .words("--unshare-user --unshare-ipc --unshare-pid --unshare-uts --unshare-cgroup");
-        if !run.network {
-            arguments.words("--unshare-net");
-        }
-        if self.disable_userns {
-            arguments.words("--disable-userns");
-        }
-        arguments.words("--cap-drop ALL --die-with-parent --new-session --clearenv --seccomp 9");
-        // The command is process 1, so bubblewrap ends only after everything in it is dead.
-        arguments.words("--as-pid-1");
-        arguments
-            .words("--uid")
-            .words(INSIDE_ID)
-            .words("--gid")
-            .words(INSIDE_ID);
-        arguments.words("--hostname").push(&run.hostname);
-        arguments.words("--proc /proc --dev /dev");
-        let tmp = limits.tmp_bytes.to_string();
-        for directory in ["/tmp", "/dev/shm"] {
-            arguments
-                .words("--size")
-                .push(&tmp)
-                .words("--tmpfs")
-                .push(directory);
-        }
-        for bind in binds {
-            arguments.words(if bind.writable { "--bind" } else { "--ro-bind" });
-            arguments.push(&bind.host).push(&bind.inside);
-        }
-        for (to, at) in &run.links {
-            arguments.words("--symlink").push(to).push(at);
-        }
-        for (name, value) in &run.env {
-            arguments.words("--setenv").push(name).push(value);
-        }
-        arguments
-            .words("--remount-ro / --chdir")
-            .push(&run.cwd)
-            .words("--");
-        arguments.limits(limits);
-        // A shell as process 1 collects what others leave behind.
-        arguments
-            .words("/bin/sh -c")
-            .push(r#""$@"; exit $?"#)
-            .words("qk");
-        arguments.0.extend(run.argv.iter().cloned());
-        arguments.0
-    }
+        disk.f_bavail.saturating_mul(disk.f_frsize) < limits.disk_free_bytes
+            || files < limits.disk_free_files
+    })
 }
 
 /// What a run had around it.
@@ -465,139 +531,31 @@ pub struct Used {
     pub cgroup: bool,
 }
 
-/// Arguments: the filter; how many control groups, and their `cgroup.procs`; where to stage, how
-/// many things, and the things; the command.
-const LAUNCH: &str = r#"
-umask 022
-exec 9<"$1"; shift
-n=$1; shift
-while [ "$n" -gt 0 ]; do echo $$ >"$1"; shift; n=$((n - 1)); done
-at=$1; n=$2; shift 2
-if [ -n "$at" ]; then
-    mount -t tmpfs -o mode=0755,nosuid,nodev,size=1m qk "$at"
-    i=0
-    while [ "$i" -lt "$n" ]; do
-        if [ -d "$1" ]; then mkdir "$at/$i"; else : >"$at/$i"; fi
-        mount --bind "$1" "$at/$i"
-        shift; i=$((i + 1))
-    done
-else
-    shift
-fi
-exec "$@"
-"#;
-
 /// Where `prlimit` of util-linux is expected inside.
-pub(crate) const PRLIMIT: &str = "/usr/bin/prlimit";
+const PRLIMIT: &str = "/usr/bin/prlimit";
 
-struct Staged {
-    at: PathBuf,
-    sources: Vec<PathBuf>,
+/// The beginning of a command line that gives the rest of it these limits.
+pub(super) fn limited(limits: &Limits, processes: u32) -> Vec<OsString> {
+    let mut words = vec![
+        PRLIMIT.into(),
+        format!("--nproc={processes}").into(),
+        format!("--fsize={}", limits.file_bytes).into(),
+        format!("--as={}", limits.memory_bytes).into(),
+        format!("--cpu={}", limits.cpu.as_secs()).into(),
+    ];
+    let others = "--nofile=1024 --core=0 --memlock=65536 --msgqueue=0";
+    words.extend(others.split(' ').map(OsString::from));
+    words
 }
 
-/// Replaces the sources that another uid may be unable to reach by places below a directory that
-/// gets a tmpfs of its own in the launcher's mount namespace.
-fn stage(binds: &mut [Bind], scratch: &Path) -> Result<Staged, SandboxError> {
-    const PLACES: &[&str] = &["/mnt", "/media", "/srv", "/opt", "/home"];
-    let real = |path: &Path| fs::canonicalize(path).map_err(doing("find what is bound"));
-    let mut resolved = Vec::new();
-    for bind in binds.iter_mut() {
-        bind.host = real(&bind.host)?;
-        resolved.push(bind.host.clone());
-    }
-    resolved.push(real(scratch)?);
-    let at = PLACES
-        .iter()
-        .map(PathBuf::from)
-        .find(|place| place.is_dir() && !resolved.iter().any(|used| used.starts_with(place)))
-        .ok_or_else(|| SandboxError::Unavailable {
-            what: "no directory is free to stage the toolchain in".into(),
-            how: "create an empty /mnt".into(),
-        })?;
-    let mut sources = Vec::new();
-    for bind in binds.iter_mut() {
-        if ["/usr/", "/etc/", "/lib", "/bin"].iter().any(|public| {
-            bind.host
-                .as_os_str()
-                .as_encoded_bytes()
-                .starts_with(public.as_bytes())
-        }) || bind.host == Path::new("/usr")
-        {
-            continue;
-        }
-        let number = sources.len().to_string();
-        sources.push(std::mem::replace(&mut bind.host, at.join(number)));
-    }
-    Ok(Staged { at, sources })
-}
-
-#[derive(Default)]
-struct Arguments(Vec<OsString>);
-
-impl Arguments {
-    fn words(&mut self, words: &str) -> &mut Self {
-        self.0.extend(words.split(' ').map(OsString::from));
-        self
-    }
-
-    fn push(&mut self, word: impl Into<OsString>) -> &mut Self {
-        self.0.push(word.into());
-        self
-    }
-
-    /// Set inside, where the number of processes counts for the sandbox alone.
-    fn limits(&mut self, limits: &Limits) {
-        self.push(PRLIMIT)
-            .push(format!("--nproc={}", limits.processes))
-            .push(format!("--fsize={}", limits.file_bytes))
-            .push(format!("--as={}", limits.memory_bytes))
-            .push(format!("--cpu={}", limits.cpu.as_secs()))
-            .words("--nofile=1024 --core=0 --memlock=65536 --msgqueue=0");
-    }
-}
-
-/// Kills the sandbox when it goes out of scope while running.
-struct Guard(Child);
-
-impl Guard {
-    /// Ends the sandbox: its first process, with which the kernel takes all others. bubblewrap ends
-    /// after that one, so it is only killed where it has not started any.
-    fn stop(&mut self) -> Result<(), SandboxError> {
-        let own = self.0.id();
-        let began = Instant::now();
-        while began.elapsed() < END_MAX {
-            let ended = self.0.try_wait().map_err(doing("wait for the sandbox"))?;
-            if ended.is_some() {
-                return Ok(());
-            }
-            let children = fs::read_to_string(format!("/proc/{own}/task/{own}/children"));
-            let children = children.unwrap_or_default();
-            for first in children.split_whitespace() {
-                kill(first.parse().ok());
-            }
-            if children.is_empty() && began.elapsed() > LAUNCH_MAX {
-                let _ = self.0.kill();
-            }
-            std::thread::sleep(POLL);
-        }
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-        let error = io::Error::other("its processes do not end");
-        Err(doing("end the sandbox")(error))
-    }
-}
-
-impl Drop for Guard {
-    fn drop(&mut self) {
-        // Where it was stopped before, this finds nothing to do.
-        let _ = self.stop();
-    }
-}
-
-fn kill(pid: Option<i32>) {
-    if let Some(pid) = pid.and_then(Pid::from_raw) {
-        let _ = kill_process(pid, Signal::KILL);
-    }
+/// Whether everybody on the machine can reach it.
+pub(super) fn is_public(path: &Path) -> bool {
+    let path = path.as_os_str().as_encoded_bytes();
+    let public = ["/usr/", "/etc/", "/lib", "/bin"];
+    path == b"/usr"
+        || public
+            .iter()
+            .any(|public| path.starts_with(public.as_bytes()))
 }
 
 fn ended(status: ExitStatus) -> End {
@@ -646,34 +604,5 @@ fn next_line(pipe: &mut impl io::BufRead, text: &mut Vec<u8>) -> io::Result<bool
         if done {
             return Ok(true);
         }
-    }
-}
-
-/// Reads bubblewrap's complaint.
-fn unavailable(said: &str, end: End) -> SandboxError {
-    let (what, how) = if said.contains("Creating new namespace failed")
-        || said.contains("No permissions to create")
-        || said.contains("unshare failed")
-    {
-        (
-            "the kernel refuses user namespaces here",
-            "allow them: `sysctl user.max_user_namespaces=15000` and, where it exists, \
-             `sysctl kernel.unprivileged_userns_clone=1`; in a container start it with \
-             `--security-opt seccomp=unconfined --cap-add SYS_ADMIN`",
-        )
-    } else if said.contains("setting up uid map") {
-        (
-            "AppArmor keeps bubblewrap from using user namespaces (Ubuntu 24.04 and later)",
-            "as root install the profile: `apt-get install apparmor-profiles && ln -s \
-             /usr/share/apparmor/extra-profiles/bwrap-userns-restrict /etc/apparmor.d/ && \
-             apparmor_parser -r /etc/apparmor.d/bwrap-userns-restrict`",
-        )
-    } else {
-        ("bubblewrap does not work here", "see `qk doctor`")
-    };
-    let said: String = said.chars().take(300).collect();
-    SandboxError::Unavailable {
-        what: format!("{what} ({said:?}, {end:?})"),
-        how: how.into(),
     }
 }

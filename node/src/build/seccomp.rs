@@ -1,7 +1,7 @@
 //! The system calls that nothing in the sandbox gets.
 //!
-//! One program for both phases, handed to bubblewrap, which loads it last. A deny list with two
-//! nets under it: numbers above the newest call this list was written against do not exist here
+//! One program for both phases and both kinds of sandbox; bubblewrap is handed it and loads it last. A
+//! deny list with two nets under it: numbers above the newest call this list was written against do not exist here
 //! (which also shuts the x32 ABI out, whose numbers start at 2^30), and calls of another
 //! architecture kill the process.
 
@@ -12,6 +12,9 @@ use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
     SeccompRule, TargetArch, sock_filter,
 };
+
+/// Which calls a program is about; one without rules is meant whatever its arguments.
+pub(super) type Rules = BTreeMap<c_long, Vec<SeccompRule>>;
 
 /// Why no filter could be made.
 #[derive(Debug, thiserror::Error)]
@@ -118,11 +121,19 @@ const CLONE_NEW: &[i32] = &[
     libc::CLONE_NEWNET,
 ];
 
-/// The programs that bubblewrap is to load, as the bytes of `struct sock_filter[]`.
+/// The program as bubblewrap is to load it, the bytes of `struct sock_filter[]`.
+///
+/// # Errors
+/// As [`program`].
+pub(super) fn bytes() -> Result<Vec<u8>, SeccompError> {
+    Ok(program()?.iter().flat_map(instruction).collect())
+}
+
+/// The program.
 ///
 /// # Errors
 /// When the rules do not make a program, which the tests rule out for the list above.
-pub fn program() -> Result<Vec<u8>, SeccompError> {
+pub(super) fn program() -> Result<BpfProgram, SeccompError> {
     // A filter of seccompiler knows one answer; two answers are two filters in a row, where the
     // first falls through to the second instead of allowing.
     let mut code = newest_known();
@@ -130,13 +141,11 @@ pub fn program() -> Result<Vec<u8>, SeccompError> {
     let first = compile(absent, libc::ENOSYS)?;
     code.extend(fall_through(first));
     code.extend(compile(refused()?, libc::EPERM)?);
-    Ok(code.iter().flat_map(instruction).collect())
+    Ok(code)
 }
 
-fn compile(
-    rules: BTreeMap<c_long, Vec<SeccompRule>>,
-    errno: i32,
-) -> Result<BpfProgram, SeccompError> {
+/// A program that answers calls by these rules with `errno` and lets all others through.
+pub(super) fn compile(rules: Rules, errno: i32) -> Result<BpfProgram, SeccompError> {
     let errno = SeccompAction::Errno(errno.unsigned_abs());
     let filter = SeccompFilter::new(rules, SeccompAction::Allow, errno, TargetArch::x86_64)?;
     Ok(filter.try_into()?)
@@ -196,9 +205,8 @@ fn instruction(op: &sock_filter) -> [u8; 8] {
 }
 
 /// Refused with EPERM, partly by what the arguments say.
-fn refused() -> Result<BTreeMap<c_long, Vec<SeccompRule>>, SeccompError> {
-    let mut rules: BTreeMap<c_long, Vec<SeccompRule>> =
-        REFUSED.iter().map(|&call| (call, Vec::new())).collect();
+fn refused() -> Result<Rules, SeccompError> {
+    let mut rules: Rules = REFUSED.iter().map(|&call| (call, Vec::new())).collect();
     let clone = CLONE_NEW
         .iter()
         .map(|&bit| all([bits(0, u64::from(bit.unsigned_abs()))?]))
@@ -285,7 +293,9 @@ fn set_id_on_creation(flags: u8) -> Result<Vec<SeccompRule>, SeccompError> {
         .collect()
 }
 
-fn all<const N: usize>(conditions: [SeccompCondition; N]) -> Result<SeccompRule, SeccompError> {
+pub(super) fn all<const N: usize>(
+    conditions: [SeccompCondition; N],
+) -> Result<SeccompRule, SeccompError> {
     Ok(SeccompRule::new(conditions.into())?)
 }
 
@@ -294,7 +304,11 @@ fn bits(argument_index: u8, bits: u64) -> Result<SeccompCondition, SeccompError>
 }
 
 /// The kernel takes these arguments as 32 bits, so the upper half must not hide them.
-fn argument(index: u8, op: SeccompCmpOp, value: u64) -> Result<SeccompCondition, SeccompError> {
+pub(super) fn argument(
+    index: u8,
+    op: SeccompCmpOp,
+    value: u64,
+) -> Result<SeccompCondition, SeccompError> {
     Ok(SeccompCondition::new(
         index,
         SeccompCmpArgLen::Dword,

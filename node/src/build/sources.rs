@@ -140,7 +140,7 @@ pub struct Access {
     binds: Vec<Bind>,
 }
 
-const INSIDE_CA: &str = "/etc/ssl/certs/ca-certificates.crt";
+const INSIDE_CA: &str = "/qk/certificates.pem";
 const PASSED: &[&str] = &[
     "http_proxy",
     "https_proxy",
@@ -444,7 +444,7 @@ mod tests {
         let access = Access::new(&user, &variable);
         insta::assert_snapshot!(access.config(), @r#"
         [http]
-        cainfo = "/etc/ssl/certs/ca-certificates.crt"
+        cainfo = "/qk/certificates.pem"
         proxy = "proxy.example:3128"
 
         [source.crates-io]

@@ -10,6 +10,8 @@ use std::process::Command;
 use qk_protocol::hash::Sha256;
 use sha2::Digest;
 
+use super::sandbox::{Choice, Sandbox};
+
 /// A file of the Python package index, by checksum.
 #[derive(Debug, Clone, Copy)]
 pub struct Wheel {
@@ -326,7 +328,16 @@ const PACKAGES: &[(&str, &str)] = &[
 fn packages() -> Vec<&'static str> {
     let lacking = |(program, _): &&(&str, &str)| super::host::which(program).is_none();
     let lacking = PACKAGES.iter().filter(lacking);
-    lacking.map(|&(_, package)| package).collect()
+    // bubblewrap would not help where user namespaces are off, and Landlock holds builds there.
+    let needless = |package: &&str| *package == "bubblewrap" && builds_without_namespaces();
+    let lacking = lacking.map(|&(_, package)| package);
+    lacking.filter(|package| !needless(package)).collect()
+}
+
+fn builds_without_namespaces() -> bool {
+    let unshared = Command::new("unshare").args(["--user", "true"]).output();
+    let namespaces = unshared.is_ok_and(|output| output.status.success());
+    !namespaces && Sandbox::choose(Choice::Landlock).is_ok()
 }
 
 fn missing_packages() -> Vec<Missing> {

@@ -51,7 +51,20 @@ const PROBES: &[(&str, Probe)] = &[
     ("read-machine-id", |facts, _| host_file(facts, "/etc/machine-id")),
     ("read-host-process", |facts, _| host_process(facts)),
     ("signal-host-process", signal_host_process),
+    ("read-host-environment", |facts, _| read(&of_process(facts, "environ"))),
+    ("read-host-memory", |facts, _| host_open(&of_process(facts, "mem"))),
+    ("see-host-directory", |facts, _| told(fs::read_link(of_process(facts, "cwd")).map(drop))),
+    ("limit-host-process", |facts, _| limit_process(facts.number("pid"))),
+    ("renice-host-process", |facts, _| renice(facts.number("pid"))),
+    ("pin-host-process", |facts, _| pin(facts.number("pid"))),
     ("learn-hostname", learn_hostname),
+    ("learn-hostname-by-uname", learn_hostname_by_uname),
+    ("see-host-file", |_, _| told(fs::metadata("/etc/passwd").map(drop))),
+    ("chmod-host-file", |facts, _| chmod_host_file(Path::new(facts.get("secret")))),
+    ("touch-host-file", |facts, _| touch_host_file(Path::new(facts.get("secret")))),
+    ("truncate-host-file", truncate_host_file),
+    ("link-host-file", link_host_file),
+    ("watch-host-directory", watch_host_directory),
     ("write-shared-directory", |facts, _| create(Path::new(facts.get("shared")))),
     ("write-sources", |_, _| create(Path::new(&manifest_dir()))),
     ("write-toolchain", write_toolchain),
@@ -61,6 +74,8 @@ const PROBES: &[(&str, Probe)] = &[
     ("udp-loopback", udp_loopback),
     ("unix-socket", |facts, _| told(UnixStream::connect(facts.get("socket")).map(drop))),
     ("abstract-socket", abstract_socket),
+    ("datagram-socket", datagram_socket),
+    ("message-queue", message_queue),
     ("socket-vsock", |_, _| socket(40, 1, 0)),
     ("socket-netlink", |_, _| socket(16, 3, 0)),
     ("socket-packet", |_, _| as_root(|| socket(17, 3, 0x0300))),
@@ -104,6 +119,7 @@ const PROBES: &[(&str, Probe)] = &[
     ("cargo-config", |_, _| set("QK_HOSTILE_CONFIG")),
     ("plain-pkg-config", |_, _| runs("pkg-config")),
     ("host-compiler", |_, _| runs("gcc")),
+    ("leave-memory", leave_memory),
     ("daemon", |_, _| daemon("daemon")),
 ];
 
@@ -234,12 +250,119 @@ fn host_process(facts: &Facts) -> Outcome {
     }
 }
 
-/// The same number can be another process inside.
+fn of_process(facts: &Facts, name: &str) -> String {
+    format!("/proc/{}/{name}", facts.get("pid"))
+}
+
+/// The same number can be another process inside. Where that cannot be seen, it is tried.
 fn signal_host_process(facts: &Facts, _: &Path) -> Outcome {
-    match host_process(facts) {
-        Got(_) => done(unsafe { kill(facts.number("pid"), 0) }.into()),
-        other => other,
+    if let Denied(why) = host_process(facts) {
+        if why == "another process" {
+            return Denied(why);
+        }
     }
+    done(unsafe { kill(facts.number("pid"), 0) }.into())
+}
+
+/// To what it is.
+fn limit_process(pid: i32) -> Outcome {
+    const FILES: i32 = 7;
+    let mut old = [0_u64; 2];
+    let none = std::ptr::null::<u64>();
+    let asked = unsafe { syscall(302, pid, FILES, none, old.as_mut_ptr()) };
+    match asked {
+        0 => done(unsafe { syscall(302, pid, FILES, old.as_ptr(), none) }),
+        _ => done(asked),
+    }
+}
+
+/// To what it is.
+fn renice(pid: i32) -> Outcome {
+    // The call answers 20 minus the value.
+    let found = unsafe { syscall(140, 0, pid) };
+    match found {
+        1.. => done(unsafe { syscall(141, 0, pid, 20 - found) }),
+        _ => done(found),
+    }
+}
+
+/// To where it is.
+fn pin(pid: i32) -> Outcome {
+    let mut mask = [0_u64; 128];
+    let found = unsafe { syscall(204, pid, 1024, mask.as_mut_ptr()) };
+    match found {
+        1.. => done(unsafe { syscall(203, pid, 1024, mask.as_ptr()) }),
+        _ => done(found),
+    }
+}
+
+fn learn_hostname_by_uname(facts: &Facts, _: &Path) -> Outcome {
+    let mut names = [[0_u8; 65]; 6];
+    unsafe { syscall(63, names.as_mut_ptr()) };
+    let name = String::from_utf8_lossy(&names[1]);
+    let name = name.trim_end_matches('\0');
+    match name == facts.get("hostname") {
+        true => Got(name.into()),
+        false => Denied(name.into()),
+    }
+}
+
+/// What is answered counts less than what has changed.
+fn chmod_host_file(path: &Path) -> Outcome {
+    use std::os::unix::fs::PermissionsExt;
+    let mode = |path: &Path| fs::metadata(path).map(|meta| meta.permissions().mode());
+    let change = |to: u32| {
+        let before = mode(path)?;
+        fs::set_permissions(path, fs::Permissions::from_mode(before ^ to))?;
+        std::io::Result::Ok(mode(path)? != before)
+    };
+    match change(0o001) {
+        Ok(true) => told(change(0o001).map(drop)),
+        Ok(false) => Denied("nothing changed".into()),
+        Err(error) => Denied(error.to_string()),
+    }
+}
+
+fn touch_host_file(path: &Path) -> Outcome {
+    let Ok(name) = CString::new(path.to_str().unwrap()) else { unreachable!() };
+    let before = fs::metadata(path).and_then(|meta| meta.modified());
+    // 2001-09-09
+    let times = [1_000_000_000_i64, 0, 1_000_000_000, 0];
+    let answer = unsafe { syscall(280, -100_i64, name.as_ptr(), times.as_ptr(), 0) };
+    let after = fs::metadata(path).and_then(|meta| meta.modified());
+    match (before, after) {
+        (Ok(before), Ok(after)) if before != after => {
+            let file = fs::File::options().append(true).open(path);
+            told(file.and_then(|file| file.set_modified(before)))
+        }
+        (Ok(_), Ok(_)) => Denied(format!("nothing changed, {answer}")),
+        (Err(error), _) | (_, Err(error)) => Denied(error.to_string()),
+    }
+}
+
+/// To the length that it has.
+fn truncate_host_file(facts: &Facts, _: &Path) -> Outcome {
+    let path = CString::new(facts.get("secret")).unwrap();
+    done(unsafe { syscall(76, path.as_ptr(), "secret".len()) })
+}
+
+fn link_host_file(facts: &Facts, scratch: &Path) -> Outcome {
+    let link = scratch.join(format!("secret-{}", std::process::id()));
+    let result = fs::hard_link(facts.get("secret"), &link);
+    let _ = fs::remove_file(&link);
+    told(result)
+}
+
+fn watch_host_directory(facts: &Facts, _: &Path) -> Outcome {
+    let path = CString::new(facts.get("shared")).unwrap();
+    let watcher = unsafe { syscall(294, 0) };
+    if watcher < 0 {
+        return done(watcher);
+    }
+    // IN_ALL_EVENTS
+    let watched = done(unsafe { syscall(254, watcher, path.as_ptr(), 0xfff) });
+    close(watcher);
+    watched
 }
 
 fn learn_hostname(facts: &Facts, _: &Path) -> Outcome {
@@ -259,7 +382,10 @@ fn create(directory: &Path) -> Outcome {
 
 fn write_toolchain(_: &Facts, _: &Path) -> Outcome {
     let rustc = std::env::var_os("RUSTC").map(PathBuf::from).unwrap_or("rustc".into());
-    let sysroot = std::process::Command::new(rustc).args(["--print", "sysroot"]).output().unwrap();
+    let sysroot = std::process::Command::new(rustc).args(["--print", "sysroot"]).output();
+    let Ok(sysroot) = sysroot else {
+        return Absent("no compiler here".into());
+    };
     let sysroot = String::from_utf8(sysroot.stdout).unwrap();
     as_root(|| create(&Path::new(sysroot.trim()).join("lib")))
 }
@@ -290,6 +416,32 @@ fn abstract_socket(facts: &Facts, _: &Path) -> Outcome {
     use std::os::linux::net::SocketAddrExt;
     let name = std::os::unix::net::SocketAddr::from_abstract_name(facts.get("abstract")).unwrap();
     told(UnixStream::connect_addr(&name).map(drop))
+}
+
+/// From a socket that was made as one of a pair.
+fn datagram_socket(facts: &Facts, _: &Path) -> Outcome {
+    let pair = std::os::unix::net::UnixDatagram::pair();
+    told(pair.and_then(|(one, _)| one.send_to(b"x", facts.get("datagram")).map(drop)))
+}
+
+/// A segment that outlives the build, unless it is somewhere else.
+fn leave_memory(facts: &Facts, _: &Path) -> Outcome {
+    // IPC_CREAT
+    done(unsafe { syscall(29, facts.number("nonce"), 4096_u64, 0o1600) })
+}
+
+/// One that would outlive the build.
+fn message_queue(_: &Facts, _: &Path) -> Outcome {
+    let name = CString::new(format!("qk-hostile-{}", std::process::id())).unwrap();
+    // mq_flags, mq_maxmsg, mq_msgsize, mq_curmsgs
+    let attributes = [0_i64, 1, 16, 0, 0, 0, 0, 0];
+    // O_CREAT | O_RDWR
+    let queue = unsafe { syscall(240, name.as_ptr(), 0o102, 0o600, attributes.as_ptr()) };
+    if queue < 0 && !sandboxed() && errno() == 38 {
+        return Absent("this kernel has no message queues".into());
+    }
+    unsafe { syscall(241, name.as_ptr()) };
+    close(queue)
 }
 
 fn socket(family: u64, kind: u64, protocol: u64) -> Outcome {

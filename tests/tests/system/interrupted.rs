@@ -130,22 +130,21 @@ fn an_interrupted_fetch_leaves_no_trace_but_its_part() {
     lab.fetch(&[SPEC]).done();
 }
 
-/// A file system of so many MiB, until it is dropped.
-struct Small(PathBuf);
+/// A small file system, until it is dropped.
+pub(crate) struct Small(PathBuf);
 
 impl Small {
-    /// `None` where this process may not mount.
+    /// One of so many MiB; `None` where this process may not mount.
     fn mount(dir: &Path, mebibytes: u32) -> Option<Self> {
+        Self::with(dir, &format!("size={mebibytes}m"))
+    }
+
+    /// One as these options of tmpfs say.
+    pub(crate) fn with(dir: &Path, options: &str) -> Option<Self> {
         fs::create_dir_all(dir).unwrap();
         let mut mount = Command::new("mount");
         mount
-            .args([
-                "-t",
-                "tmpfs",
-                "-o",
-                &format!("size={mebibytes}m"),
-                "qk-tests",
-            ])
+            .args(["-t", "tmpfs", "-o", options, "qk-tests"])
             .arg(dir);
         run(&mut mount)
             .status

@@ -26,4 +26,5 @@ mod secret;
 mod service;
 mod shared_node;
 mod sources;
+mod stopped_builds;
 mod trust;

@@ -1,22 +1,20 @@
 //! A crate that tries to get out, built with and without the sandbox. Without it, its build script
 //! and its proc macro get everything that this machine can give; with it, nothing.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs;
-use std::net::{TcpListener, UdpSocket};
-use std::os::linux::net::SocketAddrExt;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::os::unix::net::{SocketAddr, UnixListener};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
-use qk_node::build::sandbox::{BUILD_UID, Bind, End, Run};
+use qk_node::build::sandbox::{BUILD_UID, Bind, End, Line, Run};
 use qk_node::build::sources::Access;
 use qk_node::build::{
-    BuildError, Builder, Cancel, Collected, Event, Limits, Options, Order, Reason, Sandbox,
+    BuildError, Builder, Cancel, Choice, Collected, Event, Limits, Options, Order, Reason, Sandbox,
     SandboxError, Toolchains,
 };
 use qk_protocol::hash::Sha256;
@@ -29,7 +27,14 @@ const TMP_MIB: u64 = 64;
 const FILE_MIB: u64 = 256;
 
 /// At least so many things must be shown to work without the sandbox.
-const SHOWN_MIN: usize = 30;
+const SHOWN_MIN: usize = 50;
+/// What can be seen of the host where there are no namespaces, as `SECURITY.md` says.
+const VISIBLE_TO_LANDLOCK: &[&str] = &["learn-hostname-by-uname", "see-host-file"];
+
+mod facts;
+mod user;
+
+use facts::{Report, facts, report};
 
 static HOSTILE: LazyLock<Hostile> = LazyLock::new(Hostile::new);
 
@@ -37,9 +42,15 @@ static HOSTILE: LazyLock<Hostile> = LazyLock::new(Hostile::new);
 fn nothing_gets_out() {
     let _one = one();
     let outside = HOSTILE.build_outside();
+    for sandbox in sandboxes() {
+        nothing_gets_out_of(&sandbox, &outside);
+    }
+}
+
+fn nothing_gets_out_of(sandbox: &Sandbox, outside: &Report) {
     let mut events = Vec::new();
     let mut uids = BTreeSet::new();
-    let built = HOSTILE.build(&[], Limits::default(), |event| {
+    let built = HOSTILE.build_in(sandbox, &[], Limits::default(), |event| {
         uids.extend(build_uids());
         events.push(event);
     });
@@ -47,6 +58,8 @@ fn nothing_gets_out() {
     assert_eq!(built.bins.keys().collect::<Vec<_>>(), ["hostile"]);
     // It tampered with the record of what was linked: no work digest, and an artifact all the same.
     assert!(built.linked.is_none());
+    let kind = &built.environment.sandbox;
+    assert!(kind.starts_with(sandbox.name()), "{kind}");
     let inside = report(&built.bins["hostile"]);
 
     let mut shown = 0;
@@ -55,14 +68,19 @@ fn nothing_gets_out() {
         outside.keys().collect::<Vec<_>>(),
         inside.keys().collect::<Vec<_>>()
     );
-    for (probe, (without, why_without)) in &outside {
+    for (probe, (without, why_without)) in outside {
         let (within, why_within) = &inside[probe];
         println!("{probe}: {without} {why_without} / {within} {why_within}");
-        let daemon = probe.ends_with(" daemon");
+        let leaves = probe.ends_with(" daemon") || probe.ends_with(" leave-memory");
+        let visible = sandbox.name() == "landlock"
+            && VISIBLE_TO_LANDLOCK.iter().any(|name| probe.ends_with(name));
         match (without.as_str(), within.as_str()) {
-            // It may start: that it does not live on is asserted below.
-            ("got", "got") if daemon => shown += 1,
-            ("got" | "absent", "denied") if !daemon => shown += usize::from(without == "got"),
+            // It may be made: that it does not live on is asserted below.
+            ("got", "got") if leaves => shown += 1,
+            ("got", "got") if visible => {}
+            ("got" | "absent", "denied") if !visible => {
+                shown += usize::from(without == "got");
+            }
             ("absent", "absent") => {}
             _ => writeln!(
                 wrong,
@@ -71,15 +89,16 @@ fn nothing_gets_out() {
             .unwrap(),
         }
     }
-    assert!(wrong.is_empty(), "{wrong}");
+    assert!(wrong.is_empty(), "{kind}:\n{wrong}");
     let kinds = shown / 2;
-    println!("{kinds} probes shown to work without the sandbox, twice each");
+    println!("{kinds} probes shown to work without {kind}, twice each");
     assert!(
         kinds >= SHOWN_MIN,
         "only {kinds} probes work on this machine without the sandbox"
     );
 
     assert_eq!(HOSTILE.daemons(), 0, "a daemon lives on after the build");
+    assert!(!HOSTILE.left_memory(), "shared memory is left by the build");
     // The forged message is in the stream (it moves the progress bar), and gets nothing.
     let forged =
         |event: &Event| matches!(event, Event::Compiling { krate, .. } if krate == "forged 6.6.6");
@@ -91,6 +110,19 @@ fn nothing_gets_out() {
     let own = fs::metadata("/proc/self").unwrap().uid();
     let expected = if own == 0 { BUILD_UID } else { own };
     assert_eq!(uids.into_iter().collect::<Vec<_>>(), [expected]);
+}
+
+/// The kinds that this machine has; bubblewrap is one of them.
+fn sandboxes() -> Vec<Sandbox> {
+    let bubblewrap = Sandbox::choose(Choice::Bubblewrap).expect("bubblewrap works");
+    match Sandbox::choose(Choice::Landlock) {
+        Ok(landlock) => vec![bubblewrap, landlock],
+        Err(SandboxError::Unavailable { what, .. }) => {
+            println!("SKIPPED Landlock: {what}");
+            vec![bubblewrap]
+        }
+        Err(error) => panic!("{error}"),
+    }
 }
 
 #[test]
@@ -146,48 +178,37 @@ fn many_processes_share_one_memory_limit() {
 #[test]
 fn nothing_is_left_after_a_cancelled_build() {
     let _one = one();
-    let work = tempfile::tempdir().unwrap();
-    let builder = Builder::new(toolchains(), work.path()).unwrap();
-    let builder = builder.with_access(Access::of_cargo_home(&HOSTILE.cargo_home));
-    let cancel = Cancel::default();
-    let stop = cancel.clone();
-    // As soon as the build script has left its daemon behind and waits for ever.
-    let watcher = std::thread::spawn(move || {
-        while HOSTILE.daemon_ids().is_empty() && !stop.is_cancelled() {
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        stop.cancel();
-    });
-    let options = HOSTILE.options(Limits::default());
-    let result = builder.build(&HOSTILE.order(&["linger"]), &options, &cancel, &mut |_| {});
-    cancel.cancel();
-    watcher.join().unwrap();
-    assert!(matches!(result, Err(BuildError::Cancelled)), "{result:?}");
-    assert_eq!(HOSTILE.daemons(), 0);
-    assert_eq!(fs::read_dir(work.path()).unwrap().count(), 0);
+    for sandbox in sandboxes() {
+        let work = tempfile::tempdir().unwrap();
+        let builder = Builder::in_sandbox(sandbox, toolchains(), work.path()).unwrap();
+        let builder = builder.with_access(Access::of_cargo_home(&HOSTILE.cargo_home));
+        let cancel = Cancel::default();
+        let stop = cancel.clone();
+        // As soon as the build script has left its daemon behind and waits for ever.
+        let watcher = std::thread::spawn(move || {
+            while HOSTILE.daemon_ids().is_empty() && !stop.is_cancelled() {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            stop.cancel();
+        });
+        let options = HOSTILE.options(Limits::default());
+        let order = HOSTILE.order(&["linger"]);
+        let result = builder.build(&order, &options, &cancel, &mut |_| {});
+        cancel.cancel();
+        watcher.join().unwrap();
+        assert!(matches!(result, Err(BuildError::Cancelled)), "{result:?}");
+        assert_eq!(HOSTILE.daemons(), 0);
+        assert_eq!(fs::read_dir(work.path()).unwrap().count(), 0);
+    }
 }
 
 /// A sandbox that is slow to end, as all are on a machine that is busy: its first process, which the
 /// kernel lets go last, stays for as long as one that came from outside is not collected.
 #[test]
 fn a_stopped_sandbox_is_waited_for() {
-    let sandbox = Sandbox::probe().expect("the sandbox works");
-    let there = |path: &&&str| Path::new(path).exists();
-    let system = ["/usr", "/bin", "/lib", "/lib64"];
+    let sandbox = Sandbox::choose(Choice::Bubblewrap).expect("bubblewrap works");
     let sleep = format!("60.{}", std::process::id());
-    let run = Run {
-        argv: vec!["sleep".into(), sleep.clone().into()],
-        env: vec![("PATH".into(), "/usr/bin".into())],
-        cwd: "/".into(),
-        binds: system
-            .iter()
-            .filter(there)
-            .map(|path| Bind::read(path, path))
-            .collect(),
-        links: Vec::new(),
-        network: false,
-        hostname: "qk".into(),
-    };
+    let run = of_the_system(&["sleep", &sleep]);
     let scratch = tempfile::tempdir().unwrap();
     let (cancel, at) = (Cancel::default(), scratch.path().to_path_buf());
     let stop = cancel.clone();
@@ -229,6 +250,53 @@ fn a_stopped_sandbox_is_waited_for() {
     );
     assert_eq!(running.join().unwrap().unwrap(), End::Cancelled);
     assert!(!exists(first));
+}
+
+/// A directory that whoever started qk left open would be a way out.
+#[test]
+fn what_was_left_open_stays_outside() {
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join("secret"), "secret").unwrap();
+    let secret = fs::File::open(directory.path().join("secret")).unwrap();
+    let script = format!("cat <&{}", secret.as_raw_fd());
+    let words = ["/bin/bash", "-c", &script];
+    // As it is for what a process starts with.
+    let leave_open = || rustix::io::fcntl_setfd(&secret, rustix::io::FdFlags::empty()).unwrap();
+    leave_open();
+    let without = Command::new(words[0]).args(&words[1..]).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&without.stdout), "secret");
+    for sandbox in sandboxes() {
+        leave_open();
+        let mut said = String::new();
+        let run = of_the_system(&words);
+        let (limits, cancel) = (Limits::default(), Cancel::default());
+        let ended = sandbox.run(
+            &run,
+            &limits,
+            directory.path(),
+            &cancel,
+            |line| match line {
+                Line::Out(line) | Line::Err(line) => said += &line,
+            },
+        );
+        assert_eq!(ended.unwrap().0, End::Exit(1), "{said}");
+        assert!(said.contains("Bad file descriptor"), "{said}");
+    }
+}
+
+/// A command of the host, which sees the host's programs.
+fn of_the_system(words: &[&str]) -> Run {
+    let system = ["/usr", "/bin", "/lib", "/lib64"];
+    let there = system.iter().filter(|path| Path::new(path).exists());
+    Run {
+        argv: words.iter().map(Into::into).collect(),
+        env: vec![("PATH".into(), "/usr/bin".into())],
+        cwd: "/".into(),
+        binds: there.map(|path| Bind::read(path, path)).collect(),
+        links: Vec::new(),
+        network: false,
+        hostname: "qk".into(),
+    }
 }
 
 fn exists(pid: u32) -> bool {
@@ -331,9 +399,21 @@ impl Hostile {
         &self,
         features: &[&str],
         limits: Limits,
+        event: impl FnMut(Event),
+    ) -> Result<Collected, BuildError> {
+        let sandbox = Sandbox::choose(Choice::Bubblewrap)?;
+        self.build_in(&sandbox, features, limits, event)
+    }
+
+    fn build_in(
+        &self,
+        sandbox: &Sandbox,
+        features: &[&str],
+        limits: Limits,
         mut event: impl FnMut(Event),
     ) -> Result<Collected, BuildError> {
-        let builder = Builder::new(toolchains(), &self.directory.path().join("work"))?;
+        let work = self.directory.path().join("work");
+        let builder = Builder::in_sandbox(sandbox.clone(), toolchains(), &work)?;
         let builder = builder.with_access(Access::of_cargo_home(&self.cargo_home));
         let options = self.options(limits);
         builder.build(
@@ -345,7 +425,7 @@ impl Hostile {
     }
 
     /// As `cargo install` would: no sandbox, the crate's own configuration in force.
-    fn build_outside(&self) -> BTreeMap<String, (String, String)> {
+    fn build_outside(&self) -> Report {
         let package = self.directory.path().join("hostile-1.0.0");
         let cargo = |arguments: &[&str]| {
             let mut cargo = Command::new("cargo");
@@ -377,7 +457,24 @@ impl Hostile {
         // Build script and compiler each left one behind, which shows that the count counts.
         assert_eq!(self.daemons(), 2);
         self.end_daemons();
+        assert!(self.left_memory());
+        let key = format!("{:#x}", self.nonce);
+        assert!(
+            Command::new("ipcrm")
+                .args(["-M", &key])
+                .status()
+                .unwrap()
+                .success()
+        );
         report(&self.directory.path().join("target/debug/hostile"))
+    }
+
+    /// Whether a segment of shared memory with the probes' key is on the host.
+    fn left_memory(&self) -> bool {
+        let nonce = self.nonce.to_string();
+        let all = fs::read_to_string("/proc/sysvipc/shm").unwrap();
+        all.lines()
+            .any(|line| line.split_whitespace().next() == Some(&nonce))
     }
 
     fn daemons(&self) -> usize {
@@ -406,103 +503,29 @@ impl Drop for Hostile {
     }
 }
 
-/// Who the processes of builds belong to, as the host sees it.
+/// Who the processes of this test's builds belong to, as the host sees it.
 fn build_uids() -> BTreeSet<u32> {
     let mut uids = BTreeSet::new();
     for entry in fs::read_dir("/proc").unwrap().flatten() {
         let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
-        // bubblewrap names the program too, but not first.
-        if line.starts_with(b"/usr/bin/cargo-zigbuild\0") {
+        // The launchers name the program too, but not first.
+        if line.starts_with(b"/qk/bin/cargo-zigbuild\0") && is_ours(&entry.path()) {
             uids.extend(fs::metadata(entry.path()).map(|meta| meta.uid()));
         }
     }
     uids
 }
 
-/// Starts what the probes try to reach, and says where it is.
-fn facts(directory: &Path, nonce: u32) -> String {
-    let secret = directory.join("secret");
-    fs::write(&secret, "secret").unwrap();
-    let shared = directory.join("shared");
-    fs::create_dir(&shared).unwrap();
-    let open = fs::Permissions::from_mode(0o777);
-    fs::set_permissions(&shared, open).unwrap();
-
-    let tcp = TcpListener::bind("0.0.0.0:0").unwrap();
-    let tcp_port = tcp.local_addr().unwrap().port();
-    std::thread::spawn(move || tcp.incoming().for_each(drop));
-    let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
-    let udp_port = udp.local_addr().unwrap().port();
-    std::thread::spawn(move || {
-        while let Ok((_, from)) = udp.recv_from(&mut [0; 8]) {
-            let _ = udp.send_to(b"x", from);
-        }
-    });
-    let socket = directory.join("socket");
-    let unix = UnixListener::bind(&socket).unwrap();
-    std::thread::spawn(move || unix.incoming().for_each(drop));
-    let name = format!("qk-hostile-{nonce}");
-    let named = SocketAddr::from_abstract_name(&name).unwrap();
-    let unix = UnixListener::bind_addr(&named).unwrap();
-    std::thread::spawn(move || unix.incoming().for_each(drop));
-
-    let home = std::env::home_dir().unwrap();
-    let disks = ["/dev/vda", "/dev/sda", "/dev/nvme0n1", "/dev/xvda"];
-    let disk = disks.iter().find(|disk| Path::new(disk).exists());
-    let files = ["/etc/machine-id", disk.unwrap_or(&"")];
-    let files = files.iter().filter(|path| Path::new(path).exists());
-    let files: Vec<&str> = files.copied().collect();
-    let hostname = fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
-    let command = std::env::args().next().unwrap();
-    let facts = [
-        ("home", home.display().to_string()),
-        ("secret", secret.display().to_string()),
-        ("shared", shared.display().to_string()),
-        ("data", toolchain_directory().display().to_string()),
-        ("socket", socket.display().to_string()),
-        ("abstract", name),
-        ("tcp", tcp_port.to_string()),
-        ("udp", udp_port.to_string()),
-        ("address", own_address()),
-        ("pid", std::process::id().to_string()),
-        (
-            "command",
-            Path::new(&command)
-                .file_name()
-                .unwrap()
-                .to_string_lossy()
-                .into_owned(),
-        ),
-        ("hostname", hostname.trim().to_owned()),
-        ("files", files.join(":")),
-        ("disk", disk.unwrap_or(&"/dev/none").to_string()),
-        ("cgroup", cgroup()),
-        ("processes", PROCESSES.to_string()),
-        ("memory_mib", MEMORY_MIB.to_string()),
-        ("tmp_mib", TMP_MIB.to_string()),
-        ("file_mib", FILE_MIB.to_string()),
-        ("nonce", nonce.to_string()),
-    ];
-    facts.iter().fold(String::new(), |text, (name, value)| {
-        text + name + "=" + value + "\n"
-    })
-}
-
-/// An address of this machine other than loopback; no packet is sent to find it.
-fn own_address() -> String {
-    let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
-    let routed = socket
-        .connect("192.0.2.1:9")
-        .and_then(|()| socket.local_addr());
-    routed.map_or(String::new(), |address| address.ip().to_string())
-}
-
-fn cgroup() -> String {
-    let candidates = ["/sys/fs/cgroup/pids", "/sys/fs/cgroup"];
-    let found = candidates
-        .iter()
-        .find(|path| Path::new(path).join("cgroup.procs").exists());
-    found.unwrap_or(&"").to_string()
+/// Whether a process descends from this one.
+fn is_ours(process: &Path) -> bool {
+    let stat = fs::read_to_string(process.join("stat")).unwrap_or_default();
+    let after = stat.rsplit(')').next().unwrap_or_default();
+    let parent = after.split_whitespace().nth(1).unwrap_or("0");
+    match parent.parse::<u32>() {
+        Ok(parent) if parent == std::process::id() => true,
+        Ok(parent) if parent > 1 => is_ours(Path::new(&format!("/proc/{parent}"))),
+        _ => false,
+    }
 }
 
 /// A registry in a directory that holds the proc macro; returns the checksum of its `.crate`.
@@ -562,19 +585,6 @@ fn pack(package: &Path, file: &Path) {
         .arg(parent)
         .arg(name);
     assert!(tar.status().unwrap().success());
-}
-
-/// `<where> <probe>` → (outcome, detail), from what the executable prints.
-fn report(executable: &Path) -> BTreeMap<String, (String, String)> {
-    let output = Command::new(executable).output().unwrap();
-    let text = String::from_utf8(output.stdout).unwrap();
-    let line = |line: &str| {
-        let mut words = line.splitn(4, ' ');
-        let mut word = || words.next().unwrap_or_default().to_owned();
-        let (place, name) = (word(), word());
-        (format!("{place} {name}"), (word(), word()))
-    };
-    text.lines().map(line).collect()
 }
 
 fn toolchain_directory() -> PathBuf {
