@@ -141,6 +141,8 @@ pub struct Run {
     pub network: bool,
     /// The host's name as it sees it.
     pub hostname: String,
+    /// Whether it gives way to everything else on the machine, as far as processors and disks go.
+    pub background: bool,
 }
 
 /// How a run ended.
@@ -260,6 +262,7 @@ impl Sandbox {
             links: Vec::new(),
             network: false,
             hostname: "qk".into(),
+            background: false,
         };
         let limits = Limits {
             wall: Duration::from_secs(20),
@@ -351,17 +354,20 @@ impl Sandbox {
         file.write_all(&seccomp::program()?)
             .map_err(doing("write the seccomp filter"))?;
         let mut binds = run.binds.clone();
-        let mut launcher = match self.drop_to {
-            None => Command::new("/bin/sh"),
-            Some(_) => {
-                let mut unshare = Command::new("unshare");
-                unshare.args(["--mount", "--propagation", "private", "--", "/bin/sh"]);
-                unshare
-            }
-        };
-        launcher
-            .args(["-eu", "-c", LAUNCH, "qk-sandbox"])
-            .arg(&filter);
+        let mut words: Vec<&str> = Vec::new();
+        if run.background {
+            words.extend(["nice", "-n", "19"]);
+        }
+        // Of util-linux, which may be cut down; a low priority for processors lowers that for disks, too.
+        if run.background && super::host::which("ionice").is_some() {
+            words.extend(["ionice", "-c", "3"]);
+        }
+        if self.drop_to.is_some() {
+            words.extend(["unshare", "--mount", "--propagation", "private", "--"]);
+        }
+        words.extend(["/bin/sh", "-eu", "-c", LAUNCH, "qk-sandbox"]);
+        let mut launcher = Command::new(words.remove(0));
+        launcher.args(words).arg(&filter);
         let groups: Vec<PathBuf> = cgroup.procs().collect();
         launcher.arg(groups.len().to_string()).args(groups);
         match self.drop_to {

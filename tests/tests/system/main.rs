@@ -25,3 +25,4 @@ mod service;
 mod shared_node;
 mod sources;
 mod trust;
+mod watch;
