@@ -217,30 +217,33 @@ pub(crate) struct VerifyArgs {
     pub budget: BudgetArgs,
 }
 
+/// What a budget says nothing to.
+const NOT_WATCHING: [&str; 3] = ["krate", "once", "status"];
+
 /// What --watch gives
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Budget of --watch")]
 pub(crate) struct BudgetArgs {
     /// Hours of all processors together in a day, such as 4 or 0.5 [default: as many as there are]
-    #[arg(long, value_name = "N", requires = "watch")]
+    #[arg(long, value_name = "N", conflicts_with_all = NOT_WATCHING)]
     pub cpu_hours: Option<CpuHours>,
     /// Processors that a rebuild may use at once [default: all]
-    #[arg(long, short, value_name = "N", requires = "watch")]
+    #[arg(long, short, value_name = "N", conflicts_with_all = NOT_WATCHING)]
     pub jobs: Option<u32>,
     /// Bytes that a rebuild may take on the disk [default: 10GiB]
-    #[arg(long, value_name = "SIZE", requires = "watch")]
+    #[arg(long, value_name = "SIZE", conflicts_with_all = NOT_WATCHING)]
     pub disk: Option<Size>,
     /// Only in these hours of the day, in local time, such as 22-06 or 22:30-6:15
-    #[arg(long, value_name = "FROM-TO", requires = "watch")]
+    #[arg(long, value_name = "FROM-TO", conflicts_with_all = NOT_WATCHING)]
     pub hours: Option<Hours>,
     /// Begin rebuilds only while the load of the last minute is at most half the processors
-    #[arg(long, requires = "watch")]
+    #[arg(long, conflicts_with_all = NOT_WATCHING)]
     pub idle: bool,
     /// How long fetching the sources and building may take each, such as 20m [default: 1h]
-    #[arg(long, value_name = "TIME", requires = "watch")]
+    #[arg(long, value_name = "TIME", conflicts_with_all = NOT_WATCHING)]
     pub time_limit: Option<Time>,
     /// How often a range of the index is looked through for what is new [default: 60s]
-    #[arg(long, value_name = "TIME", requires = "watch")]
+    #[arg(long, value_name = "TIME", conflicts_with_all = NOT_WATCHING)]
     pub every: Option<Time>,
 }
 

@@ -20,6 +20,15 @@ pub const BROKEN: &str = "fn main() { let it: u32 = \"broken\"; }\n";
 /// A build script that never ends.
 pub const ENDLESS: &str =
     "fn main() { loop { std::thread::sleep(std::time::Duration::from_secs(60)); } }\n";
+/// A build script that fills the disk, slowly.
+pub const GREEDY: &str = "fn main() {
+    let out = std::path::PathBuf::from(std::env::var_os(\"OUT_DIR\").unwrap());
+    for number in 0.. {
+        std::fs::write(out.join(number.to_string()), vec![1; 1 << 20]).unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+}
+";
 
 /// The registry. Its files vanish when it is dropped.
 #[derive(Debug)]

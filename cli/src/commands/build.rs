@@ -591,6 +591,7 @@ impl<'a> Maker<'a> {
     ) -> Outcome<Result<Built, BuildError>> {
         let own = || self.session.output.spinner(name);
         let bar = self.bar.clone().unwrap_or_else(own);
+        bar.set_prefix(name.to_owned());
         let (shown, output) = (bar.clone(), self.session.output);
         let event = move |event: Event| {
             let text = match event {

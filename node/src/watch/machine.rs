@@ -79,11 +79,11 @@ fn free_bytes(dir: &Path) -> Option<u64> {
     Some(there.f_bavail.saturating_mul(there.f_frsize))
 }
 
-/// Seconds that the processors spent on the children of this process, and on theirs, that have ended
-/// and were waited for.
-pub fn children_cpu_seconds() -> u64 {
+/// Milliseconds that the processors spent on the children of this process, and on theirs, that have
+/// ended and were waited for.
+pub fn children_cpu_millis() -> u64 {
     let ticks = read(Path::new("/proc/self/stat")).and_then(|text| children_ticks(&text));
-    ticks.unwrap_or(0) / rustix::param::clock_ticks_per_second().max(1)
+    ticks.unwrap_or(0).saturating_mul(1000) / rustix::param::clock_ticks_per_second().max(1)
 }
 
 /// Fields 16 and 17 of proc_pid_stat(5). The name, the second, may hold spaces and brackets.
@@ -131,11 +131,11 @@ mod tests {
         let stat = "7 (a) b) S 1 7 7 0 -1 4194304 100 200 0 0 11 12 130 70 20 0 1 0 5 6 7";
         assert_eq!(children_ticks(stat), Some(200));
         assert_eq!(children_ticks("7 (sh"), None);
-        let before = children_cpu_seconds();
-        let spin = "i=0; while [ $i -lt 3000000 ]; do i=$((i+1)); done";
+        let before = children_cpu_millis();
+        let spin = "i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done";
         let ran = std::process::Command::new("sh").args(["-c", spin]).status();
         assert!(ran.unwrap().success());
-        assert!(children_cpu_seconds() > before);
+        assert!(children_cpu_millis() > before);
     }
 
     #[test]

@@ -115,10 +115,10 @@ impl Budget {
         stops.into_iter().flatten().collect()
     }
 
-    /// Seconds of the processors that are left today; `None` where there is no limit.
+    /// Whole seconds of the processors that are left today; `None` where there is no limit.
     pub fn cpu_left(&self, spent: &Spent, at: UnixTime) -> Option<u64> {
-        let limit = self.cpu_seconds?;
-        Some(limit.saturating_sub(spent.on(day(at), self)))
+        let limit = millis(self.cpu_seconds?);
+        Some(limit.saturating_sub(spent.on(day(at), self)) / 1000)
     }
 }
 
@@ -127,33 +127,41 @@ impl Budget {
 #[serde(deny_unknown_fields, default)]
 pub struct Spent {
     day: u64,
-    cpu_seconds: u64,
+    cpu_millis: u64,
 }
 
 impl Spent {
-    pub(super) fn spend(&mut self, cpu_seconds: u64, budget: &Budget, at: UnixTime) {
+    pub(super) fn spend(&mut self, cpu_millis: u64, budget: &Budget, at: UnixTime) {
         // A clock that goes back gives nothing back.
         let day = day(at).max(self.day);
         *self = Self {
             day,
-            cpu_seconds: self.on(day, budget).saturating_add(cpu_seconds),
+            cpu_millis: self.on(day, budget).saturating_add(cpu_millis),
         };
     }
 
-    /// Seconds of the processors that count for today: those of today, and what the days before took
+    /// Whole seconds of the processors that count for today: those of today, and what the days before took
     /// beyond theirs.
     pub fn cpu_seconds(&self, budget: &Budget, at: UnixTime) -> u64 {
-        self.on(day(at), budget)
+        self.on(day(at), budget) / 1000
     }
 
+    /// Milliseconds that count for a day.
     fn on(&self, day: u64, budget: &Budget) -> u64 {
         let days = day.saturating_sub(self.day);
         match budget.cpu_seconds {
-            Some(limit) => self.cpu_seconds.saturating_sub(limit.saturating_mul(days)),
-            None if days == 0 => self.cpu_seconds,
+            Some(limit) => {
+                let given = millis(limit).saturating_mul(days);
+                self.cpu_millis.saturating_sub(given)
+            }
+            None if days == 0 => self.cpu_millis,
             None => 0,
         }
     }
+}
+
+fn millis(seconds: u64) -> u64 {
+    seconds.saturating_mul(1000)
 }
 
 fn day(at: UnixTime) -> u64 {

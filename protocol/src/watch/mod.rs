@@ -12,7 +12,8 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 pub use self::queue::{
-    AUDIT_EVERY, Building, DELAY_SECONDS_MAX, Done, ENTRIES_MAX, End, Entry, Queue, RESULTS_MAX,
+    AUDIT_EVERY, Building, DELAY_SECONDS_MAX, Done, ENTRIES_MAX, End, Entry, Queue,
+    RELEASE_ENTRIES_MAX, RESULTS_MAX,
 };
 use crate::assign::{Duty, audit, duty};
 use crate::candidate::Candidate;

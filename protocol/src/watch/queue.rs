@@ -18,6 +18,8 @@ use crate::time::UnixTime;
 
 /// Entries that wait; beyond it the least urgent gives way, and is found again by looking.
 pub const ENTRIES_MAX: usize = 1024;
+/// Entries of one release that wait: a publisher can vary features at will.
+pub const RELEASE_ENTRIES_MAX: usize = 16;
 /// Results that are remembered.
 pub const RESULTS_MAX: usize = 100;
 /// Every so many rebuilds one is an audit, however much is owed.
@@ -168,7 +170,12 @@ impl Queue {
             due: now,
             last: None,
         };
-        if self.entries.len() >= ENTRIES_MAX && !self.makes_room_for(&new) {
+        let release = new.key.release();
+        let same = self.entries.iter().filter(|one| one.network == network);
+        let same = same.filter(|one| one.key.release() == release).count();
+        if same >= RELEASE_ENTRIES_MAX
+            || (self.entries.len() >= ENTRIES_MAX && !self.makes_room_for(&new))
+        {
             return false;
         }
         if let Why::Called { by } = why
@@ -313,9 +320,9 @@ impl Queue {
         &self.failed
     }
 
-    /// Counts what a rebuild took of the processors.
-    pub fn spend(&mut self, cpu_seconds: u64, budget: &Budget, now: UnixTime) {
-        self.spent.spend(cpu_seconds, budget, now);
+    /// Counts milliseconds that a rebuild took of the processors.
+    pub fn spend(&mut self, cpu_millis: u64, budget: &Budget, now: UnixTime) {
+        self.spent.spend(cpu_millis, budget, now);
     }
 
     /// What was taken of the processors today.

@@ -166,6 +166,18 @@ fn a_full_queue_keeps_what_is_urgent() {
 }
 
 #[test]
+fn one_release_does_not_fill_the_queue() {
+    let mut queue = Queue::default();
+    for number in 0..100 {
+        let mut varied = key_of(1);
+        varied.flags.features = [format!("feature{number}")].into();
+        queue.add(NETWORK, varied, Why::Assigned, NOW);
+    }
+    assert_eq!(queue.waiting(NOW).len(), RELEASE_ENTRIES_MAX);
+    assert!(queue.add(NETWORK, key_of(2), Why::Assigned, NOW.plus(1)));
+}
+
+#[test]
 fn what_is_owed_is_what_principals_stand_behind() {
     let ranked = crate::assign::Ranking::of(network(), &Candidate::of(&key()));
     let first = ranked.ranks()[0].principal;
@@ -249,9 +261,11 @@ fn what_a_build_takes_beyond_the_day_is_taken_off_the_next_days() {
     let mut queue = Queue::default();
     let left = |queue: &Queue, day: u64| given.cpu_left(queue.spent(), NOW.plus(day * DAY));
     assert_eq!(left(&queue, 0), Some(HOUR));
-    queue.spend(HOUR / 2, &given, NOW);
+    queue.spend(1, &given, NOW);
+    assert_eq!(left(&queue, 0), Some(HOUR - 1), "however little");
+    queue.spend(HOUR * 500 - 1, &given, NOW);
     assert_eq!(left(&queue, 0), Some(HOUR / 2));
-    queue.spend(2 * HOUR, &given, NOW);
+    queue.spend(2 * HOUR * 1000, &given, NOW);
     assert_eq!(
         [0, 1, 2, 3].map(|day| left(&queue, day)),
         [0, 0, HOUR / 2, HOUR].map(Some)

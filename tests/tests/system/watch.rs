@@ -17,7 +17,7 @@ use qk_protocol::hash::{Root, Sha256};
 use qk_protocol::key::ArtifactKey;
 use qk_protocol::statement::{Body, Reason, Statement, Subject};
 use qk_tests::lab::{ALICE, BOB, CAROL, CLIENT, Lab, Ran, run, send, until, wait};
-use qk_tests::registry::{BROKEN, Crates, ENDLESS, GOOD};
+use qk_tests::registry::{BROKEN, Crates, ENDLESS, GOOD, GREEDY};
 use serde_json::Value;
 
 /// Longer than any step takes, however loaded the machine is: some of them build.
@@ -293,6 +293,23 @@ fn an_endless_crate_and_a_killed_process_hold_up_nothing() {
 }
 
 #[test]
+fn what_fills_the_disk_is_stopped_in_time() {
+    let crates = Crates::new();
+    crates.add("greedy", "1.0.0", GOOD, Some(GREEDY));
+    let mut lab = Lab::new();
+    lab.start_alice();
+    let key = crates.key(&lab.joined(ALICE).network, "greedy", "1.0.0");
+    claim(&lab, ALICE, &key, "greedy");
+    let mut bob = Watcher::start(&lab, &crates, BOB, &["--disk", "400MiB"]);
+    let failed = bob.event("failed", "greedy");
+    assert_eq!(failed["class"], "disk-full", "{failed}");
+    // It says nothing about the crate.
+    assert!(stated_by(&lab, BOB, &key).is_empty());
+    assert_eq!(status(&lab, &crates, BOB)["queue"][0]["last"], "disk-full");
+    bob.stop();
+}
+
+#[test]
 fn ctrl_c_leaves_nothing_and_keeps_the_queue() {
     let crates = Crates::new();
     crates.add("endless", "1.0.0", GOOD, Some(ENDLESS));
@@ -361,15 +378,10 @@ fn a_dissent_calls_the_next_rank() {
     let key = key.expect("one of a hundred");
     lab.start_alice();
     claim(&lab, ALICE, &key, "right");
-    let mut bob = Watcher::start(&lab, &crates, BOB, &[]);
-    // Alone it is not owed by bob; whatever he audits, he is not called to it.
     claim(&lab, CAROL, &key, "wrong");
-    let noticed = loop {
-        let noticed = bob.event("noticed", "tiny");
-        if noticed["why"] == "called" {
-            break noticed;
-        }
-    };
+    let mut bob = Watcher::start(&lab, &crates, BOB, &[]);
+    let noticed = bob.event("noticed", "tiny");
+    assert_eq!(noticed["why"], "called", "{noticed}");
     let dissenter = noticed["by"].as_str().expect("whose dissent");
     assert!(
         [id(ALICE), id(CAROL)]
@@ -404,10 +416,13 @@ fn bad_budgets_are_named_and_good_ones_wait() {
             .collect();
         qk(&lab, &crates, BOB, &all).failed(2, words);
     }
-    qk(&lab, &crates, BOB, &["verify", "--once", "--jobs", "1"]).failed(2, &["--watch"]);
+    qk(&lab, &crates, BOB, &["verify", "--once", "--jobs", "1"]).failed(2, &["--jobs", "--once"]);
     lab.configure(BOB, "[verify]\njobs = 0\n");
     qk(&lab, &crates, BOB, &["verify", "--watch"]).failed(2, &["verify.jobs"]);
     lab.configure(BOB, "");
+    let mut without = crates.used_by(lab.command(BOB, &["verify", "--watch", "--json"]));
+    run(without.env("QK_TOOLCHAINS", lab.dir().join("nothing")))
+        .failed(13, &["building needs", "qk setup"]);
     qk(&lab, &crates, "nobody", &["verify", "--watch"]).failed(11, &["no network is joined"]);
     let said = status(&lab, &crates, BOB);
     assert_eq!(

@@ -163,10 +163,13 @@ async fn drawn(session: &Session, access: &Access) -> Outcome<Option<Task>> {
         let Some(key) = drawn else {
             continue;
         };
-        let Some(task) = published(session, access, &joined, &key).await? else {
-            continue;
-        };
-        return Ok(Some(task));
+        if let Some(task) = published(session, access, &joined, &key).await? {
+            return Ok(Some(task));
+        }
+        session.output.note(format!(
+            "note: {}: an entry names another source than the registry; passed over",
+            key.release()
+        ));
     }
     Ok(None)
 }
@@ -181,10 +184,6 @@ async fn published(
     let resolved = session.release(&key.name, &key.version).await?;
     let candidate = Candidate::of(key);
     if candidate.source != resolved.checksum || candidate.release != resolved.release {
-        session.output.note(format!(
-            "note: {}: an entry names another source than the registry; passed over",
-            key.release()
-        ));
         return Ok(None);
     }
     let held = observed_by_principals(access, joined, &candidate.release).await?;

@@ -10,7 +10,7 @@ use qk_node::build::{BuildError, Cancel, Limits, Reason};
 use qk_node::home::Joined;
 use qk_node::manners::Manners;
 use qk_node::node::{NodeOptions, store_options, unix_now};
-use qk_node::watch::{Keeper, Kept, Machine, Settings, VerifyConfig, children_cpu_seconds};
+use qk_node::watch::{Keeper, Kept, Machine, Settings, VerifyConfig, children_cpu_millis};
 use qk_protocol::decide::Held;
 use qk_protocol::dsse::public_key;
 use qk_protocol::hash::{KeyId, NetworkId, Point, PrincipalId, PublicKey};
@@ -30,7 +30,7 @@ use super::{Report, Task, published};
 use crate::args::{BudgetArgs, VerifyArgs};
 use crate::failure::{Failure, Kind, Outcome};
 use crate::output::lasting;
-use crate::session::{Session, Stops, failed};
+use crate::session::{Session, Stops, failed, stopped};
 
 /// How often it is looked at whether a rebuild may begin, or has to stop.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -38,6 +38,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 const REFRESH_EVERY: Duration = Duration::from_secs(600);
 /// Rounds after which it is drawn again where nothing was left to audit.
 const DRAW_AGAIN_ROUNDS: u32 = 10;
+/// Before what is shown on a terminal while nothing is built.
+const NAME: &str = "verify";
 /// What a shell makes of a process that Ctrl-C ended.
 const INTERRUPTED: i32 = 130;
 
@@ -98,7 +100,7 @@ struct What {
 
 pub(super) async fn run(session: &Session, args: &VerifyArgs) -> Outcome {
     // From now on, so that nothing begins that a stop would not end in order.
-    let mut stops = Stops::new();
+    let stopped = stopped();
     let watcher = Arc::new(Watcher::start(session, &args.budget).await?);
     watcher.greet()?;
     let (ready, settled) = tokio::sync::oneshot::channel();
@@ -119,12 +121,13 @@ pub(super) async fn run(session: &Session, args: &VerifyArgs) -> Outcome {
     tokio::select! {
         () = background => {}
         () = &mut rebuilding => {}
-        () = stops.next() => {}
+        () = stopped => {}
     }
     watcher.stop.cancel();
+    let mut again = Stops::new();
     tokio::select! {
         () = rebuilding => {}
-        () = stops.next() => std::process::exit(INTERRUPTED),
+        () = again.next() => std::process::exit(INTERRUPTED),
     }
     watcher.nodes.shutdown().await;
     watcher.bar.finish_and_clear();
@@ -178,7 +181,7 @@ impl<'a> Watcher<'a> {
             ));
         }
         let mut maker = Maker::new(session).await?;
-        let bar = session.output.spinner("verify");
+        let bar = session.output.spinner(NAME);
         maker.bar = Some(bar.clone());
         maker.options.jobs = budget.jobs;
         maker.options.cores = Some(budget.jobs);
@@ -413,7 +416,14 @@ impl<'a> Watcher<'a> {
     }
 
     async fn rebuild(&self, entry: Entry) {
-        let networks = self.session.home.networks().unwrap_or_default();
+        let networks = match self.session.home.networks() {
+            Ok(networks) => networks,
+            Err(error) => {
+                self.note(&error.to_string());
+                self.change(|kept| kept.queue.end(End::Stopped, unix_now()));
+                return tokio::time::sleep(LOOK_EVERY).await;
+            }
+        };
         let mut networks = networks.into_iter();
         let joined = networks.find(|one| one.network.id() == entry.network);
         let Some(joined) = joined else {
@@ -423,7 +433,7 @@ impl<'a> Watcher<'a> {
         let name = joined.network.manifest().name.clone();
         let what = What::of(name, &entry.key, entry.why);
         self.tell(&Event::Rebuilding { what: what.clone() });
-        let cpu_before = children_cpu_seconds();
+        let cpu_before = children_cpu_millis();
         let cancel = Cancel::default();
         let end = {
             let trying = self.try_out(&entry, &joined, &cancel);
@@ -443,7 +453,8 @@ impl<'a> Watcher<'a> {
                 }
             }
         };
-        let spent = children_cpu_seconds().saturating_sub(cpu_before);
+        self.bar.set_prefix(NAME);
+        let spent = children_cpu_millis().saturating_sub(cpu_before);
         let budget = &self.settings.budget;
         let again = self.change(|kept| {
             kept.queue.spend(spent, budget, unix_now());
@@ -566,13 +577,17 @@ impl<'a> Watcher<'a> {
             .publish(Some(built.archive.clone()), statement.clone())
             .await;
         let published = published.map_err(|problem| of_problem(&problem))?;
-        let report = task
-            .report(self.session, built, &statement, published)
-            .await;
-        let agreement = match (report.identical, report.others.is_empty()) {
-            (_, true) => Agreement::First,
-            (true, false) => Agreement::Identical,
-            (false, false) => Agreement::Differs,
+        let others = super::others(&task);
+        let same = others.iter().all(|(subject, _)| *subject == built.subject);
+        let agreement = match same {
+            _ if others.is_empty() => Agreement::First,
+            true => Agreement::Identical,
+            false => Agreement::Differs,
+        };
+        // It is published: a comparison that takes long keeps nobody from stopping.
+        let report = tokio::select! {
+            report = task.report(self.session, built, &statement, published) => report,
+            () = self.stop.cancelled() => return Ok(End::Built(agreement)),
         };
         self.tell(&Event::Rebuilt {
             why: entry.why,
