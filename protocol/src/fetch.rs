@@ -4,7 +4,8 @@
 //! brings statements, and decides finally when the policy is met by enough separate answers, or by a
 //! parent's answer and what came in a short grace after it, or nobody is left to ask. Where the index has
 //! nothing of some who were assigned, these are asked directly before that. It then names those who say
-//! that they have the root, as long as late answers name more. The transfer is a machine of its own ([`crate::transfer`]), since a blob is
+//! that they have the root, as long as late answers name more. What the answers so far prove is said
+//! before, so that its transfer does not wait for those who may dissent. The transfer is a machine of its own ([`crate::transfer`]), since a blob is
 //! also fetched when nothing has to be decided: to replace a damaged one.
 
 mod members;
@@ -73,6 +74,10 @@ pub enum FetchIn {
 pub enum FetchOut {
     /// Ask this node. Without addresses it is a member of the committee, which has to be found first.
     Ask(Contact, Request),
+    /// What the answers so far prove, and who has it, at most once and before the decision. Its
+    /// transfer may begin; it may not be used before the decision says the same, since a dissent may
+    /// still arrive.
+    Likely(Box<Decided>, Vec<Contact>),
     /// The decision, once. Unless it is trusted, nothing follows.
     Decided(Box<Decided>),
     /// This node says that it has the trusted root. It comes again when somebody names it with other
@@ -97,6 +102,19 @@ pub struct Decided {
     pub known: usize,
 }
 
+impl Decided {
+    /// The root that is trusted, if one is.
+    pub fn root(&self) -> Option<Root> {
+        match &self.verdict.decision {
+            Decision::Trusted(trusted) => Some(trusted.subject.root),
+            Decision::Unproven(_)
+            | Decision::Disputed { .. }
+            | Decision::Stale { .. }
+            | Decision::Blocked { .. } => None,
+        }
+    }
+}
+
 /// The machine.
 #[derive(Debug)]
 pub struct Fetch {
@@ -109,6 +127,8 @@ pub struct Fetch {
     parents: Vec<Contact>,
     members: Members,
     phase: Phase,
+    /// Whether it was said what is likely.
+    said_likely: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -133,6 +153,7 @@ impl Fetch {
             parents: Vec::new(),
             members: Members::default(),
             phase: Phase::Looking,
+            said_likely: false,
         })
     }
 
@@ -260,7 +281,7 @@ impl Fetch {
         let enough = enough || self.lookup.parent_suffices();
         let over = self.lookup.is_done();
         if !over && !enough {
-            return;
+            return self.say_likely(now, out);
         }
         let Some((candidate, verdict)) = self.decide(now.unix) else {
             return;
@@ -273,33 +294,53 @@ impl Fetch {
             self.ask_members(candidate, is_met, now, out);
         }
         if self.members.awaited(now) {
+            return self.say_likely(now, out);
+        }
+        let decided = self.decided(candidate, verdict);
+        let root = decided.root();
+        out.push(FetchOut::Decided(Box::new(decided)));
+        self.phase = root.map_or(Phase::Over, Phase::Naming);
+        if let Some(root) = root {
+            let named = self.having(root).into_iter();
+            out.extend(named.map(FetchOut::Provider));
+        }
+    }
+
+    /// Says once what the answers so far prove, unless a parent is to be heard first or nobody has it.
+    fn say_likely(&mut self, now: Now, out: &mut Vec<FetchOut>) {
+        if self.said_likely || self.lookup.awaits_parent() {
             return;
         }
-        let root = match &verdict.decision {
-            Decision::Trusted(trusted) => Some(trusted.subject.root),
-            Decision::Unproven(_)
-            | Decision::Disputed { .. }
-            | Decision::Stale { .. }
-            | Decision::Blocked { .. } => None,
+        let Some((candidate, verdict)) = self.decide(now.unix) else {
+            return;
         };
+        let likely = self.decided(candidate, verdict);
+        let having = likely.root().map(|root| self.having(root));
+        if let Some(having) = having.filter(|having| !having.is_empty()) {
+            self.said_likely = true;
+            out.push(FetchOut::Likely(Box::new(likely), having));
+        }
+    }
+
+    fn decided(&self, candidate: usize, verdict: Verdict) -> Decided {
         let statements = self.statements.values();
-        out.push(FetchOut::Decided(Box::new(Decided {
+        Decided {
             candidate,
             verdict,
             statements: statements.map(|held| held.statement.clone()).collect(),
-            answered,
-            known,
-        })));
-        self.phase = root.map_or(Phase::Over, Phase::Naming);
-        let Some(root) = root else {
-            return;
-        };
+            answered: self.lookup.answered().count(),
+            known: self.lookup.known(),
+        }
+    }
+
+    /// Who has a root as far as is known: parents that answered, and then those who were named.
+    fn having(&mut self, root: Root) -> Vec<Contact> {
         let asked = |parent: &&Contact| self.lookup.answered().any(|one| one.node == parent.node);
         let parents: Vec<Contact> = self.parents.iter().filter(asked).cloned().collect();
         let of_root = self.providers.entry(root).or_default();
         of_root.retain(|one| !parents.contains(one));
         of_root.splice(0..0, parents);
-        out.extend(of_root.iter().cloned().map(FetchOut::Provider));
+        of_root.clone()
     }
 
     /// Asks those who are called and of whom nothing arrived, once. Where the policy is met, only those

@@ -135,6 +135,8 @@ impl Client {
         for one in out {
             match one {
                 FetchOut::Ask(contact, request) => actions.push(Action::Ask(contact.node, request)),
+                // It waits for the decision.
+                FetchOut::Likely(..) => {}
                 FetchOut::Decided(decided) => self.on_decided(decided),
                 FetchOut::Provider(Contact { node, .. }) => {
                     actions.extend(self.transfer_in(In::Provider(node), now));

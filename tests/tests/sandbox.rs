@@ -13,12 +13,14 @@ use std::process::Command;
 use std::sync::{LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
-use qk_node::build::sandbox::BUILD_UID;
+use qk_node::build::sandbox::{BUILD_UID, Bind, End, Run};
 use qk_node::build::sources::Access;
 use qk_node::build::{
-    BuildError, Builder, Cancel, Collected, Event, Limits, Options, Order, Reason, Toolchains,
+    BuildError, Builder, Cancel, Collected, Event, Limits, Options, Order, Reason, Sandbox,
+    SandboxError, Toolchains,
 };
 use qk_protocol::hash::Sha256;
+use qk_tests::lab::{send, until};
 
 /// Small, so that the probes reach them fast.
 const MEMORY_MIB: u64 = 3072;
@@ -165,6 +167,86 @@ fn nothing_is_left_after_a_cancelled_build() {
     assert_eq!(fs::read_dir(work.path()).unwrap().count(), 0);
 }
 
+/// A sandbox that is slow to end, as all are on a machine that is busy: its first process, which the
+/// kernel lets go last, stays for as long as one that came from outside is not collected.
+#[test]
+fn a_stopped_sandbox_is_waited_for() {
+    let sandbox = Sandbox::probe().expect("the sandbox works");
+    let there = |path: &&&str| Path::new(path).exists();
+    let system = ["/usr", "/bin", "/lib", "/lib64"];
+    let sleep = format!("60.{}", std::process::id());
+    let run = Run {
+        argv: vec!["sleep".into(), sleep.clone().into()],
+        env: vec![("PATH".into(), "/usr/bin".into())],
+        cwd: "/".into(),
+        binds: system
+            .iter()
+            .filter(there)
+            .map(|path| Bind::read(path, path))
+            .collect(),
+        links: Vec::new(),
+        network: false,
+        hostname: "qk".into(),
+    };
+    let scratch = tempfile::tempdir().unwrap();
+    let (cancel, at) = (Cancel::default(), scratch.path().to_path_buf());
+    let stop = cancel.clone();
+    let running = std::thread::spawn(move || {
+        let (end, _) = sandbox.run(&run, &Limits::default(), &at, &stop, |_| {})?;
+        Ok::<_, SandboxError>(end)
+    });
+    let sleeps = format!("sleep\0{sleep}\0");
+    until("the sandbox runs", || {
+        !with_line(sleeps.as_bytes()).is_empty()
+    });
+    let shell = format!("/bin/sh\0-c\0\"$@\"; exit $?\0qk\0{sleeps}");
+    let first = with_line(shell.as_bytes())[0];
+    let mut nsenter = Command::new("nsenter");
+    nsenter.args(["--pid", "--target", &first.to_string(), "sleep", "60"]);
+    let mut outside = nsenter.spawn().unwrap();
+    let children = format!("/proc/{0}/task/{0}/children", outside.id());
+    let mut entered = false;
+    until("it is inside", || {
+        entered = fs::read_to_string(&children).is_ok_and(|children| !children.is_empty());
+        entered || outside.try_wait().unwrap().is_some()
+    });
+    if !entered {
+        cancel.cancel();
+        running.join().unwrap().unwrap();
+        println!("SKIPPED: no process may be put into a sandbox here");
+        return;
+    }
+    send(outside.id(), "STOP");
+    cancel.cancel();
+    std::thread::sleep(Duration::from_secs(4));
+    let (returned, lives) = (running.is_finished(), exists(first));
+    send(outside.id(), "CONT");
+    outside.wait().unwrap();
+    assert!(lives, "nothing kept the sandbox from ending");
+    assert!(
+        !returned,
+        "it counts as stopped and its first process is there"
+    );
+    assert_eq!(running.join().unwrap().unwrap(), End::Cancelled);
+    assert!(!exists(first));
+}
+
+fn exists(pid: u32) -> bool {
+    Path::new(&format!("/proc/{pid}")).exists()
+}
+
+/// Processes with this command line.
+fn with_line(wanted: &[u8]) -> Vec<u32> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc").unwrap().flatten() {
+        let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        if line == wanted {
+            found.extend(entry.file_name().to_string_lossy().parse::<u32>());
+        }
+    }
+    found
+}
+
 /// The tests count processes of the whole machine, so they take turns.
 fn one() -> std::sync::MutexGuard<'static, ()> {
     static ONE: Mutex<()> = Mutex::new(());
@@ -305,15 +387,7 @@ impl Hostile {
     }
 
     fn daemon_ids(&self) -> Vec<u32> {
-        let wanted = format!("sleep\0600.{}\0", self.nonce);
-        let mut found = Vec::new();
-        for entry in fs::read_dir("/proc").unwrap().flatten() {
-            let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
-            if line == wanted.as_bytes() {
-                found.extend(entry.file_name().to_string_lossy().parse::<u32>());
-            }
-        }
-        found
+        with_line(format!("sleep\0600.{}\0", self.nonce).as_bytes())
     }
 
     fn end_daemons(&self) {

@@ -90,7 +90,7 @@ async fn verified(
 ) -> Result<(Taken, Duration)> {
     let (sender, providers) = mpsc::channel(peers.len());
     for peer in peers {
-        sender.send(Source::Peer(*peer)).await?;
+        sender.send(Source::Peer(*peer).into()).await?;
     }
     drop(sender);
     let part = Part::open(&Store::parts_in(store.dir())?, blob)?;

@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use super::behaviour::{LaneError, Lanes};
 use super::lane::{Answers, Asker, Buffers, Expected, PullError, Pulled};
 use super::part::{Finished, Part, PartError};
-use super::source::{GatewayLane, Source};
+use super::source::{GatewayLane, Offer, Source};
 use crate::gateway::client::{Client, GatewayUrl};
 use crate::manners::Downloads;
 
@@ -101,7 +101,7 @@ impl Default for DownloadOptions {
 pub async fn download(
     lanes: Lanes,
     part: Part,
-    providers: mpsc::Receiver<Source>,
+    providers: mpsc::Receiver<Offer>,
     options: DownloadOptions,
     mut progress: impl FnMut(Progress) + Send,
 ) -> Result<Finished, DownloadError> {
@@ -203,7 +203,7 @@ struct Asked {
 impl Driver {
     async fn run(
         mut self,
-        mut providers: mpsc::Receiver<Source>,
+        mut providers: mpsc::Receiver<Offer>,
         mut ended: mpsc::Receiver<End>,
         progress: &mut (impl FnMut(Progress) + Send),
     ) -> Result<(), DownloadError> {
@@ -241,7 +241,11 @@ impl Driver {
                 },
                 provider = providers.recv(), if more => {
                     more = provider.is_some();
-                    provider.map_or(In::NoMoreProviders, In::Provider)
+                    match provider {
+                        None => In::NoMoreProviders,
+                        Some(Offer { source, is_far: true }) => In::Far(source),
+                        Some(Offer { source, is_far: false }) => In::Provider(source),
+                    }
                 }
                 () = sleep_until(deadline) => In::Tick,
             };

@@ -18,6 +18,22 @@ pub enum Source {
     Gateway(GatewayUrl),
 }
 
+/// Somebody who says to have a blob.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Offer {
+    /// Who.
+    pub source: Source,
+    /// Whether it is farther away than the local network.
+    pub is_far: bool,
+}
+
+impl From<Source> for Offer {
+    fn from(source: Source) -> Self {
+        let is_far = false;
+        Self { source, is_far }
+    }
+}
+
 impl From<PeerId> for Source {
     fn from(peer: PeerId) -> Self {
         Self::Peer(peer)

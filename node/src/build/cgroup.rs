@@ -106,7 +106,7 @@ impl Drop for Cgroup {
     fn drop(&mut self) {
         for group in &self.groups {
             // The last process may still be on its way out.
-            for _ in 0..50 {
+            for _ in 0..500 {
                 if fs::remove_dir(group).is_ok() || !group.exists() {
                     break;
                 }

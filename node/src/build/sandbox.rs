@@ -28,6 +28,10 @@ pub const BUILD_UID: u32 = 65_533;
 const INSIDE_ID: &str = "1000";
 /// How often a running sandbox is looked at for its time limit and for being cancelled.
 const POLL: Duration = Duration::from_millis(25);
+/// How long the kernel may take to end killed processes, on a machine that is very busy.
+const END_MAX: Duration = Duration::from_secs(60);
+/// What is stopped sooner may still be about to start its first process.
+const LAUNCH_MAX: Duration = Duration::from_secs(2);
 /// Longest line of output that is passed on; the rest of a longer one is dropped.
 const LINE_BYTES_MAX: usize = 64 * 1024;
 
@@ -282,13 +286,13 @@ impl Sandbox {
     }
 
     /// Runs to the end and passes every line of output to `line`. Nothing that ran inside is alive
-    /// when this returns [`End::Exit`] or [`End::Signal`]. `scratch` takes the launcher's files.
+    /// when this returns how it ended. `scratch` takes the launcher's files.
     ///
     /// Must be called from a thread that outlives the run: bubblewrap dies with the thread that
     /// started it.
     ///
     /// # Errors
-    /// When the sandbox cannot be started; what the command does is in the result.
+    /// When the sandbox cannot be started or ended; what the command does is in the result.
     pub fn run(
         &self,
         run: &Run,
@@ -326,7 +330,7 @@ impl Sandbox {
                 break ended(status);
             }
         };
-        guard.stop();
+        guard.stop()?;
         // Everything inside is dead, so the pipes are at their end; what they held still counts.
         while let Ok(text) = lines.recv_timeout(Duration::from_secs(1)) {
             line(text);
@@ -562,31 +566,37 @@ impl Arguments {
 struct Guard(Child);
 
 impl Guard {
-    /// Ends the sandbox: its first process, with which the kernel takes all others, and only if
-    /// that does not help bubblewrap itself.
-    fn stop(&mut self) {
-        if matches!(self.0.try_wait(), Ok(Some(_))) {
-            return;
-        }
+    /// Ends the sandbox: its first process, with which the kernel takes all others. bubblewrap ends
+    /// after that one, so it is only killed where it has not started any.
+    fn stop(&mut self) -> Result<(), SandboxError> {
         let own = self.0.id();
-        let children = fs::read_to_string(format!("/proc/{own}/task/{own}/children"));
-        for child in children.unwrap_or_default().split_whitespace() {
-            kill(child.parse().ok());
-        }
-        for _ in 0..80 {
-            if matches!(self.0.try_wait(), Ok(Some(_))) {
-                return;
+        let began = Instant::now();
+        while began.elapsed() < END_MAX {
+            let ended = self.0.try_wait().map_err(doing("wait for the sandbox"))?;
+            if ended.is_some() {
+                return Ok(());
+            }
+            let children = fs::read_to_string(format!("/proc/{own}/task/{own}/children"));
+            let children = children.unwrap_or_default();
+            for first in children.split_whitespace() {
+                kill(first.parse().ok());
+            }
+            if children.is_empty() && began.elapsed() > LAUNCH_MAX {
+                let _ = self.0.kill();
             }
             std::thread::sleep(POLL);
         }
         let _ = self.0.kill();
         let _ = self.0.wait();
+        let error = io::Error::other("its processes do not end");
+        Err(doing("end the sandbox")(error))
     }
 }
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        self.stop();
+        // Where it was stopped before, this finds nothing to do.
+        let _ = self.stop();
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use libp2p::PeerId;
+use libp2p::core::upgrade::NegotiationError;
 use libp2p::request_response::{OutboundFailure, OutboundRequestId};
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::swarm::{ConnectionId, DialError, Swarm};
@@ -119,6 +120,26 @@ impl Asks {
             return Err(AskError::Busy);
         }
         Ok(())
+    }
+
+    /// Connects with a peer that is neither connected nor being dialled. Whoever asks it meanwhile
+    /// waits for the same connection.
+    pub(super) fn connect(&mut self, swarm: &mut Swarm<Behaviour>, contact: &Contact) {
+        let options = DialOpts::peer_id(contact.peer)
+            .condition(PeerCondition::DisconnectedAndNotDialing)
+            .addresses(contact.dialled())
+            .allocate_new_port()
+            .build();
+        let id = options.connection_id();
+        match swarm.dial(options) {
+            Ok(()) => {
+                let (stage, waiting) = (Stage::Direct(Vec::new()), Vec::new());
+                let dial = Dial { id, stage, waiting };
+                self.dials.entry(contact.peer).or_insert(dial);
+            }
+            Err(DialError::DialPeerConditionFalse(_)) => {}
+            Err(error) => tracing::debug!(peer = %contact.peer, %error, "cannot dial"),
+        }
     }
 
     fn dial(&mut self, swarm: &mut Swarm<Behaviour>, ask: Ask) {
@@ -396,6 +417,8 @@ impl AskError {
             OutboundFailure::Timeout => Self::TimedOut,
             OutboundFailure::UnsupportedProtocols => Self::OtherNetwork,
             OutboundFailure::ConnectionClosed => Self::Lost,
+            // The stream's protocol was named together with the request.
+            OutboundFailure::Io(error) if is_unsupported(&error) => Self::OtherNetwork,
             // The answering side drops a stream that it will not serve.
             OutboundFailure::Io(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
                 Self::Refused
@@ -405,4 +428,9 @@ impl AskError {
             }
         }
     }
+}
+
+fn is_unsupported(error: &std::io::Error) -> bool {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
+    matches!(inner, Some(NegotiationError::Failed))
 }

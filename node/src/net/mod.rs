@@ -36,6 +36,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use libp2p::Transport;
+use libp2p::core::upgrade::Version;
 pub use libp2p::identity::Keypair;
 use libp2p::multiaddr::Protocol;
 pub use libp2p::pnet::PreSharedKey;
@@ -236,7 +237,7 @@ pub struct PeerInfo {
     pub agent: String,
     /// Whether it serves this network.
     pub server: bool,
-    /// Round trip time of the last ping.
+    /// Round trip time of the last ping; before the first, about what dialling it says.
     pub rtt: Option<Duration>,
     /// How long there has been a connection.
     pub connected_for: Duration,
@@ -320,6 +321,12 @@ impl Net {
     /// All connected peers, by peer id.
     pub async fn peers(&self) -> Result<Vec<PeerInfo>, AskError> {
         self.query(Command::Peers).await
+    }
+
+    /// The round trip time to a connected peer, as far as it is known.
+    pub async fn rtt(&self, peer: PeerId) -> Option<Duration> {
+        let peers = self.peers().await.ok()?;
+        peers.into_iter().find(|one| one.peer == peer)?.rtt
     }
 
     /// The addresses that this node listens on.
@@ -562,6 +569,8 @@ fn build_swarm(
     let behaviour = Behaviour::new(keypair, protocols, &config.limits, server, blocks, across);
     let settings = libp2p::swarm::Config::with_tokio_executor()
         .with_idle_connection_timeout(config.limits.idle_time_max)
+        // A stream's protocol is named together with what is first sent: a round trip less for each.
+        .with_substream_upgrade_protocol_override(Version::V1Lazy)
         .with_max_negotiating_inbound_streams(limits::STREAMS_PER_CONNECTION_MAX);
     let local = keypair.public().to_peer_id();
     Ok(Swarm::new(transport, behaviour, local, settings))

@@ -9,7 +9,11 @@ use libp2p::futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Stream
 use libp2p::request_response;
 use libp2p::swarm::SwarmEvent;
 
+use qk_protocol::blocks::{self, Blob, BlockRange, Encoding};
+use qk_protocol::hash::Root;
+
 use super::*;
+use crate::blocks::lane::PullError;
 
 const NETWORK: NetworkId = NetworkId([7; 32]);
 const TCP: &str = "/ip4/127.0.0.1/tcp/0";
@@ -575,12 +579,25 @@ async fn lanes_go_over_the_connections_of_the_node() {
     let unconnected = client.lanes().open(there.peer, LONG).await;
     assert!(unconnected.is_err(), "lanes dial nobody");
     client.connect(there.clone(), LONG).await.unwrap();
-    client.lanes().open(there.peer, LONG).await.unwrap();
+    let blob = Blob::new(Root([1; 32]), 1).unwrap();
+    let request = blocks::Request {
+        ranges: BlockRange::new(0, 1).unwrap().into(),
+        blob,
+        encoding: Encoding::Raw,
+    };
+    // Which protocol a lane speaks goes with the first request.
+    let mut lane = client.lanes().open(there.peer, LONG).await.unwrap();
+    lane.ask(&request).await.unwrap();
     let (reader, _) = lanes.recv().await.unwrap();
     assert_eq!(reader.peer, client.local_peer());
     // The client offers no blocks itself.
-    let back = server.lanes().open(client.local_peer(), LONG).await;
-    assert!(back.is_err());
+    let mut back = server
+        .lanes()
+        .open(client.local_peer(), LONG)
+        .await
+        .unwrap();
+    let answer = back.pull(&request).await;
+    assert!(matches!(answer, Err(PullError::Io(_))), "{answer:?}");
 }
 
 /// A peer with a swarm of its own and no regard for limits. It sends `bytes` as a request, as they

@@ -1,7 +1,6 @@
 //! Carries out a fetch: from the store if it is there and proven, otherwise from the network.
 
 use std::collections::BTreeMap;
-use std::convert::Infallible;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -14,10 +13,9 @@ use qk_protocol::hash::{NetworkId, Root};
 use qk_protocol::manifest::Change;
 use qk_protocol::message::Contact;
 use qk_protocol::policy::Policy;
-use qk_protocol::statement::Statement;
+use qk_protocol::statement::{Statement, Subject};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::here::{Archive, INSTALL_TIME, archive};
@@ -376,40 +374,53 @@ impl Node {
         let Some(machine) = Fetch::new(want, seeds) else {
             return Err(FetchError::NoNetwork);
         };
-        let mut looking = Looking {
-            member: member.clone(),
-            parents: parents.iter().map(|one| one.node.clone()).collect(),
-            machine: machine.with_parents(parents),
-            asking: JoinSet::new(),
-        };
-        let (decided, named) = looking.until_decided(held).await;
+        let mut looking = Looking::new(member.clone(), machine, parents);
+        let (mut known, mut named) = looking.until_likely(held).await;
         clock.end("look-up");
-        // Before the download: what was learned stays, however that ends.
-        let statements = decided.statements.clone();
-        let Decision::Trusted(trusted) = decided.verdict.decision.clone() else {
-            self.keep(member, statements).await?;
-            return Err(not_trusted(member, *decided));
+        // What is likely is mostly what is decided then; otherwise its transfer was in vain.
+        let (decided, trusted, downloaded) = loop {
+            let statements = known.statements.clone();
+            let Decision::Trusted(trusted) = known.verdict.decision.clone() else {
+                self.keep(member, statements).await?;
+                return Err(not_trusted(member, *known));
+            };
+            // What was learned stays, however the download ends. Into a store that is new it goes
+            // beside that: making one takes as long, and nothing is there or has to make space.
+            let is_new = !self.door.is_begun();
+            let preparing = self.prepare(member, statements, trusted.subject);
+            let downloaded = if is_new {
+                let downloading = self.download(&mut looking, named, &trusted, asked);
+                let (prepared, downloaded) = tokio::join!(preparing, downloading);
+                prepared.map(|_| downloaded)?
+            } else {
+                match preparing.await? {
+                    Some(path) => Ok(Got::Here(path)),
+                    None => self.download(&mut looking, named, &trusted, asked).await,
+                }
+            };
+            clock.end("download");
+            let (decided, more) = looking.until_decided().await;
+            if decided.statements.len() > known.statements.len() {
+                self.keep(member, decided.statements.clone()).await?;
+            }
+            clock.end("decide");
+            if decided.root() == Some(trusted.subject.root) {
+                break (decided, trusted, downloaded?);
+            }
+            (known, named) = (decided, more);
         };
         let root = trusted.subject.root;
-        let here = self.keep_for(member, statements, root).await?;
-        clock.end("keep");
-        if let Some(path) = here {
-            let archive = Archive {
-                decided: *decided,
-                trusted: *trusted,
-                path,
-            };
-            return Ok(from_store(member, archive, clock));
-        }
-        if !self.manners().may_download(asked.whose) {
-            return Err(FetchError::Spent { root });
-        }
-        self.make_space(trusted.subject.size).await?;
-        let downloaded = self.download(looking, named, &trusted, asked).await;
-        clock.end("download");
-        let (finished, providers) = match downloaded? {
-            Some((finished, providers)) => (Some(finished), providers),
-            None => (None, Vec::new()),
+        let (finished, providers) = match downloaded {
+            Got::Here(path) => {
+                let archive = Archive {
+                    decided: *decided,
+                    trusted: *trusted,
+                    path,
+                };
+                return Ok(from_store(member, archive, clock));
+            }
+            Got::Downloaded(finished, providers) => (Some(finished), providers),
+            Got::Nothing => (None, Vec::new()),
         };
         let archive = self.adopt(finished, trusted.subject.root).await?;
         let archive = archive.ok_or(NodeError::Stopping)?;
@@ -430,22 +441,29 @@ impl Node {
         })
     }
 
-    /// Keeps statements that a root is trusted on; where its archive is, if it is here already.
-    async fn keep_for(
+    /// Keeps what a subject is trusted on, and says where its archive is, or makes space for it.
+    async fn prepare(
         &self,
         member: &Arc<Member>,
         statements: Vec<Arc<Statement>>,
-        root: Root,
+        subject: Subject,
     ) -> Result<Option<PathBuf>, NodeError> {
         let member = member.clone();
-        self.blocking(move |store| {
+        let prepared = self.blocking(move |store| {
             keep(store, &member, &statements)?;
-            match store.has_blob(&root) {
-                true => archive(store, root),
-                false => Ok(None),
+            if store.has_blob(&subject.root)
+                && let Some(path) = archive(store, subject.root)?
+            {
+                return Ok((Some(path), Vec::new()));
             }
-        })
-        .await
+            let made = store.make_space(subject.size, unix_now())?;
+            Ok((None, made.evicted))
+        });
+        let (here, evicted) = prepared.await?;
+        for evicted in evicted {
+            tracing::info!(root = %evicted.root, bytes = evicted.bytes, "evicted: the disk is nearly full");
+        }
+        Ok(here)
     }
 
     /// Takes a finished download into the store and says where the archive is. Without one, another
@@ -477,25 +495,27 @@ impl Node {
         }
     }
 
-    /// `None` when another process downloaded it meanwhile.
     async fn download(
         &self,
-        mut looking: Looking,
+        looking: &mut Looking,
         named: Vec<Contact>,
         trusted: &Trusted,
         asked: Asked<'_>,
-    ) -> Result<Option<(Finished, Vec<Share>)>, FetchError> {
+    ) -> Result<Got, FetchError> {
         let Asked {
             whose, on_event, ..
         } = asked;
         let root = trusted.subject.root;
+        if !self.manners().may_download(whose) {
+            return Err(FetchError::Spent { root });
+        }
         let blob = Blob::new(root, trusted.subject.size)?;
         let member = looking.member.clone();
         let Some(net) = member.net().cloned() else {
             return Err(NodeError::Stopping.into());
         };
         let Some(part) = self.part(blob, on_event).await? else {
-            return Ok(None);
+            return Ok(Got::Nothing);
         };
         let gateways = self.gateways();
         let (providers, receiver) = mpsc::channel(PROVIDERS_PENDING_MAX);
@@ -520,13 +540,22 @@ impl Node {
                 given_up.cancelled().await;
                 for gateway in &gateways {
                     // Nobody listens after the end.
-                    let _ = providers.send(Source::Gateway(gateway.url().clone())).await;
+                    let source = Source::Gateway(gateway.url().clone());
+                    let _ = providers.send(source.into()).await;
                 }
             };
-            let naming_peers = looking.name_providers(named, &providers, &given_up, &on_unreached);
-            let (_kept, ()) = tokio::join!(naming_peers, naming_gateways);
+            let naming_peers = async {
+                let naming =
+                    looking.name_providers(root, named, &providers, &given_up, &on_unreached);
+                let kept = naming.await;
+                given_up.cancel();
+                kept
+            };
+            let (kept, ()) = tokio::join!(naming_peers, naming_gateways);
             drop(providers);
-            std::future::pending::<Infallible>().await
+            if kept.is_some() {
+                std::future::pending::<()>().await;
+            }
         };
         let mut given: BTreeMap<Source, u64> = BTreeMap::new();
         let (bans, manners) = (member.clone(), self.manners().clone());
@@ -583,7 +612,7 @@ impl Node {
         );
         let finished = tokio::select! {
             finished = downloading => finished,
-            never = naming => match never {},
+            () = naming => return Ok(Got::Nothing),
         };
         let unreached = unreached
             .into_inner()
@@ -593,7 +622,7 @@ impl Node {
             error,
             unreached,
         })?;
-        Ok(Some((finished, shares(given))))
+        Ok(Got::Downloaded(finished, shares(given)))
     }
 
     /// Where a blob is written. Waits while another fetch writes it; `None` when that one is done and
@@ -626,6 +655,16 @@ impl Node {
             tokio::time::sleep(PART_POLL).await;
         }
     }
+}
+
+/// How an artifact was had.
+enum Got {
+    /// It was here.
+    Here(PathBuf),
+    /// This is to be taken into the store.
+    Downloaded(Finished, Vec<Share>),
+    /// Another process downloaded it meanwhile, or the decision overruled it.
+    Nothing,
 }
 
 fn from_store(member: &Member, archive: Archive, clock: Stages) -> Fetched {

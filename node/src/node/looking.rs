@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use qk_protocol::decide::Held;
 use qk_protocol::fetch::{Decided, Fetch, FetchIn, FetchOut};
+use qk_protocol::hash::Root;
 use qk_protocol::message::{Contact, NodeId, Request};
 use qk_protocol::time::Machine;
 use qk_protocol::transfer::Why;
@@ -14,10 +15,12 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::member::{Member, Unanswered, next, now};
-use crate::blocks::source::Source;
+use crate::blocks::source::{Offer, Source};
 use crate::net::limits::{PUNCH_SETTLE_TIME, PUNCH_TIME_MAX};
 use crate::net::{AskError, Kept, PeerId};
 
+/// The longest round trip of a local network, where nothing is gained by packing.
+const NEAR: Duration = Duration::from_millis(5);
 /// How long a provider may take to accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often a parent may ask to come again, without having given anything meanwhile, until others
@@ -30,41 +33,75 @@ pub(super) struct Looking {
     pub(super) parents: BTreeSet<NodeId>,
     pub(super) machine: Fetch,
     pub(super) asking: JoinSet<FetchIn>,
+    /// The decision, once there is one.
+    decided: Option<Box<Decided>>,
+    /// Who was named since as having what was decided.
+    named: Vec<Contact>,
 }
 
 impl Looking {
-    /// Asks until there is a decision, which comes with the providers named so far.
-    pub(super) async fn until_decided(&mut self, held: Vec<Held>) -> (Box<Decided>, Vec<Contact>) {
+    pub(super) fn new(member: Arc<Member>, machine: Fetch, parents: Vec<Contact>) -> Self {
+        Self {
+            member,
+            parents: parents.iter().map(|one| one.node.clone()).collect(),
+            machine: machine.with_parents(parents),
+            asking: JoinSet::new(),
+            decided: None,
+            named: Vec::new(),
+        }
+    }
+
+    /// Asks until something is likely or decided, which comes with the providers named so far.
+    pub(super) async fn until_likely(&mut self, held: Vec<Held>) -> (Box<Decided>, Vec<Contact>) {
         let mut input = FetchIn::Start(held);
         loop {
-            let out = self.step(input);
-            let mut decision = None;
-            let mut named = Vec::new();
-            for one in out {
-                match one {
-                    FetchOut::Decided(decided) => decision = Some(decided),
-                    FetchOut::Provider(contact) => named.push(contact),
-                    FetchOut::Ask(..) | FetchOut::NoMoreProviders => {}
-                }
-            }
-            if let Some(decided) = decision {
-                return (decided, named);
+            let likely = self.step(input).into_iter().find_map(|one| match one {
+                FetchOut::Likely(likely, named) => Some((likely, named)),
+                _ => None,
+            });
+            if let Some(known) = self.decision().or(likely) {
+                return known;
             }
             input = self.next().await;
         }
     }
 
+    /// Asks until there is a decision, which comes with the providers named so far.
+    pub(super) async fn until_decided(&mut self) -> (Box<Decided>, Vec<Contact>) {
+        loop {
+            if let Some(decision) = self.decision() {
+                return decision;
+            }
+            let input = self.next().await;
+            self.step(input);
+        }
+    }
+
+    fn decision(&self) -> Option<(Box<Decided>, Vec<Contact>)> {
+        let decided = self.decided.clone()?;
+        Some((decided, self.named.clone()))
+    }
+
+    /// Whether it was decided that this is not to be had.
+    fn is_overruled(&self, root: Root) -> bool {
+        let decided = self.decided.as_ref();
+        decided.is_some_and(|decided| decided.root() != Some(root))
+    }
+
     /// Connects with providers and names them, until nobody is left to ask for more. Where a parent
     /// may give it, the others are named only when the parents are given up: what a cache fetches for
-    /// all is fetched once. Connections are kept as long as the answer lives.
+    /// all is fetched once. Connections are kept as long as the answer lives; none comes of it when the
+    /// decision overrules `root`.
     pub(super) async fn name_providers(
         &mut self,
+        root: Root,
         named: Vec<Contact>,
-        providers: &mpsc::Sender<Source>,
+        providers: &mpsc::Sender<Offer>,
         given_up: &CancellationToken,
         on_unreached: &(dyn Fn(PeerId, AskError) + Send + Sync),
-    ) -> Vec<Kept> {
+    ) -> Option<Vec<Kept>> {
         let mut connecting = JoinSet::new();
+        let mut seen = named.clone();
         let (parents, mut others): (Vec<_>, Vec<_>) = named
             .into_iter()
             .partition(|contact| self.parents.contains(&contact.node));
@@ -75,6 +112,9 @@ impl Looking {
             self.connect(contact, providers, given_up, &mut connecting);
         }
         while self.asks() || !given_up.is_cancelled() || !others.is_empty() {
+            if self.is_overruled(root) {
+                return None;
+            }
             if given_up.is_cancelled() {
                 for contact in others.drain(..) {
                     self.connect(contact, providers, given_up, &mut connecting);
@@ -84,12 +124,18 @@ impl Looking {
                 () = given_up.cancelled(), if !others.is_empty() || !self.asks() => {}
                 input = next(&mut self.asking, self.machine.deadline()), if self.asks() => {
                     for one in self.step(input.unwrap_or(FetchIn::Tick)) {
-                        if let FetchOut::Provider(contact) = one {
+                        if let FetchOut::Provider(contact) = one
+                            && !seen.contains(&contact)
+                        {
+                            seen.push(contact.clone());
                             others.push(contact);
                         }
                     }
                 }
             }
+        }
+        if self.is_overruled(root) {
+            return None;
         }
         let mut kept = Vec::new();
         for connected in connecting.join_all().await.into_iter().flatten() {
@@ -98,13 +144,13 @@ impl Looking {
                 Err((peer, error)) => on_unreached(peer, error),
             }
         }
-        kept
+        Some(kept)
     }
 
     fn connect(
         &self,
         contact: Contact,
-        providers: &mpsc::Sender<Source>,
+        providers: &mpsc::Sender<Offer>,
         given_up: &CancellationToken,
         connecting: &mut JoinSet<Option<Result<Kept, (PeerId, AskError)>>>,
     ) {
@@ -125,8 +171,11 @@ impl Looking {
         let mut out = Vec::new();
         self.machine.handle(input, now(), &mut out);
         for one in &out {
-            if let FetchOut::Ask(contact, request) = one {
-                self.ask(contact.clone(), request.clone());
+            match one {
+                FetchOut::Ask(contact, request) => self.ask(contact.clone(), request.clone()),
+                FetchOut::Decided(decided) => self.decided = Some(decided.clone()),
+                FetchOut::Provider(contact) => self.named.push(contact.clone()),
+                FetchOut::Likely(..) | FetchOut::NoMoreProviders => {}
             }
         }
         out
@@ -164,7 +213,7 @@ impl Looking {
 pub(super) async fn name(
     member: &Member,
     contact: &Contact,
-    providers: &mpsc::Sender<Source>,
+    providers: &mpsc::Sender<Offer>,
 ) -> Option<Result<Kept, (PeerId, AskError)>> {
     let (net, contact) = (member.net()?, member.to_dial(contact)?);
     let peer = contact.peer;
@@ -183,7 +232,11 @@ pub(super) async fn name(
     }
     match connected {
         Ok(()) => {
-            providers.send(peer.into()).await.ok()?;
+            let offer = Offer {
+                source: peer.into(),
+                is_far: net.rtt(peer).await.is_some_and(|rtt| rtt > NEAR),
+            };
+            providers.send(offer).await.ok()?;
             Some(Ok(kept))
         }
         Err(error) => Some(Err((peer, error))),

@@ -450,15 +450,6 @@ impl Node {
         });
     }
 
-    /// Evicts what is in the way of so many bytes more, where the disk is nearly full.
-    async fn make_space(&self, bytes: u64) -> Result<(), NodeError> {
-        let made = self.blocking(move |store| store.make_space(bytes, unix_now()));
-        for evicted in made.await?.evicted {
-            tracing::info!(root = %evicted.root, bytes = evicted.bytes, "evicted: the disk is nearly full");
-        }
-        Ok(())
-    }
-
     /// Tells others that these roots are here, as far as the owner wants it; how many know then.
     async fn announce_roots(
         &self,

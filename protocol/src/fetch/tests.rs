@@ -66,7 +66,9 @@ fn step(fetch: &mut Fetch, input: FetchIn, millis: u64) -> Vec<String> {
         };
         fetch.handle(FetchIn::Failed(member.node), now(millis), &mut out);
     }
+    out.retain(|one| !matches!(one, FetchOut::Likely(..)));
     let words = out.into_iter().map(|one| match one {
+        FetchOut::Likely(..) => unreachable!(),
         FetchOut::Ask(contact, _) => format!("ask {}", contact.node.0[0]),
         FetchOut::Decided(decided) => match decided.verdict.decision {
             Decision::Trusted(_) => "trusted".to_owned(),
@@ -234,6 +236,44 @@ fn nobody_to_ask_decides_at_once() {
     assert!(Fetch::new(nothing, Vec::new()).is_none());
 }
 
+/// What the first answer proves is said at once, and the decision is left to all of them.
+#[test]
+fn what_is_likely_is_said_before_a_dissent_can_arrive() {
+    let mut fetch = fetch(3);
+    start(&mut fetch);
+    let first = reply(&proven(), vec![provider("right", contact(9))]);
+    let out = raw(&mut fetch, FetchIn::Reply(contact(0).node, first), 1);
+    let [FetchOut::Likely(likely, having)] = &out[..] else {
+        panic!("{out:?}");
+    };
+    assert_eq!(likely.root(), Some(subject("right").root));
+    assert_eq!(having[..], [contact(9)]);
+    let second = reply(&proven(), vec![provider("right", contact(8))]);
+    let out = raw(&mut fetch, FetchIn::Reply(contact(1).node, second), 2);
+    assert!(out.is_empty(), "it is said once: {out:?}");
+    let last = reply(&scenario().says("cyd", "wrong"), Vec::new());
+    assert_eq!(answers(&mut fetch, 2, last), ["disputed"]);
+}
+
+/// Where nobody has it there is nothing to begin, and where a parent is to be heard nobody else is.
+#[test]
+fn nothing_is_likely_without_providers_or_before_a_parent_was_heard() {
+    let mut alone = fetch(3);
+    start(&mut alone);
+    let first = FetchIn::Reply(contact(0).node, reply(&proven(), Vec::new()));
+    assert!(raw(&mut alone, first, 1).is_empty());
+    let mut with_parent = fetch(3).with_parents(vec![contact(2)]);
+    start(&mut with_parent);
+    let one = || reply(&proven(), vec![provider("right", contact(9))]);
+    let first = FetchIn::Reply(contact(0).node, one());
+    assert!(raw(&mut with_parent, first, 1).is_empty());
+    let out = raw(&mut with_parent, FetchIn::Reply(contact(2).node, one()), 2);
+    let Some(FetchOut::Likely(_, having)) = out.first() else {
+        panic!("{out:?}");
+    };
+    assert_eq!(having[..], [contact(2), contact(9)], "the parent first");
+}
+
 #[test]
 fn a_refusal_is_no_answer() {
     let mut fetch = fetch(3);
@@ -393,7 +433,7 @@ fn asked(out: &[FetchOut]) -> Vec<String> {
     };
     let asks = out.iter().filter_map(|one| match one {
         FetchOut::Ask(contact, _) => Some(of(&contact.node)),
-        FetchOut::Decided(_) | FetchOut::Provider(_) | FetchOut::NoMoreProviders => None,
+        _ => None,
     });
     // The other active key of each.
     asks.filter(|name| name != "0").collect()
@@ -408,7 +448,7 @@ fn raw(fetch: &mut Fetch, input: FetchIn, millis: u64) -> Vec<FetchOut> {
 fn decided(out: &[FetchOut]) -> Option<&Decision> {
     out.iter().find_map(|one| match one {
         FetchOut::Decided(decided) => Some(&decided.verdict.decision),
-        FetchOut::Ask(..) | FetchOut::Provider(_) | FetchOut::NoMoreProviders => None,
+        _ => None,
     })
 }
 

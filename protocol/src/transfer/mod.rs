@@ -67,6 +67,9 @@ pub enum In<P> {
     /// Somebody says to have the blob. Said again it gives one that was not reachable another
     /// chance, and nobody else.
     Provider(P),
+    /// The same of one that is farther away than the local network: it is asked for packed answers
+    /// until it proves fast.
+    Far(P),
     /// The look-up is over: nobody else will be named.
     NoMoreProviders,
     /// A range that was asked for ended. Slots that are not known (any more) are ignored.
@@ -245,12 +248,13 @@ impl<P: Clone + Ord> Transfer<P> {
         self.ended
     }
 
-    fn on_provider(&mut self, provider: P) {
+    fn on_provider(&mut self, provider: P, at_first: Encoding) {
         let order = self.providers.len();
         if let Some(known) = self.providers.get_mut(&provider) {
             known.gone = known.gone.filter(|gone| *gone != Gone::Unreachable);
         } else if order < PROVIDERS_MAX {
-            self.providers.insert(provider, Provider::new(order));
+            self.providers
+                .insert(provider, Provider::new(order, at_first));
         }
     }
 
@@ -568,7 +572,8 @@ impl<P: Clone + Ord> Machine for Transfer<P> {
         }
         let now = now.mono;
         match input {
-            In::Provider(provider) => self.on_provider(provider),
+            In::Provider(provider) => self.on_provider(provider, Encoding::Raw),
+            In::Far(provider) => self.on_provider(provider, Encoding::Zstd),
             In::NoMoreProviders => self.more_providers = false,
             In::Range(slot, end) => self.on_range(slot, end, now, out),
             In::Tick => self.on_tick(now, out),

@@ -53,7 +53,8 @@ pub(super) struct Provider {
 }
 
 impl Provider {
-    pub(super) fn new(order: usize) -> Self {
+    /// Asked for answers as `at_first`, until its rate is known.
+    pub(super) fn new(order: usize, at_first: Encoding) -> Self {
         Self {
             order,
             faults: 0,
@@ -62,7 +63,7 @@ impl Provider {
             unit_blocks: UNIT_BLOCKS_MAX,
             lacks: BTreeSet::new(),
             rate: Rate::default(),
-            packing: Packing::new(),
+            packing: Packing::new(at_first),
             since: Duration::ZERO,
             cap_blocks: WINDOW_BLOCKS_MAX,
             lanes: BTreeMap::new(),

@@ -66,16 +66,16 @@ pub(super) struct Packing {
     encoding: Encoding,
     /// Measured with the present encoding.
     rate: Rate,
-    /// Bytes of the blob a second before it was asked for packed ones.
+    /// Bytes of the blob a second before it was asked for packed ones; zero if it was from the first.
     raw_per_second: u64,
     /// It does not speak zstd, or nothing is gained by it.
     is_useless: bool,
 }
 
 impl Packing {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(at_first: Encoding) -> Self {
         Self {
-            encoding: Encoding::Raw,
+            encoding: at_first,
             rate: Rate::default(),
             raw_per_second: 0,
             is_useless: false,
@@ -129,7 +129,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     fn packed(rate: u64, shrinks_to_percent: u64, seconds: u32) -> (Packing, u32) {
-        let mut packing = Packing::new();
+        let mut packing = Packing::new(Encoding::Raw);
         let mut changes = 0;
         for _ in 0..seconds * 4 {
             let before = packing.encoding();
@@ -174,6 +174,20 @@ mod tests {
         // Between the two thresholds nothing changes again and again.
         assert!(packed(39_000_000, 33, 60).1 <= 1);
         assert_eq!(packed(50_000_000, 33, 60).1, 0);
+    }
+
+    #[test]
+    fn what_is_far_is_packed_until_it_proves_fast() {
+        let mut slow = Packing::new(Encoding::Zstd);
+        let mut fast = Packing::new(Encoding::Zstd);
+        for _ in 0..8 {
+            slow.add(Encoding::Zstd, 2_000_000, 1_000_000, SECOND / 4);
+            fast.add(fast.encoding(), 200_000_000, 100_000_000, SECOND / 4);
+        }
+        assert_eq!(
+            (slow.encoding(), fast.encoding()),
+            (Encoding::Zstd, Encoding::Raw)
+        );
     }
 
     #[test]

@@ -294,7 +294,10 @@ impl Client {
     ) -> Result<Finished, DownloadError> {
         let (sender, receiver) = mpsc::channel(8);
         for provider in providers {
-            sender.send(provider.peer.into()).await.expect("has room");
+            sender
+                .send(Source::from(provider.peer).into())
+                .await
+                .expect("has room");
         }
         drop(sender);
         // What a download before this one verifies last holds its lock until that is done.
