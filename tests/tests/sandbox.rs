@@ -187,6 +187,7 @@ fn a_stopped_sandbox_is_waited_for() {
         links: Vec::new(),
         network: false,
         hostname: "qk".into(),
+        background: false,
     };
     let scratch = tempfile::tempdir().unwrap();
     let (cancel, at) = (Cancel::default(), scratch.path().to_path_buf());

@@ -36,6 +36,8 @@ use crate::session::{Session, Stops, failed, stopped};
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// How often a node of this process's own asks for newer manifests, as a running one does.
 const REFRESH_EVERY: Duration = Duration::from_secs(600);
+/// How long one network's part of a round may take: what nobody answers by then has its turn in the next.
+const ROUND_MAX: Duration = Duration::from_secs(60);
 /// Rounds after which it is drawn again where nothing was left to audit.
 const DRAW_AGAIN_ROUNDS: u32 = 10;
 /// Before what is shown on a terminal while nothing is built.
@@ -288,15 +290,23 @@ impl<'a> Watcher<'a> {
                 let id = joined.network.id();
                 let new = || Patrol::new(Point(rand::random()));
                 let patrol = patrols.entry(id).or_insert_with(new);
-                if let Err(failure) = self.survey(joined, patrol).await {
-                    let name = &joined.network.manifest().name;
-                    self.note(&format!("network {name}: {}", failure.error));
-                }
+                let survey = tokio::time::timeout(ROUND_MAX, self.survey(joined, patrol));
+                let why = match survey.await {
+                    Ok(Ok(())) => continue,
+                    Ok(Err(failure)) => failure.error,
+                    Err(_) => format!("nothing came of {} s of looking", ROUND_MAX.as_secs()),
+                };
+                let name = &joined.network.manifest().name;
+                self.note(&format!("network {name}: {why}"));
+                self.nodes.renew().await;
             }
             draw_in = draw_in.saturating_sub(1);
             if draw_in == 0 && self.keeper().kept().queue.wants_audit(unix_now()) {
-                let drawn = self.draw(&networks).await;
-                draw_in = if drawn { 0 } else { DRAW_AGAIN_ROUNDS };
+                let drawn = tokio::time::timeout(ROUND_MAX, self.draw(&networks)).await;
+                draw_in = match drawn {
+                    Ok(true) => 0,
+                    Ok(false) | Err(_) => DRAW_AGAIN_ROUNDS,
+                };
             }
         }
     }
@@ -321,6 +331,9 @@ impl<'a> Watcher<'a> {
         let network = joined.network.id();
         let survey = access.survey(network, patrol.at()).await;
         let survey = survey.map_err(|problem| of_problem(&problem))?;
+        if survey.answered == 0 {
+            return Err(Failure::new(Kind::Network, "no node answers"));
+        }
         let points = patrol.take(&survey);
         let owner = self.own_principal(joined);
         let (Some((own, _)), false) = (owner, points.is_empty()) else {
@@ -435,7 +448,7 @@ impl<'a> Watcher<'a> {
         self.tell(&Event::Rebuilding { what: what.clone() });
         let cpu_before = children_cpu_millis();
         let cancel = Cancel::default();
-        let end = {
+        let (end, report) = {
             let trying = self.try_out(&entry, &joined, &cancel);
             let mut trying = std::pin::pin!(trying);
             tokio::select! {
@@ -443,13 +456,15 @@ impl<'a> Watcher<'a> {
                 stop = self.until_stopped() => {
                     // Nothing of the build is left when it has ended.
                     cancel.cancel();
-                    match (trying.await, stop) {
+                    let (end, report) = trying.await;
+                    let end = match (end, stop) {
                         (End::Stopped, Stop::Disk(bytes)) => End::Failed {
                             class: Class::DiskFull,
                             detail: format!("it took {bytes} bytes of the disk"),
                         },
                         (end, _) => end,
-                    }
+                    };
+                    (end, report)
                 }
             }
         };
@@ -461,8 +476,16 @@ impl<'a> Watcher<'a> {
             kept.queue.end(end.clone(), unix_now())
         });
         match &end {
-            // Told where the report is.
-            End::Built(_) | End::Dropped => {}
+            End::Built(agreement) => {
+                if let Some(report) = report {
+                    self.tell(&Event::Rebuilt {
+                        why: entry.why,
+                        agreement: *agreement,
+                        report: &report,
+                    });
+                }
+            }
+            End::Dropped => {}
             End::Stopped => self.tell(&Event::Stopped { what }),
             End::Failed { class, detail } => {
                 self.tell(&Event::Failed {
@@ -501,26 +524,32 @@ impl<'a> Watcher<'a> {
         }
     }
 
-    async fn try_out(&self, entry: &Entry, joined: &Joined, cancel: &Cancel) -> End {
+    /// How a rebuild ended, with a report where an artifact came out and there was time for one.
+    async fn try_out(
+        &self,
+        entry: &Entry,
+        joined: &Joined,
+        cancel: &Cancel,
+    ) -> (End, Option<Report>) {
         let prepared = tokio::select! {
             prepared = self.prepare(entry, joined) => prepared,
-            () = self.stop.cancelled() => return End::Stopped,
+            () = self.stop.cancelled() => return (End::Stopped, None),
         };
         let (task, order) = match prepared {
             Ok(Ok(prepared)) => prepared,
-            Ok(Err(end)) => return end,
-            Err(failure) => return failed_before(&failure),
+            Ok(Err(end)) => return (end, None),
+            Err(failure) => return (failed_before(&failure), None),
         };
         let started = unix_now();
         let key = task.key(&order);
-        match self.maker.try_until(order, cancel.clone()).await {
-            Ok(Ok(built)) => {
-                let published = self.publish(entry, task, &built).await;
-                published.unwrap_or_else(|failure| End::Failed {
+        let end = match self.maker.try_until(order, cancel.clone()).await {
+            Ok(Ok(built)) => match self.publish(task, &built).await {
+                Ok((agreement, report)) => return (End::Built(agreement), report),
+                Err(failure) => End::Failed {
                     class: Class::NotHad,
                     detail: failure.error,
-                })
-            }
+                },
+            },
             Ok(Err(BuildError::Cancelled)) => End::Stopped,
             Ok(Err(error)) => {
                 let class = class_of(&error);
@@ -541,7 +570,8 @@ impl<'a> Watcher<'a> {
                 class: Class::Other,
                 detail: failure.error,
             },
-        }
+        };
+        (end, None)
     }
 
     /// What is needed to rebuild it, or how it ends without that.
@@ -570,7 +600,12 @@ impl<'a> Watcher<'a> {
         Ok(Ok((task, order)))
     }
 
-    async fn publish(&self, entry: &Entry, task: Task, built: &super::Built) -> Outcome<End> {
+    /// Publishes what was seen, and compares it with what others saw.
+    async fn publish(
+        &self,
+        task: Task,
+        built: &super::Built,
+    ) -> Outcome<(Agreement, Option<Report>)> {
         let statement = task.observe(self.session, built)?;
         let access = self.nodes.get().await?;
         let published = access
@@ -586,15 +621,10 @@ impl<'a> Watcher<'a> {
         };
         // It is published: a comparison that takes long keeps nobody from stopping.
         let report = tokio::select! {
-            report = task.report(self.session, built, &statement, published) => report,
-            () = self.stop.cancelled() => return Ok(End::Built(agreement)),
+            report = task.report(self.session, built, &statement, published) => Some(report),
+            () = self.stop.cancelled() => None,
         };
-        self.tell(&Event::Rebuilt {
-            why: entry.why,
-            agreement,
-            report: &report,
-        });
-        Ok(End::Built(agreement))
+        Ok((agreement, report))
     }
 
     async fn state(
@@ -655,6 +685,14 @@ impl Nodes<'_> {
             });
         }
         Ok(access)
+    }
+
+    /// Begins anew with the next question, if the node is this process's own: whatever keeps it from
+    /// being answered.
+    async fn renew(&self) {
+        if let Some(own) = self.own.lock().await.take() {
+            tokio::spawn(async move { own.access.shutdown().await });
+        }
     }
 
     async fn shutdown(&self) {
