@@ -192,11 +192,12 @@ pub(crate) struct ReproArgs {
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  qk verify hexyl@0.17.0\n  qk verify --once\n  qk verify --watch --cpu-hours 4 --hours 22-06\n  qk verify --status\n\n\
---watch goes round the index, rebuilds what this machine's principal is assigned to, what a dissent calls\n\
-it to and, one rebuild in five and whenever nothing else is to be done, entries drawn at random; it publishes\n\
-what comes out. Ctrl-C stops it and keeps the queue. Rebuilds run at the lowest priority, and rest on\n\
-battery and on metered links as [pause] of the configuration says. What a rebuild took is counted when it\n\
-ends: what is beyond the day's CPU hours is taken off the next days. Each flag stands before its setting in\n\
+--watch goes round the index, rebuilds what this machine's principal is assigned to, what a\n\
+dissent calls it to and, one rebuild in five and whenever nothing else is to be done, entries\n\
+drawn at random; it publishes what comes out. Ctrl-C stops it and keeps the queue. Rebuilds run\n\
+at the lowest priority, and rest on battery and on metered links as [pause] of the configuration\n\
+says. What a rebuild took is counted when it ends: what is beyond the day's CPU hours is taken\n\
+off the next days. Each flag stands before its setting in\n\
 [verify] of the configuration: cpu_hours, jobs, disk, hours, idle, time_limit, every"
 )]
 #[command(group = clap::ArgGroup::new("what").required(true).multiple(false).args(["krate", "once", "watch", "status"]))]

@@ -215,7 +215,7 @@ fn given(budget: &Budget, report: &Report) -> String {
         format!("{} of the disk", bytes(budget.disk_bytes)),
         format!("{} for each phase", lasting(budget.time_limit_seconds)),
     ];
-    parts.extend(budget.hours.map(|hours| format!("from {hours}")));
+    parts.extend(budget.hours.map(|hours| format!("only {hours}")));
     parts.extend(budget.idle.then(|| "only while idle".to_owned()));
     parts.join(", ")
 }
