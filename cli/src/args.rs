@@ -6,6 +6,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use qk_node::manners::Size;
+use qk_node::watch::{CpuHours, Time};
+use qk_protocol::watch::budget::Hours;
 
 pub(crate) use self::network::*;
 
@@ -188,8 +190,17 @@ pub(crate) struct ReproArgs {
 
 /// Rebuild what others published, and publish what came out
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  qk verify hexyl@0.17.0\n  qk verify --once")]
-#[group(required = true, multiple = false)]
+#[command(
+    after_help = "Examples:\n  qk verify hexyl@0.17.0\n  qk verify --once\n  qk verify --watch --cpu-hours 4 --hours 22-06\n  qk verify --status\n\n\
+--watch goes round the index, rebuilds what this machine's principal is assigned to, what a\n\
+dissent calls it to and, one rebuild in five and whenever nothing else is to be done, entries\n\
+drawn at random; it publishes what comes out. Ctrl-C stops it and keeps the queue. Rebuilds run\n\
+at the lowest priority, and rest on battery and on metered links as [pause] of the configuration\n\
+says. What a rebuild took is counted when it ends: what is beyond the day's CPU hours is taken\n\
+off the next days. Each flag stands before its setting in\n\
+[verify] of the configuration: cpu_hours, jobs, disk, hours, idle, time_limit, every"
+)]
+#[command(group = clap::ArgGroup::new("what").required(true).multiple(false).args(["krate", "once", "watch", "status"]))]
 pub(crate) struct VerifyArgs {
     /// NAME or NAME@VERSION
     #[arg(value_name = "CRATE[@VER]")]
@@ -197,6 +208,44 @@ pub(crate) struct VerifyArgs {
     /// Draw one entry of the index at random
     #[arg(long)]
     pub once: bool,
+    /// Rebuild what is owed and what is drawn, one after another, until Ctrl-C
+    #[arg(long)]
+    pub watch: bool,
+    /// Show what waits, what is being rebuilt, what came out and what is left of the budget
+    #[arg(long)]
+    pub status: bool,
+    #[command(flatten)]
+    pub budget: BudgetArgs,
+}
+
+/// What a budget says nothing to.
+const NOT_WATCHING: [&str; 3] = ["krate", "once", "status"];
+
+/// What --watch gives
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Budget of --watch")]
+pub(crate) struct BudgetArgs {
+    /// Hours of all processors together in a day, such as 4 or 0.5 [default: as many as there are]
+    #[arg(long, value_name = "N", conflicts_with_all = NOT_WATCHING)]
+    pub cpu_hours: Option<CpuHours>,
+    /// Processors that a rebuild may use at once [default: all]
+    #[arg(long, short, value_name = "N", conflicts_with_all = NOT_WATCHING)]
+    pub jobs: Option<u32>,
+    /// Bytes that a rebuild may take on the disk [default: 10GiB]
+    #[arg(long, value_name = "SIZE", conflicts_with_all = NOT_WATCHING)]
+    pub disk: Option<Size>,
+    /// Only in these hours of the day, in local time, such as 22-06 or 22:30-6:15
+    #[arg(long, value_name = "FROM-TO", conflicts_with_all = NOT_WATCHING)]
+    pub hours: Option<Hours>,
+    /// Begin rebuilds only while the load of the last minute is at most half the processors
+    #[arg(long, conflicts_with_all = NOT_WATCHING)]
+    pub idle: bool,
+    /// How long fetching the sources and building may take each, such as 20m [default: 1h]
+    #[arg(long, value_name = "TIME", conflicts_with_all = NOT_WATCHING)]
+    pub time_limit: Option<Time>,
+    /// How often a range of the index is looked through for what is new [default: 60s]
+    #[arg(long, value_name = "TIME", conflicts_with_all = NOT_WATCHING)]
+    pub every: Option<Time>,
 }
 
 /// Show what was observed of a crate, and what the policy makes of it; now or, with a bundle, later
@@ -290,8 +339,8 @@ pub(crate) enum NodeCommand {
     #[command(after_help = "Examples:\n  qk node pause\n  qk node pause --for 2h")]
     Pause {
         /// For how long, such as 90s, 30m, 2h or 1d [default: until `qk node resume`]
-        #[arg(long = "for", value_name = "TIME", value_parser = seconds)]
-        time: Option<u64>,
+        #[arg(long = "for", value_name = "TIME")]
+        time: Option<Time>,
     },
     /// End a pause that was asked for
     #[command(after_help = "Example:\n  qk node resume")]
@@ -395,22 +444,6 @@ pub(crate) struct ShareArgs {
     /// Bytes that the store may take, such as 20GiB
     #[arg(long, value_name = "SIZE")]
     pub quota: Option<Size>,
-}
-
-/// A time such as `2h`, in seconds.
-fn seconds(text: &str) -> Result<u64, String> {
-    let not = || format!("{text:?} is no time such as 90s, 30m, 2h or 1d");
-    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-    let (number, unit) = text.split_at(digits);
-    let number: u64 = number.parse().map_err(|_| not())?;
-    let factor = match unit {
-        "" | "s" => 1,
-        "m" | "min" => 60,
-        "h" => 3600,
-        "d" => 86_400,
-        _ => return Err(not()),
-    };
-    number.checked_mul(factor).ok_or_else(not)
 }
 
 /// Join a network, or take a newer version of one

@@ -11,7 +11,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 
-use crate::args::{Cli, Command, LogFormat, NodeCli, StatusArgs};
+use crate::args::{Cli, Command, LogFormat, NodeCli, StatusArgs, VerifyArgs};
 use crate::failure::{Failure, Kind, Outcome};
 use crate::output::Output;
 use crate::session::Session;
@@ -70,7 +70,9 @@ fn run(command: Command, output: Output) -> Outcome {
     // They end in order, by themselves.
     let ends_itself = matches!(
         command,
-        Command::Node(NodeCli { command: None, .. }) | Command::Status(StatusArgs { watch: true })
+        Command::Node(NodeCli { command: None, .. })
+            | Command::Status(StatusArgs { watch: true })
+            | Command::Verify(VerifyArgs { watch: true, .. })
     );
     let done = runtime.block_on(async {
         let stopped = session::stopped();

@@ -142,6 +142,21 @@ impl Session {
             .map_err(|error| of_registry(&error))
     }
 
+    /// What the registry says of exactly this release, withdrawn or not: what a rebuild needs.
+    pub(crate) async fn release(&self, name: &str, version: &str) -> Outcome<Resolved> {
+        let version = version
+            .parse()
+            .map_err(|error| Failure::new(Kind::Corrupt, error))?;
+        let name = name.to_owned();
+        let asked = tokio::task::spawn_blocking(move || {
+            Registry::open(&RegistryOptions::default())?.release(&name, &version)
+        });
+        asked
+            .await
+            .map_err(failed)?
+            .map_err(|error| of_registry(&error))
+    }
+
     /// What is wanted, derived before anybody is asked.
     pub(crate) fn wanted(resolved: &Resolved, flags: &FlagArgs, targets: Vec<String>) -> Wanted {
         let asked = flags

@@ -19,10 +19,12 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use qk_protocol::hash::{NetworkId, Root};
+use qk_protocol::decide::Held;
+use qk_protocol::hash::{NetworkId, Point, Root};
 use qk_protocol::key::ArtifactKey;
 use qk_protocol::statement::Statement;
 use qk_protocol::time::UnixTime;
+use qk_protocol::watch::patrol::Survey;
 
 use crate::control::Client;
 pub use crate::control::{
@@ -261,6 +263,28 @@ impl Access {
         match self {
             Self::Node(node) => Ok(node.draw(network).await?),
             Self::Daemon(client) => client.draw(network).await,
+        }
+    }
+
+    /// Lists the points around one where something is stated, as several nodes give them.
+    ///
+    /// # Errors
+    /// When the network is not joined or the store cannot be read.
+    pub async fn survey(&self, network: NetworkId, point: Point) -> Result<Survey, Problem> {
+        match self {
+            Self::Node(node) => Ok(node.survey(network, point).await?),
+            Self::Daemon(client) => client.survey(network, point).await,
+        }
+    }
+
+    /// Everything that is stated at some points, here and in the network.
+    ///
+    /// # Errors
+    /// When the network is not joined, or the store cannot be read or written.
+    pub async fn look(&self, network: NetworkId, points: Vec<Point>) -> Result<Vec<Held>, Problem> {
+        match self {
+            Self::Node(node) => Ok(node.look(network, points).await?),
+            Self::Daemon(client) => client.look(network, points).await,
         }
     }
 

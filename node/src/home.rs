@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::node::{CacheConfig, NetworkConfig};
 use crate::secret::Secret;
+use crate::watch::VerifyConfig;
 use tempfile::{NamedTempFile, PersistError};
 
 use crate::gateway::GatewayConfig;
@@ -86,6 +87,8 @@ pub struct Config {
     pub share: ShareConfig,
     /// When background work rests.
     pub pause: PauseConfig,
+    /// What `qk verify --watch` gives.
+    pub verify: VerifyConfig,
     /// How this node and others reach each other.
     pub relay: RelayConfig,
 }

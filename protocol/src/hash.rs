@@ -130,8 +130,8 @@ impl Point {
         std::array::from_fn(|i| self.0[i] ^ other.0[i])
     }
 
-    /// Whether the first `bits` bits of both points are equal. `bits` above 256 count as 256.
-    pub fn shares_prefix(&self, other: &Self, bits: u16) -> bool {
+    /// How many of the first bits of both points are equal, 256 if all are.
+    pub fn shared_bits(&self, other: &Self) -> u16 {
         let zeros: u32 = self
             .distance(other)
             .iter()
@@ -140,7 +140,12 @@ impl Point {
                 _ => Err(sum + byte.leading_zeros()),
             })
             .unwrap_or_else(|stopped| stopped);
-        zeros >= u32::from(bits.min(256))
+        zeros as u16
+    }
+
+    /// Whether the first `bits` bits of both points are equal. `bits` above 256 count as 256.
+    pub fn shares_prefix(&self, other: &Self, bits: u16) -> bool {
+        self.shared_bits(other) >= bits.min(256)
     }
 }
 

@@ -28,4 +28,5 @@ pub mod statement;
 pub(crate) mod testing;
 pub mod time;
 pub mod transfer;
+pub mod watch;
 pub mod work;

@@ -189,6 +189,7 @@ impl Field {
             links: self.host.links.clone(),
             network: false,
             hostname: "qk".into(),
+            background: false,
         };
         let limits = Limits {
             memory_bytes: 256 * MIB,

@@ -2,8 +2,9 @@
 
 use std::path::PathBuf;
 
+use indicatif::ProgressBar;
 use qk_node::build::{
-    self, BuildError, Builder, Collected, Event, Findings, Options, Order, RustToolchain,
+    self, BuildError, Builder, Cancel, Collected, Event, Findings, Options, Order, RustToolchain,
 };
 use qk_node::node::{NodeOptions, Published, unix_now};
 use qk_node::registry::{Registry, RegistryOptions, Resolved, lock_digest};
@@ -66,13 +67,10 @@ pub(crate) async fn run(session: &Session, args: &BuildArgs) -> Outcome {
         args.target.iter().cloned().collect(),
     );
     let mut maker = Maker::new(session).await?;
-    maker.jobs = args.jobs;
-    maker.sandbox_root = args
-        .sandbox_root
-        .as_deref()
-        .map(std::path::absolute)
-        .transpose()
-        .map_err(failed)?;
+    maker.set_jobs(args.jobs);
+    if let Some(root) = &args.sandbox_root {
+        maker.options.root = std::path::absolute(root).map_err(failed)?;
+    }
     let place = Place::choose(session, &wanted)?;
     let order = maker.order(&place, &wanted, &resolved).await?;
     let publishing = match (&place.network, args.no_publish, &order.lock) {
@@ -435,8 +433,9 @@ pub(crate) struct Twice {
 pub(crate) struct Maker<'a> {
     session: &'a Session,
     builder: Builder,
-    pub(super) jobs: Option<u32>,
-    sandbox_root: Option<PathBuf>,
+    pub(super) options: Options,
+    /// Shows how far it is; a bar of each build's own, if there is none.
+    pub(super) bar: Option<ProgressBar>,
 }
 
 impl<'a> Maker<'a> {
@@ -457,8 +456,8 @@ impl<'a> Maker<'a> {
         Ok(Self {
             session,
             builder,
-            jobs: None,
-            sandbox_root: None,
+            options: Options::default(),
+            bar: None,
         })
     }
 
@@ -520,19 +519,26 @@ impl<'a> Maker<'a> {
         self.try_out(order).await?.map_err(|error| of_build(&error))
     }
 
-    fn options(&self) -> Options {
-        let defaults = Options::default();
-        Options {
-            jobs: self.jobs.unwrap_or(defaults.jobs),
-            root: self.sandbox_root.clone().unwrap_or(defaults.root.clone()),
-            ..defaults
-        }
+    /// Parallel jobs, if somebody said how many.
+    pub(super) fn set_jobs(&mut self, jobs: Option<u32>) {
+        self.options.jobs = jobs.unwrap_or(self.options.jobs);
     }
 
     /// Builds and packs. The inner error is the build's own, which may be worth stating.
     pub(crate) async fn try_out(&self, order: Order) -> Outcome<Result<Built, BuildError>> {
+        self.try_until(order, Cancel::default()).await
+    }
+
+    /// As [`try_out`](Self::try_out), until it is cancelled: when this returns, nothing of the build is
+    /// left.
+    pub(super) async fn try_until(
+        &self,
+        order: Order,
+        cancel: Cancel,
+    ) -> Outcome<Result<Built, BuildError>> {
         let name = format!("{} {}", order.name, order.version);
-        self.build_as(&name, order, self.options()).await
+        self.build_as(&name, order, self.options.clone(), cancel)
+            .await
     }
 
     /// Builds twice, the second time under other circumstances, and compares: the determinism gate.
@@ -544,16 +550,18 @@ impl<'a> Maker<'a> {
         let name = format!("{} {}", order.name, order.version);
         let options = Options {
             keep_linked: true,
-            ..self.options()
+            ..self.options.clone()
         };
         let mut varied = options.varied();
         varied.root = other_root.unwrap_or(varied.root);
-        let first = match self.build_as(&name, order.clone(), options).await? {
+        let first = self.build_as(&name, order.clone(), options, Cancel::default());
+        let first = match first.await? {
             Ok(first) => first,
             Err(error) => return Ok(Err(error)),
         };
         let again = format!("{name}, again");
-        let second = match self.build_as(&again, order.clone(), varied).await? {
+        let second = self.build_as(&again, order.clone(), varied, Cancel::default());
+        let second = match second.await? {
             Ok(second) => second,
             Err(error) => return Ok(Err(error)),
         };
@@ -579,8 +587,11 @@ impl<'a> Maker<'a> {
         name: &str,
         order: Order,
         options: Options,
+        cancel: Cancel,
     ) -> Outcome<Result<Built, BuildError>> {
-        let bar = self.session.output.spinner(name);
+        let own = || self.session.output.spinner(name);
+        let bar = self.bar.clone().unwrap_or_else(own);
+        bar.set_prefix(name.to_owned());
         let (shown, output) = (bar.clone(), self.session.output);
         let event = move |event: Event| {
             let text = match event {
@@ -592,15 +603,17 @@ impl<'a> Maker<'a> {
             };
             shown.set_message(text);
         };
-        if bar.is_hidden() {
+        if bar.is_hidden() && self.bar.is_none() {
             output.note(format!("building {name}"));
         }
         let rustc = order.rustc.clone();
         let collected = self
             .builder
-            .build_in_background(order.clone(), options, event)
+            .build_in_background(order.clone(), options, cancel, event)
             .await;
-        bar.finish_and_clear();
+        if self.bar.is_none() {
+            bar.finish_and_clear();
+        }
         let collected = match collected {
             Ok(collected) => collected,
             Err(error) => return Ok(Err(error)),

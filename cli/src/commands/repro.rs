@@ -54,7 +54,7 @@ struct Badge {
 
 pub(crate) async fn run(session: &Session, args: &ReproArgs) -> Outcome {
     let mut maker = Maker::new(session).await?;
-    maker.jobs = args.jobs;
+    maker.set_jobs(args.jobs);
     let other_root = args.sandbox_root.as_deref().map(std::path::absolute);
     let other_root = other_root.transpose().map_err(failed)?;
     // Holds the packaged directory as long as it is built.

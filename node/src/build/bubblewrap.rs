@@ -18,7 +18,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::cgroup::Cgroup;
 use super::sandbox::{
-    Bind, END_MAX, End, Limits, POLL, Run, SandboxError, doing, is_public, limited,
+    Bind, END_MAX, End, Limits, POLL, Run, SandboxError, doing, is_public, limited, starting,
 };
 use super::seccomp;
 
@@ -84,9 +84,9 @@ impl Bubblewrap {
             .map_err(doing("write the seccomp filter"))?;
         let mut binds = run.binds.clone();
         let mut launcher = match self.drop_to {
-            None => Command::new("/bin/sh"),
+            None => starting(run, "/bin/sh"),
             Some(_) => {
-                let mut unshare = Command::new("unshare");
+                let mut unshare = starting(run, "unshare");
                 unshare.args(["--mount", "--propagation", "private", "--", "/bin/sh"]);
                 unshare
             }

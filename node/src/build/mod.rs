@@ -204,6 +204,10 @@ pub struct Options {
     pub root: PathBuf,
     /// The host name that the build sees.
     pub hostname: String,
+    /// Processors that it may use at once, whatever it starts; all if not set.
+    pub cores: Option<u32>,
+    /// Whether it gives way to everything else on the machine.
+    pub background: bool,
     /// Whether the files that the linker was given stay until [`Collected`] goes, to be compared.
     pub keep_linked: bool,
 }
@@ -216,6 +220,8 @@ impl Default for Options {
             limits: Limits::default(),
             root: PathBuf::from("/"),
             hostname: "qk".to_owned(),
+            cores: None,
+            background: false,
             keep_linked: false,
         }
     }

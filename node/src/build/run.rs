@@ -157,7 +157,8 @@ impl Builder {
         })
     }
 
-    /// [`build`](Self::build) on a thread of its own. Dropping the future stops the build.
+    /// [`build`](Self::build) on a thread of its own. Dropping the future stops the build, as `cancel`
+    /// does; whoever cancels and waits knows that nothing of it is left.
     ///
     /// # Errors
     /// See [`BuildError`].
@@ -165,6 +166,7 @@ impl Builder {
         &self,
         order: Order,
         options: Options,
+        cancel: Cancel,
         mut event: impl FnMut(Event) + Send + 'static,
     ) -> Result<Collected, BuildError> {
         struct OnDrop(Cancel);
@@ -173,13 +175,16 @@ impl Builder {
                 self.0.cancel();
             }
         }
-        let guard = OnDrop(Cancel::default());
+        let guard = OnDrop(cancel);
         let (builder, cancel) = (self.clone(), guard.0.clone());
         let (sender, done) = tokio::sync::oneshot::channel();
         // Not of a pool: bubblewrap dies with the thread that started it.
         std::thread::Builder::new()
             .name("build".into())
             .spawn(move || {
+                if let Some(cores) = options.cores {
+                    keep_to(cores);
+                }
                 let result = builder.build(&order, &options, &cancel, &mut event);
                 let _ = sender.send(result);
             })
@@ -354,6 +359,7 @@ impl Job<'_> {
             links: self.tools.links(),
             network: false,
             hostname: self.options.hostname.clone(),
+            background: self.options.background,
         }
     }
 
@@ -428,6 +434,23 @@ impl Job<'_> {
             detail,
             tail: self.log.tail(),
         }
+    }
+}
+
+/// Keeps this thread, and what it starts, to so many of the processors that it may use. That this does
+/// not work is no reason to build nothing.
+fn keep_to(cores: u32) {
+    use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+    let kept = sched_getaffinity(None).and_then(|may| {
+        let mut kept = CpuSet::new();
+        // The last ones: the first have more to do for the machine itself.
+        let all = (0..CpuSet::MAX_CPU).rev().filter(|cpu| may.is_set(*cpu));
+        all.take(cores.max(1) as usize)
+            .for_each(|cpu| kept.set(cpu));
+        sched_setaffinity(None, &kept)
+    });
+    if let Err(error) = kept {
+        tracing::warn!(%error, "the build is not kept to {cores} processors");
     }
 }
 

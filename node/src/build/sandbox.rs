@@ -8,13 +8,14 @@ use std::ffi::OsString;
 use std::io::{self, Read};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ExitStatus};
+use std::process::{Child, Command, ExitStatus};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use super::bubblewrap::{self, Bubblewrap};
 use super::cgroup::Cgroup;
+use super::host;
 use super::landlock::{self, Landlock, Place};
 use super::seccomp;
 
@@ -147,6 +148,8 @@ pub struct Run {
     pub network: bool,
     /// The host's name as it sees it.
     pub hostname: String,
+    /// Whether it gives way to everything else on the machine, as far as processors and disks go.
+    pub background: bool,
 }
 
 /// How a run ended.
@@ -362,6 +365,7 @@ impl Sandbox {
             links: Vec::new(),
             network: false,
             hostname: "qk".into(),
+            background: false,
         };
         let limits = Limits {
             wall: Duration::from_secs(20),
@@ -440,6 +444,25 @@ impl Sandbox {
             false => Ok((end, used)),
         }
     }
+}
+
+/// A command with this program; where the run is one in the background, it gives way to everything else
+/// on the machine.
+pub(super) fn starting(run: &Run, program: &str) -> Command {
+    // ionice is of util-linux, which may be cut down; a low priority for processors lowers that for
+    // disks, too.
+    let front: [&[&str]; 2] = [&["nice", "-n", "19"], &["ionice", "-c", "3"]];
+    let mut words: Vec<OsString> = Vec::new();
+    for part in front.iter().filter(|_| run.background) {
+        if let Some(found) = host::which(part[0]) {
+            words.push(found.into());
+            words.extend(part[1..].iter().map(OsString::from));
+        }
+    }
+    words.push(program.into());
+    let mut command = Command::new(words.remove(0));
+    command.args(words);
+    command
 }
 
 /// What the command of a trial exits with.

@@ -10,11 +10,13 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper::{Method, Request, Response, header};
 use hyper_util::rt::TokioIo;
-use qk_protocol::hash::{NetworkId, Root};
+use qk_protocol::decide::Held;
+use qk_protocol::hash::{NetworkId, Point, Root};
 use qk_protocol::key::ArtifactKey;
 use qk_protocol::policy::Policy;
 use qk_protocol::statement::Statement;
 use qk_protocol::time::UnixTime;
+use qk_protocol::watch::patrol::Survey;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tempfile::TempDir;
@@ -23,11 +25,12 @@ use tokio::task::JoinSet;
 
 use super::archive::Receiving;
 use super::peer::{is_in_its_place, is_ours, own_uid};
-use super::report::FindWire;
+use super::report::{FindWire, HeldWire};
 use super::server::io_problem;
 use super::{
     ANSWER_BYTES_MAX, Artifact, ChangedWire, Cleaned, FetchLine, FetchReport, FindReport, FindSpec,
-    PeerReport, Problem, ProblemKind, PublishWire, Reloaded, RootWire, Status,
+    LookWire, PeerReport, Problem, ProblemKind, PublishWire, Reloaded, RootWire, Status,
+    SurveyWire,
 };
 use crate::home::{Home, create_private_dir};
 use crate::manners::{PauseReason, PauseRequest};
@@ -246,6 +249,24 @@ impl Client {
     /// As [`status`](Self::status).
     pub async fn draw(&self, network: NetworkId) -> Result<Option<ArtifactKey>, Problem> {
         self.post("/draw", &network).await
+    }
+
+    /// See [`Access::survey`](crate::access::Access::survey).
+    ///
+    /// # Errors
+    /// As [`status`](Self::status).
+    pub async fn survey(&self, network: NetworkId, point: Point) -> Result<Survey, Problem> {
+        self.post("/survey", &SurveyWire { network, point }).await
+    }
+
+    /// See [`Access::look`](crate::access::Access::look). Statements are verified once more here.
+    ///
+    /// # Errors
+    /// As [`status`](Self::status).
+    pub async fn look(&self, network: NetworkId, points: Vec<Point>) -> Result<Vec<Held>, Problem> {
+        let wire: Vec<HeldWire> = self.post("/look", &LookWire { network, points }).await?;
+        let held = wire.iter().map(HeldWire::read);
+        held.collect::<Result<_, _>>().map_err(protocol)
     }
 
     /// See [`Access::fetch`](crate::access::Access::fetch). Dropping the future closes the

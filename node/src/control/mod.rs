@@ -36,7 +36,7 @@ pub(crate) mod tests;
 
 use std::path::PathBuf;
 
-use qk_protocol::hash::Root;
+use qk_protocol::hash::{NetworkId, Point, Root};
 use serde::{Deserialize, Serialize};
 
 pub use self::client::Client;
@@ -72,6 +72,22 @@ struct RootWire {
 #[derive(Debug, Serialize, Deserialize)]
 struct ChangedWire {
     changed: bool,
+}
+
+/// `POST /survey`.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SurveyWire {
+    network: NetworkId,
+    point: Point,
+}
+
+/// `POST /look`.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LookWire {
+    network: NetworkId,
+    points: Vec<Point>,
 }
 
 /// A line of the answer to `POST /fetch`.

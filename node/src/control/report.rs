@@ -318,20 +318,34 @@ pub(super) struct FindWire {
     known: usize,
 }
 
+/// [`Held`] as it goes over the socket.
 #[derive(Debug, Serialize, Deserialize)]
-struct HeldWire {
+pub(super) struct HeldWire {
     envelope: String,
     stored: UnixTime,
 }
 
-impl std::convert::From<FindReport> for FindWire {
-    fn from(report: FindReport) -> Self {
-        let held = report.held.iter().map(|held| HeldWire {
+impl HeldWire {
+    pub(super) fn of(held: &Held) -> Self {
+        Self {
             envelope: String::from_utf8_lossy(held.statement.envelope()).into_owned(),
             stored: held.stored,
-        });
+        }
+    }
+
+    /// Verifies the statement once more.
+    pub(super) fn read(&self) -> Result<Held, StatementError> {
+        Ok(Held {
+            statement: Arc::new(Statement::read(self.envelope.as_bytes())?),
+            stored: self.stored,
+        })
+    }
+}
+
+impl std::convert::From<FindReport> for FindWire {
+    fn from(report: FindReport) -> Self {
         Self {
-            held: held.collect(),
+            held: report.held.iter().map(HeldWire::of).collect(),
             providers: report.providers,
             answered: report.answered,
             known: report.known,
@@ -343,14 +357,12 @@ impl TryFrom<FindWire> for FindReport {
     type Error = StatementError;
 
     fn try_from(wire: FindWire) -> Result<Self, StatementError> {
-        let read = |held: &HeldWire| -> Result<Held, StatementError> {
-            Ok(Held {
-                statement: Arc::new(Statement::read(held.envelope.as_bytes())?),
-                stored: held.stored,
-            })
-        };
         Ok(Self {
-            held: wire.held.iter().map(read).collect::<Result<_, _>>()?,
+            held: wire
+                .held
+                .iter()
+                .map(HeldWire::read)
+                .collect::<Result<_, _>>()?,
             providers: wire.providers,
             answered: wire.answered,
             known: wire.known,

@@ -24,6 +24,7 @@ use futures::Stream;
 use qk_protocol::hash::NetworkId;
 use qk_protocol::key::ArtifactKey;
 use qk_protocol::statement::Statement;
+use qk_protocol::watch::patrol::Survey;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{UnixListener, UnixSocket, UnixStream};
@@ -31,10 +32,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use super::peer::{self, Peer, admit};
-use super::report::FindWire;
+use super::report::{FindWire, HeldWire};
 use super::{
-    Artifact, ChangedWire, Cleaned, FetchLine, FetchReport, FindSpec, PeerReport, Problem,
-    ProblemKind, PublishWire, REQUEST_BYTES_MAX, Reloaded, RootWire, Status, archive,
+    Artifact, ChangedWire, Cleaned, FetchLine, FetchReport, FindSpec, LookWire, PeerReport,
+    Problem, ProblemKind, PublishWire, REQUEST_BYTES_MAX, Reloaded, RootWire, Status, SurveyWire,
+    archive,
 };
 use crate::home::{Home, create_private_dir};
 use crate::manners::{PauseReason, PauseRequest};
@@ -374,6 +376,8 @@ fn router(control: Control) -> Router {
         .route("/pause", post(pause))
         .route("/resume", post(resume))
         .route("/draw", post(draw))
+        .route("/survey", post(survey))
+        .route("/look", post(look))
         .route("/archive/{root}", get(archive::send))
         .fallback(unknown)
         .method_not_allowed_fallback(unknown)
@@ -470,6 +474,17 @@ async fn resume(State(control): State<Control>) -> Answer<Vec<PauseReason>> {
 async fn draw(State(control): State<Control>, body: Given) -> Answer<Option<ArtifactKey>> {
     let network: NetworkId = read(body)?;
     Ok(Json(control.node.draw(network).await?))
+}
+
+async fn survey(State(control): State<Control>, body: Given) -> Answer<Survey> {
+    let SurveyWire { network, point } = read(body)?;
+    Ok(Json(control.node.survey(network, point).await?))
+}
+
+async fn look(State(control): State<Control>, body: Given) -> Answer<Vec<HeldWire>> {
+    let LookWire { network, points } = read(body)?;
+    let held = control.node.look(network, points).await?;
+    Ok(Json(held.iter().map(HeldWire::of).collect()))
 }
 
 async fn fetch(State(control): State<Control>, body: Given) -> Result<Response, Problem> {

@@ -220,6 +220,11 @@ impl Manners {
         Ok(())
     }
 
+    /// Notices a pause that another process of this home was asked for, or its end.
+    pub fn look_at_request(&self) {
+        self.notice(Noticed::Request(read_request(&self.paths.request)));
+    }
+
     /// Ends a pause that was asked for.
     ///
     /// # Errors
@@ -347,7 +352,7 @@ fn read_request(path: &Path) -> Option<PauseRequest> {
 }
 
 /// Replaces a small file as a whole: after a crash there is the old one or the new.
-fn replace_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
+pub(crate) fn replace_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let dir = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
     create_private_dir(dir)?;
     let mut file = tempfile::NamedTempFile::new_in(dir)?;

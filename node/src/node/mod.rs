@@ -18,6 +18,7 @@ mod pull;
 mod reload;
 mod report;
 mod shelf;
+mod survey;
 #[cfg(test)]
 mod tests;
 mod traffic;

@@ -54,7 +54,7 @@ pub fn entries(network: &Network, statements: &[Arc<Statement>], now: UnixTime) 
 }
 
 /// Whether clients of the network may take it at all: nobody is to build the rest.
-fn is_built(network: &Network, key: &ArtifactKey) -> bool {
+pub fn is_built(network: &Network, key: &ArtifactKey) -> bool {
     let manifest = network.manifest();
     let build = Candidate::of(key).build;
     manifest.registries.contains(&key.registry) && manifest.builds.contains(&build)

@@ -296,6 +296,7 @@ fn of_the_system(words: &[&str]) -> Run {
         links: Vec::new(),
         network: false,
         hostname: "qk".into(),
+        background: false,
     }
 }
 

@@ -199,6 +199,7 @@ fn within(sandbox: &Sandbox, probes: &Path, directory: &Path, facts: &str) -> Re
         links: host.links,
         network: false,
         hostname: "qk".into(),
+        background: false,
     };
     let limits = Limits {
         memory_bytes: MEMORY_MIB << 20,

@@ -28,3 +28,4 @@ mod shared_node;
 mod sources;
 mod stopped_builds;
 mod trust;
+mod watch;

@@ -31,7 +31,7 @@ pub(crate) async fn run(session: &Session, cli: &NodeCli) -> Outcome {
         None => foreground(session, &cli.args).await,
         Some(NodeCommand::Install(args)) => service::install(session, args).await,
         Some(NodeCommand::Uninstall(args)) => service::uninstall(session, args).await,
-        Some(NodeCommand::Pause { time }) => manners::pause(session, *time).await,
+        Some(NodeCommand::Pause { time }) => manners::pause(session, time.map(|time| time.0)).await,
         Some(NodeCommand::Resume) => manners::resume(session).await,
     }
 }

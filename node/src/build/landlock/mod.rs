@@ -33,7 +33,7 @@ use landlock::{
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, test_kill_process, waitpid};
 
 use super::cgroup::Cgroup;
-use super::sandbox::{END_MAX, Limits, Run, SandboxError, doing, limited};
+use super::sandbox::{END_MAX, Limits, Run, SandboxError, doing, limited, starting};
 use super::seccomp;
 use place::Grant;
 pub(crate) use place::Place;
@@ -122,7 +122,7 @@ impl Landlock {
     }
 
     fn command(&self, run: &Run, limits: &Limits) -> Command {
-        let mut command = Command::new("/bin/sh");
+        let mut command = starting(run, "/bin/sh");
         command.args(["-c", GATE, "qk-sandbox"]);
         command.args(limited(limits, limits.processes + self.others()));
         command

@@ -1,18 +1,21 @@
 //! `qk verify`: rebuild what others published, and publish what came out.
 
+mod status;
+mod watch;
+
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use qk_node::access::Access;
-use qk_node::build::Order;
+use qk_node::build::{Order, Reason};
 use qk_node::compare::Class;
 use qk_node::home::Joined;
 use qk_node::node::{NodeOptions, Published, unix_now};
 use qk_node::registry::Resolved;
 use qk_protocol::candidate::{Candidate, Wanted};
 use qk_protocol::decide::Held;
-use qk_protocol::hash::{Blake3, KeyId, NetworkId, Root, StatementId};
-use qk_protocol::key::Release;
+use qk_protocol::hash::{Blake3, KeyId, NetworkId, Root, Sha256, StatementId};
+use qk_protocol::key::{ArtifactKey, Release};
 use qk_protocol::statement::{Role, Statement, Subject};
 use serde::Serialize;
 
@@ -80,6 +83,12 @@ struct Task {
 }
 
 pub(crate) async fn run(session: &Session, args: &VerifyArgs) -> Outcome {
+    if args.watch {
+        return watch::run(session, args).await;
+    }
+    if args.status {
+        return status::run(session);
+    }
     let access = session.access(NodeOptions::default()).await?;
     let task = match &args.krate {
         Some(krate) => named(session, &access, krate).await?,
@@ -154,42 +163,46 @@ async fn drawn(session: &Session, access: &Access) -> Outcome<Option<Task>> {
         let Some(key) = drawn else {
             continue;
         };
-        let version = key
-            .version
-            .parse()
-            .map_err(|error| Failure::new(Kind::Corrupt, error))?;
-        let krate = CrateSpec {
-            name: key.name.clone(),
-            version: Some(version),
-        };
-        let resolved = session.resolve(&krate, false).await?;
-        let candidate = Candidate::of(&key);
-        if candidate.source != resolved.checksum || candidate.release != resolved.release {
-            session.output.note(format!(
-                "note: {}: an entry names another source than the registry; passed over",
-                key.release()
-            ));
-            continue;
+        if let Some(task) = published(session, access, &joined, &key).await? {
+            return Ok(Some(task));
         }
-        let held = observed_by_principals(access, &joined, &candidate.release).await?;
-        return Ok(Some(Task {
-            network,
-            network_name: joined.network.manifest().name.clone(),
-            principal: session.own_principal(&joined)?,
-            wanted: Wanted {
-                release: candidate.release.clone(),
-                source: candidate.source,
-                targets: vec![key.target.clone()],
-                features: candidate.features.clone(),
-                default_features: candidate.default_features,
-                rustflags: candidate.rustflags.clone(),
-            },
-            candidate,
-            resolved,
-            held,
-        }));
+        session.output.note(format!(
+            "note: {}: an entry names another source than the registry; passed over",
+            key.release()
+        ));
     }
     Ok(None)
+}
+
+/// What somebody published, if its source is the registry's.
+async fn published(
+    session: &Session,
+    access: &Access,
+    joined: &Joined,
+    key: &ArtifactKey,
+) -> Outcome<Option<Task>> {
+    let resolved = session.release(&key.name, &key.version).await?;
+    let candidate = Candidate::of(key);
+    if candidate.source != resolved.checksum || candidate.release != resolved.release {
+        return Ok(None);
+    }
+    let held = observed_by_principals(access, joined, &candidate.release).await?;
+    Ok(Some(Task {
+        network: joined.network.id(),
+        network_name: joined.network.manifest().name.clone(),
+        principal: session.own_principal(joined)?,
+        wanted: Wanted {
+            release: candidate.release.clone(),
+            source: candidate.source,
+            targets: vec![key.target.clone()],
+            features: candidate.features.clone(),
+            default_features: candidate.default_features,
+            rustflags: candidate.rustflags.clone(),
+        },
+        candidate,
+        resolved,
+        held,
+    }))
 }
 
 /// What strangers state neither agrees nor differs: anybody can state anything.
@@ -206,72 +219,28 @@ async fn observed_by_principals(
 
 async fn rebuild(session: &Session, task: Task) -> Outcome {
     let maker = Maker::new(session).await?;
-    let place = Place {
-        network: Some(task.network),
-        name: Some(task.network_name.clone()),
-        principal: task.principal.clone(),
-        candidate: task.candidate.clone(),
-    };
-    let order: Order = maker.order(&place, &task.wanted, &task.resolved).await?;
-    if order.lock.is_none() {
-        let message = format!(
-            "{} has no Cargo.lock, and so no artifact key",
-            task.wanted.release
-        );
-        return Err(Failure::new(Kind::BuildFailed, message));
-    }
-    let key = task
-        .candidate
-        .key(order.lock.unwrap_or(qk_protocol::hash::Sha256([0; 32])));
+    let order = task.order(&maker).await?;
     let started = unix_now();
+    let key = task.key(&order);
     let built = match maker.try_out(order).await? {
         Ok(built) => built,
         Err(error) => {
             // Published whatever it says: that it did not build is worth knowing, too.
-            if let Some(statement) = state_failure(
-                session,
-                task.network,
-                &key,
-                started,
-                &maker.environment(),
-                &error,
-            )? {
-                tell(session, statement).await?;
+            let on = maker.environment();
+            if let Some(statement) =
+                state_failure(session, task.network, &key, started, &on, &error)?
+            {
+                let access = session.access(NodeOptions::default()).await?;
+                let told = access.publish(None, statement).await;
+                told.map_err(|problem| of_problem(&problem))?;
+                access.shutdown().await;
             }
             return Err(of_build(&error));
         }
     };
-    let digest = built.work_digest();
-    let statement = built.observe(session, task.network, Role::Verifier, digest, &task.held)?;
-    let work = WorkSaid::of(&statement);
-    let log = statement.observation().map(|observation| observation.log);
-    let id = statement.id();
-    let published = publish(session, &built, statement).await?;
-    let others = others(&task);
-    let difference = difference(session, &task, &built, log).await;
-    let report = Report {
-        name: built.key.name.clone(),
-        version: built.key.version.clone(),
-        target: built.key.target.clone(),
-        network: task.network_name,
-        principal: task.principal,
-        key_id: built.key.id(),
-        subject: built.subject,
-        seconds: built.collected.finished.since(built.collected.started),
-        identical: others.iter().all(|(subject, _)| *subject == built.subject),
-        others: others
-            .iter()
-            .map(|(subject, observers)| Other {
-                root: subject.root,
-                size: subject.size,
-                observers: *observers,
-            })
-            .collect(),
-        work,
-        difference,
-        statement: id,
-        published,
-    };
+    let statement = task.observe(session, &built)?;
+    let published = publish(session, &built, statement.clone()).await?;
+    let report = task.report(session, &built, &statement, published).await;
     session.output.result(&report, describe);
     match report.identical {
         true => Ok(()),
@@ -283,6 +252,72 @@ async fn rebuild(session: &Session, task: Task) -> Outcome {
             let failure =
                 Failure::new(Kind::Disputed, message).hint("`qk proofs` shows who observed what");
             Err(failure.printed(session.output.json))
+        }
+    }
+}
+
+impl Task {
+    /// The order, with the `.crate` on disk.
+    async fn order(&self, maker: &Maker<'_>) -> Outcome<Order> {
+        let place = Place {
+            network: Some(self.network),
+            name: Some(self.network_name.clone()),
+            principal: self.principal.clone(),
+            candidate: self.candidate.clone(),
+        };
+        let order = maker.order(&place, &self.wanted, &self.resolved).await?;
+        if order.lock.is_some() {
+            return Ok(order);
+        }
+        let message = format!(
+            "{} has no Cargo.lock, and so no artifact key",
+            self.wanted.release
+        );
+        Err(Failure::new(Kind::BuildFailed, message).reason(Reason::NoLock))
+    }
+
+    fn key(&self, order: &Order) -> ArtifactKey {
+        self.candidate.key(order.lock.unwrap_or(Sha256([0; 32])))
+    }
+
+    /// Signs what was seen.
+    fn observe(&self, session: &Session, built: &Built) -> Outcome<Statement> {
+        let digest = built.work_digest();
+        built.observe(session, self.network, Role::Verifier, digest, &self.held)
+    }
+
+    async fn report(
+        self,
+        session: &Session,
+        built: &Built,
+        statement: &Statement,
+        published: Published,
+    ) -> Report {
+        let log = statement.observation().map(|observation| observation.log);
+        let others = others(&self);
+        let difference = difference(session, &self, built, log).await;
+        Report {
+            name: built.key.name.clone(),
+            version: built.key.version.clone(),
+            target: built.key.target.clone(),
+            network: self.network_name,
+            principal: self.principal,
+            key_id: built.key.id(),
+            subject: built.subject,
+            seconds: built.collected.finished.since(built.collected.started),
+            identical: others.iter().all(|(subject, _)| *subject == built.subject),
+            others: others
+                .iter()
+                .map(|(subject, observers)| Other {
+                    root: subject.root,
+                    size: subject.size,
+                    observers: *observers,
+                })
+                .collect(),
+            work: WorkSaid::of(statement),
+            difference,
+            statement: statement.id(),
+            published,
         }
     }
 }
@@ -327,14 +362,6 @@ async fn difference(
             None
         }
     }
-}
-
-async fn tell(session: &Session, statement: Statement) -> Outcome {
-    let access = session.access(NodeOptions::default()).await?;
-    let told = access.publish(None, statement).await;
-    told.map_err(|problem| of_problem(&problem))?;
-    access.shutdown().await;
-    Ok(())
 }
 
 /// What others observed of the same candidate, and how many of them.
