@@ -95,6 +95,8 @@ struct Peers {
     host: Ipv4Addr,
     /// The port where the first of them listens; the others listen at the next ones
     port: u16,
+    /// Where the node is that they stay connected with
+    with: Ipv4Addr,
     /// A home for each of them, which has joined a network
     #[arg(required = true)]
     homes: Vec<PathBuf>,

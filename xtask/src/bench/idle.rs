@@ -205,7 +205,8 @@ impl<'a> Site<'a> {
         others
             .arg("peers")
             .arg(OTHERS_AT.to_string())
-            .arg(PORT.to_string());
+            .arg(PORT.to_string())
+            .arg(NODE_AT.to_string());
         for number in 0..OTHERS {
             let home = self.home(&format!("other-{number}"));
             // They look for nobody on the LAN: what they would send there is no traffic of the node.
