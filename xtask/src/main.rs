@@ -201,11 +201,7 @@ struct TransferArgs {
     #[arg(long, value_name = "NAME")]
     only: Vec<bench::transfer::Part>,
     /// The tool that is fetched
-    #[arg(
-        long = "crate",
-        value_name = "NAME@VER",
-        default_value = "hexyl@0.17.0"
-    )]
+    #[arg(long = "crate", value_name = "NAME@VER", default_value = "xh@0.26.3")]
     package: String,
     /// A JSON array instead of a table
     #[arg(long)]

@@ -122,6 +122,26 @@ impl Asks {
         Ok(())
     }
 
+    /// Connects with a peer that is neither connected nor being dialled. Whoever asks it meanwhile
+    /// waits for the same connection.
+    pub(super) fn connect(&mut self, swarm: &mut Swarm<Behaviour>, contact: &Contact) {
+        let options = DialOpts::peer_id(contact.peer)
+            .condition(PeerCondition::DisconnectedAndNotDialing)
+            .addresses(contact.dialled())
+            .allocate_new_port()
+            .build();
+        let id = options.connection_id();
+        match swarm.dial(options) {
+            Ok(()) => {
+                let (stage, waiting) = (Stage::Direct(Vec::new()), Vec::new());
+                let dial = Dial { id, stage, waiting };
+                self.dials.entry(contact.peer).or_insert(dial);
+            }
+            Err(DialError::DialPeerConditionFalse(_)) => {}
+            Err(error) => tracing::debug!(peer = %contact.peer, %error, "cannot dial"),
+        }
+    }
+
     fn dial(&mut self, swarm: &mut Swarm<Behaviour>, ask: Ask) {
         let peer = ask.contact.peer;
         if let Some(dial) = self.dials.get_mut(&peer) {

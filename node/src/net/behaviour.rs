@@ -16,10 +16,10 @@ use super::dial_back::DialBacks;
 use super::gate::Gate;
 use super::limits::{
     CANDIDATES_MAX, EXCHANGE_TIME_MAX, EXCHANGES_PER_CONNECTION_MAX, IDENTIFY_INTERVAL, Limits,
-    PING_INTERVAL, PROBE_INTERVAL, PROBES_MAX, RATES_MAX, RELAY_BURST, RELAY_CIRCUIT_BYTES_MAX,
-    RELAY_CIRCUIT_TIME_MAX, RELAY_CIRCUITS_MAX, RELAY_CIRCUITS_PER_PEER_MAX, RELAY_PER_SECOND,
-    RELAY_PREFIX_FACTOR, RELAY_RESERVATION_TIME, RELAY_RESERVATIONS_MAX,
-    RELAY_RESERVATIONS_PER_PEER_MAX,
+    PING_INTERVAL, PROBE_INTERVAL, PROBES_MAX, PROBES_PER_CANDIDATE, RATES_MAX, RELAY_BURST,
+    RELAY_CIRCUIT_BYTES_MAX, RELAY_CIRCUIT_TIME_MAX, RELAY_CIRCUITS_MAX,
+    RELAY_CIRCUITS_PER_PEER_MAX, RELAY_PER_SECOND, RELAY_PREFIX_FACTOR, RELAY_RESERVATION_TIME,
+    RELAY_RESERVATIONS_MAX, RELAY_RESERVATIONS_PER_PEER_MAX,
 };
 use super::only::Only;
 use super::rate::Rates;
@@ -136,7 +136,8 @@ impl Behaviour {
     /// Begins a new round of probes, with these addresses.
     pub(super) fn probe(&mut self, candidates: &[Multiaddr]) {
         if let Some(probes) = self.probes.as_mut() {
-            probes.renew(new_probes(), Some(PROBES_MAX));
+            let sends = PROBES_PER_CANDIDATE * candidates.len().max(1);
+            probes.renew(new_probes(), Some(sends.min(PROBES_MAX)));
             candidates.iter().for_each(|addr| probes.propose(addr));
         }
     }

@@ -54,6 +54,8 @@ pub const REACH_INTERVAL_MIN: Duration = Duration::from_secs(60);
 pub const PROBE_INTERVAL: Duration = Duration::from_secs(5);
 /// Probes of one round. One costs up to 100 kB, since a server asks for as much before it dials.
 pub const PROBES_MAX: usize = 12;
+/// Probes of one round for each address.
+pub const PROBES_PER_CANDIDATE: usize = 3;
 /// Addresses of its own that a node has others try, or names to whoever wants a direct connection.
 pub const CANDIDATES_MAX: usize = 6;
 /// Addresses that a peer may name for a direct connection in place of a relayed one.

@@ -237,7 +237,7 @@ pub struct PeerInfo {
     pub agent: String,
     /// Whether it serves this network.
     pub server: bool,
-    /// Round trip time of the last ping.
+    /// Round trip time of the last ping; before the first, about what dialling it says.
     pub rtt: Option<Duration>,
     /// How long there has been a connection.
     pub connected_for: Duration,
@@ -323,7 +323,7 @@ impl Net {
         self.query(Command::Peers).await
     }
 
-    /// The round trip time to a connected peer, once it was measured.
+    /// The round trip time to a connected peer, as far as it is known.
     pub async fn rtt(&self, peer: PeerId) -> Option<Duration> {
         let peers = self.peers().await.ok()?;
         peers.into_iter().find(|one| one.peer == peer)?.rtt

@@ -10,7 +10,6 @@ use libp2p::core::ConnectedPoint;
 use libp2p::core::transport::ListenerId;
 use libp2p::relay::HOP_PROTOCOL_NAME;
 use libp2p::request_response::{Event as IndexEvent, Message};
-use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::swarm::{ConnectionId, DialError, Swarm, SwarmEvent};
 use libp2p::{Multiaddr, PeerId, dcutr, identify, kad, ping};
 use qk_protocol::hash::Point;
@@ -218,8 +217,12 @@ impl Task {
                 peer_id,
                 connection_id,
                 endpoint,
+                established_in,
                 ..
-            } => self.on_connected(peer_id, connection_id, endpoint),
+            } => {
+                self.on_connected(peer_id, connection_id, endpoint);
+                self.on_established(peer_id, connection_id, established_in);
+            }
             SwarmEvent::ConnectionClosed {
                 peer_id,
                 connection_id,
@@ -461,6 +464,18 @@ impl Task {
         self.on_line(peer, id);
     }
 
+    /// Until the first ping is answered, how long a dial took tells how far somebody is: one round trip
+    /// for TCP, one and a half for the channel, and their work.
+    fn on_established(&mut self, peer: PeerId, id: ConnectionId, took: Duration) {
+        let Some(entry) = self.peers.get_mut(&peer) else {
+            return;
+        };
+        let dialled = entry.connections.get(&id);
+        if dialled.is_some_and(|(endpoint, _)| endpoint.is_dialer() && !endpoint.is_relayed()) {
+            entry.rtt.get_or_insert(took / 3);
+        }
+    }
+
     fn on_punched(&mut self, event: &dcutr::Event) {
         let peer = event.remote_peer_id;
         tracing::debug!(%peer, result = ?event.result, "direct connection");
@@ -532,15 +547,7 @@ impl Task {
     }
 
     pub(super) fn connect(&mut self, contact: &Contact) {
-        let options = DialOpts::peer_id(contact.peer)
-            .condition(PeerCondition::DisconnectedAndNotDialing)
-            .addresses(contact.dialled())
-            .allocate_new_port()
-            .build();
-        match self.swarm.dial(options) {
-            Ok(()) | Err(DialError::DialPeerConditionFalse(_)) => {}
-            Err(error) => tracing::debug!(peer = %contact.peer, %error, "cannot dial"),
-        }
+        self.asks.connect(&mut self.swarm, contact);
     }
 
     /// A node on the LAN is dialled at its private address once somebody asks it: anybody in a café

@@ -66,7 +66,8 @@ impl Lab {
     /// # Errors
     /// When it does not start.
     pub fn start_cache(&mut self, name: &str) -> Result<String> {
-        let said = self.run_node(name, &["--cache", "--listen", "/ip4/127.0.0.1/tcp/0"])?;
+        let listen = self.listen(0);
+        let said = self.run_node(name, &["--cache", "--listen", &listen])?;
         let said: Value = serde_json::from_str(&said)?;
         let address = said["addresses"][0].as_str();
         Ok(address.context("it listens nowhere")?.to_owned())
