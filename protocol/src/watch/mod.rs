@@ -1,5 +1,5 @@
 //! What a volunteer's machine rebuilds: how it [learns](patrol) of entries, [in which order](Queue) it
-//! takes them, and within which [budget](budget).
+//! takes them, and within which [`budget`].
 //!
 //! All of it is decided here and carried out by whoever has a clock, a disk and a sandbox.
 

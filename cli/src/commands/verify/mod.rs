@@ -1,5 +1,6 @@
 //! `qk verify`: rebuild what others published, and publish what came out.
 
+mod event;
 mod status;
 mod watch;
 

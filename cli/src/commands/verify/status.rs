@@ -11,7 +11,7 @@ use qk_protocol::watch::{Agreement, Class, Done, Entry, Why};
 use serde::Serialize;
 
 use super::super::of_problem;
-use super::watch::{all, in_words};
+use super::event::{all, in_words};
 use crate::failure::Outcome;
 use crate::output::{ago, bytes, lasting};
 use crate::session::Session;

@@ -13,23 +13,22 @@ use qk_node::node::{NodeOptions, store_options, unix_now};
 use qk_node::watch::{Keeper, Kept, Machine, Settings, VerifyConfig, children_cpu_millis};
 use qk_protocol::decide::Held;
 use qk_protocol::dsse::public_key;
-use qk_protocol::hash::{KeyId, NetworkId, Point, PrincipalId, PublicKey};
+use qk_protocol::hash::{NetworkId, Point, PrincipalId, PublicKey};
 use qk_protocol::key::ArtifactKey;
 use qk_protocol::manifest::KeyState;
 use qk_protocol::time::UnixTime;
 use qk_protocol::watch::budget::Wait;
 use qk_protocol::watch::patrol::Patrol;
 use qk_protocol::watch::{Agreement, Class, End, Entry, Why, duties};
-use serde::Serialize;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::super::build::{Maker, STRANGER, state_failure};
 use super::super::of_problem;
+use super::event::{Event, What};
 use super::{Report, Task, published};
 use crate::args::{BudgetArgs, VerifyArgs};
 use crate::failure::{Failure, Kind, Outcome};
-use crate::output::lasting;
 use crate::session::{Session, Stops, failed, stopped};
 
 /// How often it is looked at whether a rebuild may begin, or has to stop.
@@ -44,61 +43,6 @@ const DRAW_AGAIN_ROUNDS: u32 = 10;
 const NAME: &str = "verify";
 /// What a shell makes of a process that Ctrl-C ended.
 const INTERRUPTED: i32 = 130;
-
-/// What is told as it happens: lines of JSON with `--json`, plain lines otherwise.
-#[derive(Debug, Serialize)]
-#[serde(tag = "event", rename_all = "lowercase")]
-enum Event<'a> {
-    /// Something new is to be rebuilt.
-    Noticed {
-        #[serde(flatten)]
-        what: What,
-        /// Seconds since the first observation of it that is known.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        after_seconds: Option<u64>,
-    },
-    Rebuilding {
-        #[serde(flatten)]
-        what: What,
-    },
-    Rebuilt {
-        #[serde(flatten)]
-        why: Why,
-        agreement: Agreement,
-        #[serde(flatten)]
-        report: &'a Report,
-    },
-    Failed {
-        #[serde(flatten)]
-        what: What,
-        class: Class,
-        detail: &'a str,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        again: Option<UnixTime>,
-    },
-    Stopped {
-        #[serde(flatten)]
-        what: What,
-    },
-    Waiting {
-        waits: &'a [Wait],
-    },
-    Note {
-        text: &'a str,
-    },
-}
-
-/// What is rebuilt, and why.
-#[derive(Debug, Clone, Serialize)]
-struct What {
-    network: String,
-    name: String,
-    version: String,
-    target: String,
-    key_id: KeyId,
-    #[serde(flatten)]
-    why: Why,
-}
 
 pub(super) async fn run(session: &Session, args: &VerifyArgs) -> Outcome {
     // From now on, so that nothing begins that a stop would not end in order.
@@ -700,107 +644,6 @@ impl Nodes<'_> {
             own.access.shutdown().await;
         }
     }
-}
-
-impl Event<'_> {
-    fn text(&self) -> String {
-        match self {
-            Self::Noticed {
-                what,
-                after_seconds,
-            } => {
-                let after = after_seconds
-                    .map(|seconds| format!(", {} after the first observation", lasting(seconds)));
-                let why = in_words(what.why);
-                format!(
-                    "noticed     {}: {why}{}",
-                    what.short(),
-                    after.unwrap_or_default()
-                )
-            }
-            Self::Rebuilding { what } => {
-                format!("rebuilding  {} for {}", what.short(), what.network)
-            }
-            Self::Rebuilt {
-                agreement, report, ..
-            } => {
-                let others: usize = report.others.iter().map(|other| other.observers).sum();
-                let said = match agreement {
-                    Agreement::First => "nobody had observed it before".to_owned(),
-                    Agreement::Identical => format!("identical to what {others} others observed"),
-                    Agreement::Differs => "DIFFERS from what others observed".to_owned(),
-                };
-                let counted = match report.principal {
-                    Some(_) => "",
-                    None => ", not counted",
-                };
-                format!(
-                    "rebuilt     {} {} in {}: {said}; root {}; published{counted}",
-                    report.name,
-                    report.version,
-                    lasting(report.seconds),
-                    report.subject.root.short()
-                )
-            }
-            Self::Failed {
-                what,
-                class,
-                detail,
-                again,
-            } => {
-                let again = again.map(|at| {
-                    let seconds = at.since(unix_now());
-                    format!("; again in {}", lasting(seconds))
-                });
-                format!(
-                    "failed      {}: {}: {detail}{}",
-                    what.short(),
-                    class.in_words(),
-                    again.unwrap_or_default()
-                )
-            }
-            Self::Stopped { what } => {
-                format!("stopped     {}: it stays in the queue", what.short())
-            }
-            Self::Waiting { waits } => match waits.first() {
-                Some(_) => format!("waiting     {}", all(waits)),
-                None => "waiting     no more".to_owned(),
-            },
-            Self::Note { text } => format!("note        {text}"),
-        }
-    }
-}
-
-impl What {
-    fn of(network: String, key: &ArtifactKey, why: Why) -> Self {
-        Self {
-            network,
-            name: key.name.clone(),
-            version: key.version.clone(),
-            target: key.target.clone(),
-            key_id: key.id(),
-            why,
-        }
-    }
-
-    fn short(&self) -> String {
-        format!("{} {}", self.name, self.version)
-    }
-}
-
-/// Why something is rebuilt, for people.
-pub(super) fn in_words(why: Why) -> &'static str {
-    match why {
-        Why::Called { .. } => "a dissent calls this principal's rank",
-        Why::Assigned => "assigned to this principal",
-        Why::Audit => "drawn for an audit",
-    }
-}
-
-/// Reasons in a line.
-pub(super) fn all(waits: &[Wait]) -> String {
-    let waits: Vec<String> = waits.iter().map(Wait::to_string).collect();
-    waits.join("; ")
 }
 
 fn flags(args: &BudgetArgs) -> VerifyConfig {
