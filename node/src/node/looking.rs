@@ -19,8 +19,8 @@ use crate::blocks::source::{Offer, Source};
 use crate::net::limits::{PUNCH_SETTLE_TIME, PUNCH_TIME_MAX};
 use crate::net::{AskError, Kept, PeerId};
 
-/// The longest round trip of a local network, where nothing is gained by packing.
-const NEAR: Duration = Duration::from_millis(5);
+/// The longest round trip of a local network, a busy one included, where nothing is gained by packing.
+const NEAR: Duration = Duration::from_millis(15);
 /// How long a provider may take to accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often a parent may ask to come again, without having given anything meanwhile, until others
