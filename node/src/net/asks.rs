@@ -48,6 +48,8 @@ struct Dial {
 /// connection is waited for.
 #[derive(Debug)]
 enum Stage {
+    /// Nobody asked yet. Whoever asks at other addresses than these does not wait for it.
+    Greeting(Contact),
     /// These addresses over relays are left if it fails.
     Direct(Vec<Circuit>),
     /// The relay is dialled over QUIC, so that it can say how this node looks from outside: over TCP
@@ -122,8 +124,8 @@ impl Asks {
         Ok(())
     }
 
-    /// Connects with a peer that is neither connected nor being dialled. Whoever asks it meanwhile
-    /// waits for the same connection.
+    /// Connects with a peer that is neither connected nor being dialled. Whoever asks it meanwhile at
+    /// the same addresses waits for the same connection.
     pub(super) fn connect(&mut self, swarm: &mut Swarm<Behaviour>, contact: &Contact) {
         let options = DialOpts::peer_id(contact.peer)
             .condition(PeerCondition::DisconnectedAndNotDialing)
@@ -133,7 +135,7 @@ impl Asks {
         let id = options.connection_id();
         match swarm.dial(options) {
             Ok(()) => {
-                let (stage, waiting) = (Stage::Direct(Vec::new()), Vec::new());
+                let (stage, waiting) = (Stage::Greeting(contact.clone()), Vec::new());
                 let dial = Dial { id, stage, waiting };
                 self.dials.entry(contact.peer).or_insert(dial);
             }
@@ -144,28 +146,31 @@ impl Asks {
 
     fn dial(&mut self, swarm: &mut Swarm<Behaviour>, ask: Ask) {
         let peer = ask.contact.peer;
-        if let Some(dial) = self.dials.get_mut(&peer) {
+        if let Some(dial) = self.dials.get_mut(&peer)
+            && !matches!(&dial.stage, Stage::Greeting(greeted) if *greeted != ask.contact)
+        {
             dial.waiting.push(ask);
             return;
         }
-        let circuits = match swarm.behaviour().punch.is_enabled() {
-            true => ask.contact.circuits(),
-            false => Vec::new(),
-        };
-        if ask.contact.is_behind_relays() && !circuits.is_empty() {
-            return self.dial_relay(swarm, peer, circuits, vec![ask]);
+        let contact = ask.contact.clone();
+        // Those who wait for a greeting wait for this as well.
+        let greeting = self.dials.remove(&peer);
+        let mut waiting = greeting.map_or_else(Vec::new, |dial| dial.waiting);
+        waiting.push(ask);
+        let circuits = circuits_of(swarm, &contact);
+        if contact.is_behind_relays() && !circuits.is_empty() {
+            return self.dial_relay(swarm, peer, circuits, waiting);
         }
         // Always: kad may be dialling the peer by a worse address.
         let options = DialOpts::peer_id(peer)
             .condition(PeerCondition::Always)
-            .addresses(ask.contact.dialled())
+            .addresses(contact.dialled())
             .allocate_new_port()
             .build();
         let id = options.connection_id();
         match swarm.dial(options) {
-            Err(error) => drop(ask.reply.send(Err(AskError::from_dial(&error)))),
+            Err(error) => fail(waiting, &AskError::from_dial(&error)),
             Ok(()) => {
-                let waiting = vec![ask];
                 let stage = Stage::Direct(circuits);
                 self.dials.insert(peer, Dial { id, stage, waiting });
             }
@@ -331,11 +336,18 @@ impl Asks {
         let Some(Dial { stage, waiting, .. }) = self.dials.remove(&peer) else {
             return;
         };
+        let stage = match stage {
+            Stage::Greeting(contact) if !waiting.is_empty() => {
+                Stage::Direct(circuits_of(swarm, &contact))
+            }
+            stage => stage,
+        };
         match stage {
             Stage::Direct(circuits) if !circuits.is_empty() => {
                 self.dial_relay(swarm, peer, circuits, waiting);
             }
-            Stage::Direct(_)
+            Stage::Greeting(_)
+            | Stage::Direct(_)
             | Stage::Relay(_)
             | Stage::Circuit
             | Stage::Upgrade
@@ -427,6 +439,14 @@ impl AskError {
                 Self::Stream(error.to_string())
             }
         }
+    }
+}
+
+/// Its addresses over relays, where this node may use them.
+fn circuits_of(swarm: &Swarm<Behaviour>, contact: &Contact) -> Vec<Circuit> {
+    match swarm.behaviour().punch.is_enabled() {
+        true => contact.circuits(),
+        false => Vec::new(),
     }
 }
 

@@ -203,6 +203,25 @@ async fn failures_say_what_they_are() {
     assert!(client.contacts().await.unwrap().is_empty());
 }
 
+/// What is greeted at an address where nobody answers is asked at another one all the same.
+#[tokio::test]
+async fn a_greeting_in_vain_holds_nobody_up() {
+    // It accepts connections and says nothing.
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = silent.local_addr().unwrap().port();
+    let server = node(config(&[TCP])).await;
+    let there = contact(&server).await;
+    let mut greeting = config(&[]);
+    let address: Multiaddr = format!("/ip4/127.0.0.1/tcp/{port}").parse().unwrap();
+    greeting.bootstrap = vec![address.with_p2p(there.peer).unwrap()];
+    let client = node(greeting).await;
+    let (_held, _) = silent.accept().await.unwrap();
+    let reply = client
+        .ask(there, b"x".to_vec(), limits::HANDSHAKE_TIME_MAX / 2)
+        .await;
+    assert_eq!(reply, Ok(b"echo x".to_vec()));
+}
+
 #[tokio::test]
 async fn strangers_addresses_are_not_dialled_unless_named() {
     let server = node(config(&[TCP])).await;
