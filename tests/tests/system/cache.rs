@@ -43,6 +43,17 @@ fn start_cache(lab: &mut Lab) -> String {
     format!("parent = [\"{}\"]\n", lab.addresses(BOB)[0])
 }
 
+/// Bytes of the artifact that somebody's node gave in this fetch. Not by what it sent: on a busy machine
+/// a node looks far away, and answers are packed then.
+fn given(lab: &Lab, ran: &Ran, name: &str) -> u64 {
+    let address = lab.addresses(name)[0].clone();
+    let peer = address.rsplit('/').next().unwrap();
+    let providers = ran.done()["crates"][0]["providers"].clone();
+    let mut providers = providers.as_array().into_iter().flatten();
+    let found = providers.find(|one| one["node"] == peer);
+    found.map_or(0, |one| one["bytes"].as_u64().unwrap())
+}
+
 /// Clients with this configuration that all begin at once; how each ended, and after how long.
 fn fetch_at_once(lab: &Lab, count: usize, configuration: &str) -> Vec<(Ran, Duration)> {
     let names: Vec<String> = (0..count)
@@ -87,7 +98,7 @@ fn upstream_is_fetched_once_however_many_ask_at_once() {
             artifact.subject.root.to_string()
         );
     }
-    let (sent, given) = (lab.sent_bytes(ALICE), lab.sent_bytes(BOB));
+    let sent = lab.sent_bytes(ALICE);
     let mut times: Vec<Duration> = ran.iter().map(|(_, time)| *time).collect();
     times.sort();
     // `cargo xtask bench cache` holds these against a goal.
@@ -103,20 +114,14 @@ fn upstream_is_fetched_once_however_many_ask_at_once() {
         "{CLIENTS} clients: half after {p50:?}, all after {last:?}, look-ups took up to \
          {look_up:.2} s; upstream sent {sent} bytes"
     );
-    // On a busy machine the others may look far away, and answers are packed then.
-    let packed = |bytes: u64| bytes * 9 / 10;
-    assert!(
-        sent >= packed(size),
-        "somebody fetched it: {sent} of {size}"
-    );
+    assert!(sent > 0, "somebody fetched it");
     assert!(
         sent * 10 <= size * 11,
         "upstream sent {sent} bytes for an artifact of {size}"
     );
-    assert!(
-        given >= packed(size * CLIENTS as u64),
-        "the cache gave it to all: {given}"
-    );
+    for (ran, _) in &ran {
+        assert_eq!(given(&lab, ran, BOB), size, "the cache gave it to all");
+    }
     // Without the cache each client costs upstream the whole artifact.
     let ran = fetch_at_once(&lab, 3, "");
     ran.iter().for_each(|(ran, _)| drop(ran.done()));
@@ -128,8 +133,9 @@ fn upstream_is_fetched_once_however_many_ask_at_once() {
     // It shares what it fetched, also with those who do not name it.
     lab.stop(BOB, "TERM");
     let ran = fetch_at_once(&lab, 3, "");
-    ran.iter().for_each(|(ran, _)| drop(ran.done()));
-    assert!(lab.sent_bytes(ALICE) >= sent + packed(3 * size));
+    for (ran, _) in &ran {
+        assert_eq!(given(&lab, ran, ALICE), size);
+    }
 }
 
 #[test]
@@ -192,18 +198,18 @@ fn what_the_allow_list_leaves_out_is_fetched_past_the_cache() {
     lab.configure(BOB, "[cache]\nallow = [\"ripgrep\", \"tokio-*\"]\n");
     let parent = start_cache(&mut lab);
     lab.add("first", &parent);
-    run(&mut lab.fetch_command("first", &[SPEC])).done();
+    let first = run(&mut lab.fetch_command("first", &[SPEC]));
+    assert_eq!(given(&lab, &first, ALICE), artifact.subject.size);
     assert_eq!(artifacts_of(&lab, BOB), 0);
     assert_eq!(lab.sent_bytes(BOB), 0);
-    assert!(lab.sent_bytes(ALICE) >= artifact.subject.size);
     // With the crate on the list it goes through the cache.
     lab.kill(BOB);
     lab.configure(BOB, "[cache]\nallow = [\"ripgrep\", \"hex*\"]\n");
     let parent = start_cache(&mut lab);
     lab.add("second", &parent);
-    run(&mut lab.fetch_command("second", &[SPEC, "--force"])).done();
+    let second = run(&mut lab.fetch_command("second", &[SPEC, "--force"]));
+    assert_eq!(given(&lab, &second, BOB), artifact.subject.size);
     assert_eq!(artifacts_of(&lab, BOB), 1);
-    assert!(lab.sent_bytes(BOB) >= artifact.subject.size);
 }
 
 #[test]
@@ -217,9 +223,9 @@ fn a_cache_that_pauses_fetches_nothing_for_others() {
     assert_eq!(lab.sent_bytes(BOB), 0);
     lab.qk(BOB, &["node", "resume"]).done();
     lab.add("second", &parent);
-    run(&mut lab.fetch_command("second", &[SPEC, "--force"])).done();
+    let second = run(&mut lab.fetch_command("second", &[SPEC, "--force"]));
+    assert_eq!(given(&lab, &second, BOB), artifact.subject.size);
     assert_eq!(artifacts_of(&lab, BOB), 1);
-    assert!(lab.sent_bytes(BOB) >= artifact.subject.size);
 }
 
 #[test]
@@ -229,9 +235,9 @@ fn what_the_caches_own_policy_does_not_trust_is_not_fetched_by_it() {
     lab.configure(BOB, "[policy]\nthreshold = 3\n");
     let parent = start_cache(&mut lab);
     lab.add("first", &parent);
-    run(&mut lab.fetch_command("first", &[SPEC])).done();
+    let first = run(&mut lab.fetch_command("first", &[SPEC]));
+    assert_eq!(given(&lab, &first, ALICE), artifact.subject.size);
     assert_eq!(artifacts_of(&lab, BOB), 0);
-    assert!(lab.sent_bytes(ALICE) >= artifact.subject.size);
 }
 
 /// What is on disk of somebody's download of an artifact, in bytes.
