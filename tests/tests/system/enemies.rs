@@ -23,7 +23,9 @@ const PREFIXES: u8 = 24;
 /// Connections that the attacks keep trying to have, from all of them.
 const CONNECTIONS: usize = 600;
 /// How soon an attacker tries again.
-const AGAIN: Duration = Duration::from_secs(1);
+const AGAIN: Duration = Duration::from_millis(200);
+/// The same of one that wants to hold a connection: with more of them nobody's handshake is ever done.
+const HOLD_AGAIN: Duration = Duration::from_secs(1);
 /// Honest fetches during each attack.
 const FETCHES: usize = 3;
 /// What a node's memory may grow by under all of this: see "Memory" in ARCHITECTURE.md.
@@ -189,6 +191,7 @@ async fn idle(target: Arc<Target>, number: usize) {
     if let Ok(wire) = Wire::dial(seat(number), target.address).await {
         hold(&target, &wire).await;
     }
+    tokio::time::sleep(HOLD_AGAIN).await;
 }
 
 /// The same, as one and the same node from everywhere.
@@ -197,6 +200,7 @@ async fn same(target: Arc<Target>, number: usize) {
     if let Ok(wire) = dialled.await {
         hold(&target, &wire).await;
     }
+    tokio::time::sleep(HOLD_AGAIN).await;
 }
 
 /// Keeps a connection for as long as the node does.
