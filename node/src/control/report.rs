@@ -160,7 +160,7 @@ pub struct PeerReport {
     pub agent: String,
     /// Whether it serves the network.
     pub server: bool,
-    /// Round trip time of the last ping, in seconds.
+    /// Round trip time of the last ping, in seconds; before the first, about what dialling it says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rtt_seconds: Option<f64>,
     /// How long there has been a connection, in seconds.
