@@ -59,6 +59,12 @@ pub(crate) enum Command {
         /// Which shell
         shell: clap_complete::Shell,
     },
+    /// Write the manual pages of all commands into a directory
+    #[command(after_help = "Example:\n  qk man ~/.local/share/man/man1 && man qk-fetch")]
+    Man {
+        /// Where to; made if it is missing
+        directory: PathBuf,
+    },
 }
 
 /// Find an artifact, require proof, download it and install its executables as `cargo install` does

@@ -9,7 +9,7 @@ mod session;
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser};
+use clap::Parser;
 
 use crate::args::{Cli, Command, LogFormat, NodeCli, StatusArgs, VerifyArgs};
 use crate::failure::{Failure, Kind, Outcome};
@@ -88,12 +88,10 @@ fn run(command: Command, output: Output) -> Outcome {
 }
 
 async fn dispatch(command: Command, output: Output) -> Outcome {
-    if let Command::Completions { shell } = command {
-        // Not straight to the output: it panics when nobody reads it any more.
-        let mut script = Vec::new();
-        clap_complete::generate(shell, &mut Cli::command(), "qk", &mut script);
-        output.bytes(&script);
-        return Ok(());
+    match &command {
+        Command::Completions { shell } => return commands::shell::completions(*shell, output),
+        Command::Man { directory } => return commands::shell::man(directory, output),
+        _ => {}
     }
     let session = Session::new(output)?;
     match command {
@@ -113,7 +111,7 @@ async fn dispatch(command: Command, output: Output) -> Outcome {
         Command::Setup => commands::doctor::setup(&session).await,
         Command::Doctor => commands::doctor::doctor(&session).await,
         Command::Demo(args) => commands::demo::run(args, output).await,
-        Command::Completions { .. } => Ok(()),
+        Command::Completions { .. } | Command::Man { .. } => Ok(()),
     }
 }
 

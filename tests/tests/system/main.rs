@@ -25,6 +25,7 @@ mod providers;
 mod secret;
 mod service;
 mod shared_node;
+mod shells;
 mod sources;
 mod stopped_builds;
 mod trust;
