@@ -34,6 +34,7 @@ pub(crate) enum Command {
     Proofs(ProofsArgs),
     Diff(DiffArgs),
     Log(LogArgs),
+    Search(SearchArgs),
     Node(NodeCli),
     Status(StatusArgs),
     /// Show the peers that the node is connected with
@@ -312,6 +313,40 @@ pub(crate) struct LogArgs {
     /// A crate, for the latest build whose log is here, or the digest that an observation names
     #[arg(value_name = "CRATE[@VER]|DIGEST")]
     pub which: String,
+}
+
+/// Search for crates by name, executable, target and state of proof
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  qk search grep\n  qk search --bin fd\n  qk search --proven --target x86_64-unknown-linux-musl\n\n\
+What is known here is searched, and the index of one node of each network as far as it can be listed in\n\
+a few seconds; nobody is told what is looked for. Of a very large network a crate is found by its whole\n\
+name, as `qk fetch` finds it. Names of executables are known of artifacts in the store. That the registry\n\
+lists the source is checked by `qk fetch`.\n\n\
+Exit codes: 0 something was found, 10 nothing was, 2 usage, 1 anything else"
+)]
+pub(crate) struct SearchArgs {
+    /// Part of the name of a crate or an executable [default: everything]
+    #[arg(value_name = "QUERY", default_value = "", hide_default_value = true)]
+    pub query: String,
+    /// Only crates with an executable of exactly this name
+    #[arg(long, value_name = "NAME")]
+    pub bin: Option<String>,
+    /// Only this target; may be given several times
+    #[arg(long, value_name = "TRIPLE")]
+    pub target: Vec<String>,
+    /// Only what would be trusted
+    #[arg(long)]
+    pub proven: bool,
+    /// Every version, not only the newest and the newest that is proven
+    #[arg(long)]
+    pub all: bool,
+    /// Show so many at most
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    pub limit: usize,
+    /// Ask nobody
+    #[arg(long)]
+    pub offline: bool,
 }
 
 /// Run a node in the foreground until Ctrl-C, or as a service in the background

@@ -102,6 +102,7 @@ async fn dispatch(command: Command, output: Output) -> Outcome {
         Command::Proofs(args) => commands::proofs::run(&session, &args).await,
         Command::Diff(args) => commands::diff::run(&session, &args).await,
         Command::Log(args) => commands::log::run(&session, &args).await,
+        Command::Search(args) => commands::search::run(&session, &args).await,
         Command::Node(args) => commands::node::run(&session, &args).await,
         Command::Status(args) => commands::node::status::run(&session, &args).await,
         Command::Peers => commands::node::status::peers(&session).await,

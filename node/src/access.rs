@@ -34,7 +34,7 @@ pub use crate::control::{
 };
 use crate::home::Home;
 pub use crate::manners::{PauseReason, ShareStatus};
-use crate::node::{FetchEvent, FetchSpec, Node, NodeOptions, Published};
+use crate::node::{FetchEvent, FetchSpec, Node, NodeOptions, Published, SearchReport, SearchSpec};
 use crate::store::FsckReport;
 
 /// A node to work with.
@@ -139,6 +139,17 @@ impl Access {
         match self {
             Self::Node(node) => Ok(node.find(spec).await?),
             Self::Daemon(client) => client.find(spec).await,
+        }
+    }
+
+    /// Searches what is stated here and, unless offline, in the networks.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn search(&self, spec: &SearchSpec) -> Result<SearchReport, Problem> {
+        match self {
+            Self::Node(node) => Ok(node.search(spec).await?),
+            Self::Daemon(client) => client.search(spec).await,
         }
     }
 

@@ -23,6 +23,7 @@ pub mod manifest;
 pub mod message;
 pub mod mirror;
 pub mod policy;
+pub mod search;
 pub mod statement;
 #[cfg(test)]
 pub(crate) mod testing;

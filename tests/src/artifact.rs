@@ -49,6 +49,8 @@ pub struct Options {
     pub future_glibc: bool,
     /// What is changed about the key that a client of the network would derive.
     pub rekey: Option<fn(&mut ArtifactKey)>,
+    /// Name of the executable, where it is not the crate's.
+    pub bin: Option<&'static str>,
     /// A `Cargo.lock` in place of the release's own.
     pub lock: Option<Vec<u8>>,
 }
@@ -99,7 +101,7 @@ fn written(key: ArtifactKey, lock: &[u8], options: &Options) -> Artifact {
     let dir = tempfile::tempdir().expect("a directory");
     let program = program(dir.path(), &key, options);
     let executable = archive::inspect(BufReader::new(File::open(&program).expect("a program")));
-    let path = format!("bin/{}", key.name);
+    let path = format!("bin/{}", options.bin.unwrap_or(&key.name));
     let contents = Contents {
         key: key.clone(),
         executables: [(path, executable.expect("an executable"))].into(),

@@ -34,7 +34,7 @@ use super::{
 };
 use crate::home::{Home, create_private_dir};
 use crate::manners::{PauseReason, PauseRequest};
-use crate::node::{FetchEvent, FetchSpec, Published};
+use crate::node::{FetchEvent, FetchSpec, Published, SearchReport, SearchSpec};
 use crate::service::SYSTEM_SOCKET;
 use crate::store::FsckReport;
 
@@ -211,6 +211,19 @@ impl Client {
         wire.try_into().map_err(protocol)
     }
 
+    /// See [`Access::search`](crate::access::Access::search).
+    ///
+    /// # Errors
+    /// As [`status`](Self::status).
+    pub async fn search(&self, spec: &SearchSpec) -> Result<SearchReport, Problem> {
+        let policy = self.floored(spec.policy.clone());
+        let spec = SearchSpec {
+            policy,
+            ..spec.clone()
+        };
+        self.post("/search", &spec).await
+    }
+
     /// See [`Access::reload`](crate::access::Access::reload).
     ///
     /// # Errors
@@ -282,10 +295,10 @@ impl Client {
         let Some(shared) = &self.shared else {
             return self.fetch_there(spec, on_event).await;
         };
-        let mut spec = spec.clone();
-        spec.policy = match (spec.policy, &shared.floor) {
-            (Some(asked), Some(floor)) => Some(asked.stricter(floor)),
-            (asked, floor) => asked.or_else(|| floor.clone()),
+        let policy = self.floored(spec.policy.clone());
+        let spec = FetchSpec {
+            policy,
+            ..spec.clone()
         };
         let mut report = self.fetch_there(&spec, on_event).await?;
         let subject = &report.trusted.subject;
@@ -293,6 +306,15 @@ impl Client {
             .receive(subject.root, subject.size, shared.received.path())
             .await?;
         Ok(report)
+    }
+
+    /// What is asked for in another user's node: this user's own policy is a floor there, too.
+    fn floored(&self, asked: Option<Policy>) -> Option<Policy> {
+        let floor = self.shared.as_ref().and_then(|shared| shared.floor.clone());
+        match (asked, floor) {
+            (Some(asked), Some(floor)) => Some(asked.stricter(&floor)),
+            (asked, floor) => asked.or(floor),
+        }
     }
 
     /// An archive of the node's store, checked, as a file in `dir`.

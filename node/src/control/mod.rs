@@ -15,6 +15,7 @@
 //! POST /fetch           FetchSpec -> lines of {event} and at the end one {fetched} or {problem}
 //! POST /publish         {archive?, envelope} -> Published
 //! POST /find            FindSpec -> statements' envelopes, providers, answered, known
+//! POST /search          SearchSpec -> SearchReport
 //! POST /reload          -> Reloaded
 //! POST /draw            network id -> ArtifactKey or null
 //! POST /announce        -> null

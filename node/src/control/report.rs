@@ -1,6 +1,6 @@
 //! What is asked of a node and what it answers: the same for an embedded node and a running one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -255,6 +255,9 @@ pub struct Artifact {
     /// What it says that it is an artifact of; none where it cannot be read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<ArtifactKey>,
+    /// Names of its executables.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub executables: BTreeSet<String>,
 }
 
 /// What a clean-up of the store did.

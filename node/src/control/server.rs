@@ -40,7 +40,7 @@ use super::{
 };
 use crate::home::{Home, create_private_dir};
 use crate::manners::{PauseReason, PauseRequest};
-use crate::node::{FetchEvent, FetchSpec, Node, Published};
+use crate::node::{FetchEvent, FetchSpec, Node, Published, SearchReport, SearchSpec};
 use crate::store::FsckReport;
 
 /// Connections at once; more wait to be accepted.
@@ -371,6 +371,7 @@ fn router(control: Control) -> Router {
         .route("/fetch", post(fetch))
         .route("/publish", post(publish))
         .route("/find", post(find))
+        .route("/search", post(search))
         .route("/reload", post(reload))
         .route("/announce", post(announce))
         .route("/pause", post(pause))
@@ -452,6 +453,12 @@ async fn publish(State(control): State<Control>, body: Given) -> Answer<Publishe
 async fn find(State(control): State<Control>, body: Given) -> Answer<FindWire> {
     let spec: FindSpec = read(body)?;
     Ok(Json(control.node.find(&spec).await?.into()))
+}
+
+async fn search(State(control): State<Control>, body: Given) -> Answer<SearchReport> {
+    let spec: SearchSpec = read(body)?;
+    spec.query.check().map_err(protocol)?;
+    Ok(Json(control.node.search(&spec).await?))
 }
 
 async fn reload(State(control): State<Control>) -> Answer<Reloaded> {

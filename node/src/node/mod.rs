@@ -17,6 +17,7 @@ mod member;
 mod pull;
 mod reload;
 mod report;
+mod search;
 mod shelf;
 mod survey;
 #[cfg(test)]
@@ -49,6 +50,7 @@ use self::given::Given;
 pub use self::listen::NetworkConfig;
 pub use self::member::{Found, Member, unix_now};
 pub use self::pull::PullError;
+pub use self::search::{NetworkHit, SearchReport, SearchSpec, Searched};
 use self::shelf::{StoreShelf, record};
 use self::traffic::Traffic;
 use crate::blocks::serve::Blobs;

@@ -1,6 +1,6 @@
 //! What a node says of itself and of what it holds.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -172,7 +172,7 @@ impl Node {
                 stored: unix_now(),
             });
         }
-        let mut providers: BTreeMap<Root, std::collections::BTreeSet<_>> = BTreeMap::new();
+        let mut providers: BTreeMap<Root, BTreeSet<_>> = BTreeMap::new();
         for provider in found.providers {
             providers
                 .entry(provider.root)
@@ -196,9 +196,17 @@ impl Node {
     /// When the store cannot be read.
     pub async fn store_ls(&self) -> Result<Vec<Artifact>, NodeError> {
         self.blocking(|store| {
-            let artifact = |blob: BlobInfo| Artifact {
-                key: key_of(&store.blob_path(&blob.root)),
-                blob,
+            let artifact = |blob: BlobInfo| {
+                let named = executables_of(&store.blob_path(&blob.root));
+                let (key, executables) = named
+                    .map_or_else(Default::default, |(key, executables)| {
+                        (Some(key), executables)
+                    });
+                Artifact {
+                    key,
+                    executables,
+                    blob,
+                }
             };
             Ok(store.ls()?.into_iter().map(artifact).collect())
         })
@@ -310,10 +318,14 @@ fn peer_report(network: String, peer: PeerInfo) -> PeerReport {
     }
 }
 
-/// The key in an archive's first entry, which is part of what the root names.
-fn key_of(archive: &Path) -> Option<ArtifactKey> {
+/// The key and the names of the executables in an archive's first entry, which is part of what the root
+/// names.
+pub(super) fn executables_of(archive: &Path) -> Option<(ArtifactKey, BTreeSet<String>)> {
     let file = std::fs::File::open(archive).ok()?;
     let size = file.metadata().ok()?.len();
     let reader = archive::Reader::new(file, size, archive::Limits::default()).ok()?;
-    Some(reader.contents().key.clone())
+    let contents = reader.contents();
+    let names = contents.executables.keys();
+    let names = names.filter_map(|path| path.strip_prefix(archive::EXECUTABLES_PREFIX));
+    Some((contents.key.clone(), names.map(str::to_owned).collect()))
 }

@@ -22,6 +22,7 @@ mod node;
 mod node_kill;
 mod private;
 mod providers;
+mod search;
 mod secret;
 mod service;
 mod shared_node;
