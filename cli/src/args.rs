@@ -386,6 +386,12 @@ pub(crate) enum NodeCommand {
     /// End a pause that was asked for
     #[command(after_help = "Example:\n  qk node resume")]
     Resume,
+    /// Print the key that the gateway signs what it packs with, for minisign and cargo-binstall; one is
+    /// made if there is none
+    #[command(
+        after_help = "Example:\n  minisign -Vm hexyl.tgz -x hexyl.tgz.sig -P \"$(qk node gateway-key)\""
+    )]
+    GatewayKey,
 }
 
 #[derive(Debug, Args)]

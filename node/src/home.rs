@@ -372,6 +372,52 @@ impl Home {
         self.write(&path, text.as_bytes(), |temp| temp.persist_noclobber(&path))
     }
 
+    /// A secret text of this name beside the keys, of at most `bytes_max` bytes, made on first use.
+    ///
+    /// # Errors
+    /// When the file cannot be read or written, or the text not be made.
+    pub(crate) fn secret_text(
+        &self,
+        name: &str,
+        bytes_max: u64,
+        make: impl FnOnce() -> Result<String, String>,
+    ) -> Result<String, HomeError> {
+        let path = self.key_path(name);
+        let existing = || -> Result<Option<String>, HomeError> {
+            let Some(bytes) = read_optional(&path, bytes_max)? else {
+                return Ok(None);
+            };
+            let text = String::from_utf8(bytes);
+            text.map(Some)
+                .map_err(|_| self.malformed_key(name, "is no text".to_owned()))
+        };
+        if let Some(text) = existing()? {
+            return Ok(text);
+        }
+        let text = make().map_err(|why| self.malformed_key(name, why))?;
+        let kept = self.write(&path, text.as_bytes(), |temp| temp.persist_noclobber(&path));
+        match kept {
+            // Another process was first.
+            Err(HomeError::Io { path, error }) if error.kind() == io::ErrorKind::AlreadyExists => {
+                existing()?.ok_or(HomeError::Io { path, error })
+            }
+            kept => kept.map(|()| text),
+        }
+    }
+
+    /// That the file of a key does not hold one.
+    pub(crate) fn malformed_key(&self, name: &str, why: String) -> HomeError {
+        HomeError::Malformed {
+            path: self.key_path(name),
+            why,
+        }
+    }
+
+    /// Where a gateway keeps what it packed.
+    pub fn packed(&self) -> PathBuf {
+        self.dir.join("packed")
+    }
+
     /// The networks that the user joined, in the order in which they are asked.
     ///
     /// # Errors

@@ -1,7 +1,10 @@
 //! HTTP as plain as it gets: a question, a server that lies, a proxy that counts.
 
+use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -114,6 +117,32 @@ pub fn lying(archive: Vec<u8>) -> Server {
 fn parse_range(text: &str) -> Option<(usize, usize)> {
     let (first, last) = text.split_once('-')?;
     Some((first.parse().ok()?, last.parse().ok()?))
+}
+
+/// Makes a certificate for 127.0.0.1 that vouches for itself: `own.pem`, its `key.pem`, and
+/// `trusted.pem`, which has those that the registry is known by as well. `None` where openssl is not
+/// installed.
+///
+/// # Panics
+/// When it cannot be written.
+pub fn certificate(dir: &Path) -> Option<()> {
+    let curve = "ec_paramgen_curve:P-256";
+    let made = Command::new("openssl")
+        .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", curve])
+        .args(["-nodes", "-days", "2", "-subj", "/CN=a test"])
+        .args(["-addext", "subjectAltName=IP:127.0.0.1"])
+        .args(["-addext", "basicConstraints=critical,CA:FALSE"])
+        .arg("-keyout")
+        .arg(dir.join("key.pem"))
+        .arg("-out")
+        .arg(dir.join("own.pem"))
+        .stderr(Stdio::null())
+        .status();
+    assert!(made.ok()?.success(), "openssl made no certificate");
+    let mut trusted = fs::read("/etc/ssl/certs/ca-certificates.crt").unwrap_or_default();
+    trusted.extend(fs::read(dir.join("own.pem")).expect("a certificate"));
+    fs::write(dir.join("trusted.pem"), trusted).expect("a file");
+    Some(())
 }
 
 /// A proxy that connects as it is told to.

@@ -1,4 +1,4 @@
-//! Archives and outboards over HTTP, every byte compared with the root before it is sent.
+//! Blobs and outboards over HTTP, every byte compared with the root before it is sent.
 
 use std::io;
 use std::ops::Range;
@@ -25,13 +25,13 @@ const OUTBOARD_SUFFIX: &str = ".obao4";
 const OUTBOARD_PIECE_BYTES: usize = 64 << 10;
 
 /// What this node gives over HTTP: the same as to peers, under the same rates, budgets and pauses.
-fn given(shared: &Shared) -> Option<(Arc<dyn Blobs>, Uploads)> {
+pub(super) fn given(shared: &Shared) -> Option<(Arc<dyn Blobs>, Uploads)> {
     Some((shared.given.clone()?, shared.node.manners().uploads()))
 }
 
 /// Which of the two files of a blob.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum File {
+pub(super) enum File {
     Archive,
     Outboard,
 }
@@ -52,23 +52,49 @@ pub(super) async fn artifact(
     if !shared.node.manners().gives() {
         return not_found("nothing is given now");
     }
-    let etag = format!("\"{name}\"");
     let opened = tokio::task::spawn_blocking(move || open(blobs, root, file)).await;
-    let reading = match opened {
-        Ok(Ok(Some(reading))) => reading,
+    let opened = match opened {
+        Ok(Ok(Some(opened))) => opened,
         Ok(Ok(None)) => return not_found("not here"),
         Ok(Err(error)) => return unreadable(root, &error),
         Err(error) => return unreadable(root, &error),
     };
-    if has_already(&headers, &etag) {
-        return described(StatusCode::NOT_MODIFIED, &etag, file, None);
+    let about = About {
+        etag: format!("\"{name}\""),
+        kind: match file {
+            File::Archive => "application/x-tar",
+            File::Outboard => "application/octet-stream",
+        },
+        cache_control: CACHE_CONTROL,
+    };
+    answer(opened, &about, &method, &headers, uploads).await
+}
+
+/// What the headers say of a file.
+#[derive(Debug, Clone)]
+pub(super) struct About {
+    pub(super) etag: String,
+    pub(super) kind: &'static str,
+    pub(super) cache_control: &'static str,
+}
+
+/// The file, as the request's method and conditions ask for it.
+pub(super) async fn answer(
+    opened: Opened,
+    about: &About,
+    method: &Method,
+    headers: &HeaderMap,
+    uploads: Uploads,
+) -> Response {
+    if has_already(headers, &about.etag) {
+        return described(StatusCode::NOT_MODIFIED, about, None);
     }
-    let size = reading.size;
+    let size = opened.size;
     if method == Method::HEAD {
         // A range is a matter of GET alone.
-        return described(StatusCode::OK, &etag, file, Some(size));
+        return described(StatusCode::OK, about, Some(size));
     }
-    match asked(&headers, &etag, size) {
+    match asked(headers, &about.etag, size) {
         Asked::Nothing => {
             let mut answer = StatusCode::RANGE_NOT_SATISFIABLE.into_response();
             put(
@@ -79,15 +105,15 @@ pub(super) async fn artifact(
             answer
         }
         Asked::Whole => {
-            let answer = described(StatusCode::OK, &etag, file, Some(size));
-            filled(answer, reading.part(0..size, uploads)).await
+            let answer = described(StatusCode::OK, about, Some(size));
+            filled(answer, opened.part(0..size, uploads)).await
         }
         Asked::Part(range) => {
             let bytes = range.end - range.start;
-            let mut answer = described(StatusCode::PARTIAL_CONTENT, &etag, file, Some(bytes));
+            let mut answer = described(StatusCode::PARTIAL_CONTENT, about, Some(bytes));
             let content = format!("bytes {}-{}/{size}", range.start, range.end - 1);
             put(&mut answer, header::CONTENT_RANGE, &content);
-            filled(answer, reading.part(range, uploads)).await
+            filled(answer, opened.part(range, uploads)).await
         }
     }
 }
@@ -99,7 +125,7 @@ fn parse(name: &str) -> Option<(Root, File)> {
     }
 }
 
-fn not_found(why: &'static str) -> Response {
+pub(super) fn not_found(why: &'static str) -> Response {
     let mut answer = (StatusCode::NOT_FOUND, format!("{why}\n")).into_response();
     put(&mut answer, header::CACHE_CONTROL, "no-store");
     answer
@@ -113,7 +139,7 @@ fn busy() -> Response {
         .into_response()
 }
 
-fn unreadable(root: Root, error: &dyn std::fmt::Display) -> Response {
+pub(super) fn unreadable(root: Root, error: &dyn std::fmt::Display) -> Response {
     tracing::warn!(%root, %error, "cannot serve over HTTP");
     (
         StatusCode::INTERNAL_SERVER_ERROR,
@@ -123,24 +149,20 @@ fn unreadable(root: Root, error: &dyn std::fmt::Display) -> Response {
 }
 
 /// An answer without its body.
-fn described(status: StatusCode, etag: &str, file: File, length: Option<u64>) -> Response {
+fn described(status: StatusCode, about: &About, length: Option<u64>) -> Response {
     let mut answer = status.into_response();
-    let kind = match file {
-        File::Archive => "application/x-tar",
-        File::Outboard => "application/octet-stream",
-    };
-    put(&mut answer, header::ETAG, etag);
-    put(&mut answer, header::CACHE_CONTROL, CACHE_CONTROL);
+    put(&mut answer, header::ETAG, &about.etag);
+    put(&mut answer, header::CACHE_CONTROL, about.cache_control);
     put(&mut answer, header::ACCEPT_RANGES, "bytes");
     if let Some(length) = length {
-        put(&mut answer, header::CONTENT_TYPE, kind);
+        put(&mut answer, header::CONTENT_TYPE, about.kind);
         put(&mut answer, header::X_CONTENT_TYPE_OPTIONS, "nosniff");
         put(&mut answer, header::CONTENT_LENGTH, &length.to_string());
     }
     answer
 }
 
-fn put(answer: &mut Response, name: header::HeaderName, value: &str) {
+pub(super) fn put(answer: &mut Response, name: header::HeaderName, value: &str) {
     // All of them are ASCII of this file.
     if let Ok(value) = HeaderValue::from_str(value) {
         answer.headers_mut().insert(name, value);
@@ -188,7 +210,7 @@ async fn next_piece(mut reading: Reading) -> io::Result<(Bytes, Reading)> {
 }
 
 /// A file of a blob, open.
-struct Opened {
+pub(super) struct Opened {
     blobs: Arc<dyn Blobs>,
     held: Held,
     blob: Blob,
@@ -210,7 +232,7 @@ impl Opened {
     }
 }
 
-fn open(blobs: Arc<dyn Blobs>, root: Root, file: File) -> io::Result<Option<Opened>> {
+pub(super) fn open(blobs: Arc<dyn Blobs>, root: Root, file: File) -> io::Result<Option<Opened>> {
     let Some(held) = blobs.open(root)? else {
         return Ok(None);
     };

@@ -27,6 +27,7 @@ const BUCKETS: [f64; 10] = [0.001, 0.005, 0.025, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0,
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Route {
     Artifact,
+    Named,
     Health,
     Metrics,
     Unknown,
@@ -38,6 +39,7 @@ impl Route {
             "/healthz" | "/readyz" => Self::Health,
             "/metrics" => Self::Metrics,
             _ if path.starts_with("/artifacts/") => Self::Artifact,
+            _ if (2..=3).contains(&path.matches('/').count()) => Self::Named,
             _ => Self::Unknown,
         }
     }
@@ -45,6 +47,7 @@ impl Route {
     fn word(self) -> &'static str {
         match self {
             Self::Artifact => "artifacts",
+            Self::Named => "named",
             Self::Health => "health",
             Self::Metrics => "metrics",
             Self::Unknown => "unknown",
@@ -107,6 +110,8 @@ fn word(status: StatusCode) -> &'static str {
         200 => "200",
         206 => "206",
         304 => "304",
+        401 => "401",
+        403 => "403",
         404 => "404",
         405 => "405",
         416 => "416",

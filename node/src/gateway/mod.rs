@@ -1,30 +1,44 @@
 //! The HTTP gateway: what the store holds, for whoever speaks HTTP, and the node's health.
 //!
 //! ```text
-//! GET /artifacts/<root>           the archive; Range, If-Range, If-None-Match
-//! GET /artifacts/<root>.obao4     its outboard, likewise
-//! GET /healthz                    200 while the process is alive
-//! GET /readyz                     200 when it can serve its networks, else 503 and the reasons
-//! GET /metrics                    OpenMetrics text
+//! GET /artifacts/<root>                 the archive; Range, If-Range, If-None-Match
+//! GET /artifacts/<root>.obao4           its outboard, likewise
+//! GET /<name>/<version>/<target>.tgz    the executables: also .tar, .tar.gz, .tar.zst
+//! GET /<name>/<version>/<target>.qk.tar the archive: also .qk.tar.gz, .qk.tar.zst
+//! GET …<any of these>.sig               its signature by the gateway, as minisign has it
+//! GET /<name>/<version>/<target>.json   what was decided, and on whose word
+//! GET /<name>-<version>/<name>-<version>-<target>.tar.gz   the executables, as cargo-quickinstall has them
+//! GET /minisign.pub                     the gateway's key
+//! GET /healthz                          200 while the process is alive
+//! GET /readyz                           200 when it can serve its networks, else 503 and the reasons
+//! GET /metrics                          OpenMetrics text
 //! ```
 //!
-//! HEAD as well as GET, nothing else. Off unless an address is given. [`client`] is the other side: a gateway as one more
-//! provider of blocks. Nothing that it says is believed.
+//! HEAD as well as GET, nothing else. Off unless an address is given. By root whoever asks gets what peers
+//! get, and decides alone; by name only what this node's own policy trusts. [`client`] is the other side: a
+//! gateway as one more provider of blocks. Nothing that it says is believed.
 
 mod artifact;
 pub mod client;
+mod forms;
+mod guard;
 mod health;
 mod metrics;
+mod named;
 mod paced;
 mod places;
 mod range;
 mod server;
+mod sign;
 #[cfg(test)]
 mod tests;
+
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 pub use self::server::{Gateway, GatewayError, GatewayLimits};
+pub use self::sign::GatewayKey;
 
 /// `[gateway]` of the configuration.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,6 +54,18 @@ pub struct GatewayConfig {
     /// come from one address.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub connections_per_address_max: Option<usize>,
+    /// A file with a token that who asks has to give; below the home unless it is an absolute path.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_file: Option<PathBuf>,
+    /// A file with the certificate for TLS and those above it, in PEM.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls_certificate: Option<PathBuf>,
+    /// A file with its private key, in PEM.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls_key: Option<PathBuf>,
+    /// Bytes that packed artifacts may take; 1 GiB if it is not set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub packed_bytes_max: Option<u64>,
     /// Gateways of others that artifacts may be had from, as `https://host/path/`.
     pub from: Vec<String>,
 }

@@ -1,7 +1,8 @@
 //! Accepting connections, and how much one may cost.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -16,25 +17,35 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use hyper::body::{Frame, SizeHint};
 use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
-use super::GatewayConfig;
 use super::artifact::artifact;
+use super::forms::Forms;
+use super::guard::{Guard, guarded};
 use super::health::{healthz, readyz};
 use super::metrics::{HttpCounters, Route, metrics};
+use super::named::{Names, by_release, quick};
 use super::paced::Paced;
 use super::places::{Place, Places};
+use super::{GatewayConfig, GatewayKey};
 use crate::blocks::serve::Blobs;
+use crate::home::{Home, HomeError};
 use crate::node::Node;
 
 /// How long clients may take to read their last bytes when the node ends.
 const FAREWELL_MAX: Duration = Duration::from_secs(1);
 /// How long to wait after the system had no connection to give.
 const ACCEPT_REST: Duration = Duration::from_millis(100);
+/// Bytes that packed artifacts may take unless the owner says otherwise.
+const PACKED_BYTES_MAX: u64 = 1 << 30;
 
 /// How much HTTP may cost.
 #[derive(Debug, Clone)]
@@ -94,6 +105,20 @@ pub enum GatewayError {
         /// Why.
         error: io::Error,
     },
+    /// A certificate without a key, or a key without a certificate.
+    #[error("gateway: tls_certificate and tls_key belong together, and one of them is missing")]
+    HalfTls,
+    /// A file that the configuration names.
+    #[error("gateway: {path}: {why}")]
+    File {
+        /// Which one.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// Its signing key.
+    #[error(transparent)]
+    Key(#[from] HomeError),
 }
 
 /// The gateway, bound and not answering yet.
@@ -103,6 +128,22 @@ pub struct Gateway {
     address: SocketAddr,
     limits: GatewayLimits,
     counters: HttpCounters,
+    guard: Arc<Guard>,
+    forms: Arc<Forms>,
+}
+
+/// Who asks.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Client(IpAddr);
+
+impl Client {
+    /// Whether it has an address of this machine or of a local network.
+    pub(super) fn is_local(self) -> bool {
+        match self.0.to_canonical() {
+            IpAddr::V4(ip) => ip.is_loopback() || ip.is_private() || ip.is_link_local(),
+            IpAddr::V6(ip) => ip.is_loopback() || ip.is_unique_local(),
+        }
+    }
 }
 
 /// What all handlers share.
@@ -112,14 +153,26 @@ pub(super) struct Shared {
     pub(super) given: Option<Arc<dyn Blobs>>,
     pub(super) counters: HttpCounters,
     pub(super) places: Arc<Places>,
+    pub(super) guard: Arc<Guard>,
+    pub(super) forms: Arc<Forms>,
+    pub(super) names: Arc<Names>,
 }
 
 impl Gateway {
-    /// Binds an address.
+    /// Binds an address, for what is configured. What it packs and signs with lies in `home`.
     ///
     /// # Errors
-    /// When it is none, or is not to be had.
-    pub async fn bind(address: &str, limits: GatewayLimits) -> Result<Self, GatewayError> {
+    /// When it is none, or is not to be had; when a file that the configuration names, or the key, cannot be
+    /// read.
+    pub async fn bind(
+        address: &str,
+        limits: GatewayLimits,
+        config: &GatewayConfig,
+        home: &Home,
+    ) -> Result<Self, GatewayError> {
+        let guard = Guard::new(config, home.dir())?;
+        let packed = config.packed_bytes_max.unwrap_or(PACKED_BYTES_MAX);
+        let forms = Forms::new(home.packed(), packed, GatewayKey::of(home)?);
         let parsed: Result<SocketAddr, _> = address.parse();
         let address = parsed.map_err(|_| GatewayError::Address(address.to_owned()))?;
         let bound = TcpListener::bind(address).await;
@@ -130,12 +183,23 @@ impl Gateway {
             address,
             limits,
             counters: HttpCounters::new(),
+            guard: Arc::new(guard),
+            forms: Arc::new(forms),
         })
     }
 
     /// Where it is bound.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// The same as clients have it: `https://192.0.2.1:8443/`.
+    pub fn url(&self) -> String {
+        let scheme = match self.guard.has_tls() {
+            true => "https",
+            false => "http",
+        };
+        format!("{scheme}://{}/", self.address)
     }
 
     /// Answers for `node` until `shutdown`; then nothing is accepted any more, and answers under way
@@ -145,11 +209,15 @@ impl Gateway {
             self.limits.connections_max,
             self.limits.connections_per_address_max,
         );
+        let mut reloads = node.reloads();
         let app = router(Shared {
             given: node.given_to_all(),
             node,
             counters: self.counters.clone(),
             places: places.clone(),
+            guard: self.guard.clone(),
+            forms: self.forms.clone(),
+            names: Arc::default(),
         });
         let ending = CancellationToken::new();
         let mut connections = JoinSet::new();
@@ -158,6 +226,12 @@ impl Gateway {
             let accepted = tokio::select! {
                 () = &mut shutdown => break,
                 Some(_) = connections.join_next() => continue,
+                Ok(()) = reloads.changed() => {
+                    if let Err(error) = self.guard.read_again() {
+                        tracing::error!(%error, "the gateway goes on with what it read before");
+                    }
+                    continue;
+                }
                 accepted = self.listener.accept() => accepted,
             };
             let (stream, from) = match accepted {
@@ -171,14 +245,14 @@ impl Gateway {
             match places.take(from.ip()) {
                 Ok(place) => {
                     self.counters.accepted();
-                    let one = connection(
-                        stream,
-                        app.clone(),
-                        self.limits.clone(),
-                        ending.clone(),
-                        place,
-                    );
-                    connections.spawn(one);
+                    let connection = Connection {
+                        app: app.clone(),
+                        limits: self.limits.clone(),
+                        ending: ending.clone(),
+                        client: Client(from.ip()),
+                        _place: place,
+                    };
+                    connections.spawn(connection.serve(stream, self.guard.acceptor()));
                 }
                 Err(full) => {
                     tracing::debug!(%from, ?full, "a connection to the gateway was refused");
@@ -193,43 +267,76 @@ impl Gateway {
     }
 }
 
-async fn connection(
-    stream: TcpStream,
+/// A connection, and what it may cost.
+struct Connection {
     app: Router,
     limits: GatewayLimits,
     ending: CancellationToken,
+    client: Client,
     _place: Place,
-) {
-    // The last bytes of an answer should not wait for company.
-    let _ = stream.set_nodelay(true);
-    let io = TokioIo::new(Paced::new(stream, limits.piece_timeout));
-    let mut builder = http1::Builder::new();
-    builder
-        .timer(TokioTimer::new())
-        .header_read_timeout(limits.header_timeout)
-        .max_buf_size(limits.header_bytes_max);
-    let mut serving = pin!(builder.serve_connection(io, TowerToHyperService::new(app)));
-    let served = tokio::select! {
-        served = serving.as_mut() => served,
-        () = ending.cancelled() => {
-            serving.as_mut().graceful_shutdown();
-            serving.await
+}
+
+impl Connection {
+    async fn serve(self, stream: TcpStream, acceptor: Option<TlsAcceptor>) {
+        // The last bytes of an answer should not wait for company.
+        let _ = stream.set_nodelay(true);
+        let stream = Paced::new(stream, self.limits.piece_timeout);
+        let Some(acceptor) = acceptor else {
+            return self.answer(stream).await;
+        };
+        let greeted = timeout(self.limits.header_timeout, acceptor.accept(stream));
+        match greeted.await {
+            Ok(Ok(stream)) => self.answer(stream).await,
+            Ok(Err(error)) => tracing::debug!(%error, "no TLS with a client of the gateway"),
+            Err(_) => tracing::debug!("a client of the gateway does not get on with TLS"),
         }
-    };
-    if let Err(error) = served {
-        tracing::debug!(%error, "a connection to the gateway broke");
+    }
+
+    async fn answer(self, stream: impl AsyncRead + AsyncWrite + Unpin) {
+        let mut builder = http1::Builder::new();
+        builder
+            .timer(TokioTimer::new())
+            .header_read_timeout(self.limits.header_timeout)
+            .max_buf_size(self.limits.header_bytes_max);
+        let (app, client) = (TowerToHyperService::new(self.app), self.client);
+        let service = service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
+            request.extensions_mut().insert(client);
+            app.call(request)
+        });
+        let mut serving = pin!(builder.serve_connection(TokioIo::new(stream), service));
+        let served = tokio::select! {
+            served = serving.as_mut() => served,
+            () = self.ending.cancelled() => {
+                serving.as_mut().graceful_shutdown();
+                serving.await
+            }
+        };
+        if let Err(error) = served {
+            tracing::debug!(%error, "a connection to the gateway broke");
+        }
     }
 }
 
 fn router(shared: Shared) -> Router {
     Router::new()
         .route("/artifacts/{name}", get(artifact))
+        .route("/{name}/{version}/{file}", get(by_release))
+        .route("/{release}/{file}", get(quick))
+        .route("/minisign.pub", get(public_key))
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
         .fallback(unknown)
+        .layer(middleware::from_fn_with_state(
+            shared.guard.clone(),
+            guarded,
+        ))
         .layer(middleware::from_fn_with_state(shared.clone(), counted))
         .with_state(shared)
+}
+
+async fn public_key(State(shared): State<Shared>) -> Response {
+    shared.forms.key().public_file().into_response()
 }
 
 async fn unknown() -> Response {

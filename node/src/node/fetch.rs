@@ -9,7 +9,7 @@ use qk_protocol::blocks::{BLOCK_BYTES, Blob, RangeError};
 use qk_protocol::candidate::{Candidate, Wanted};
 use qk_protocol::decide::{Decision, Held, Trusted};
 use qk_protocol::fetch::{Decided, Fetch, Want};
-use qk_protocol::hash::{NetworkId, Root};
+use qk_protocol::hash::{NetworkId, PublicKey, Root};
 use qk_protocol::manifest::Change;
 use qk_protocol::message::Contact;
 use qk_protocol::policy::Policy;
@@ -241,16 +241,27 @@ impl Node {
             on_event(event);
         };
         let on_event: OnEvent<'_> = &seen;
-        let fetched = self.fetch_in_order(spec, on_event).await;
+        self.fetch_whose(spec, Whose::Owner, on_event).await
+    }
+
+    pub(super) async fn fetch_whose(
+        &self,
+        spec: &FetchSpec,
+        whose: Whose,
+        on_event: OnEvent<'_>,
+    ) -> Result<Fetched, FetchError> {
+        let asked = Asked {
+            spec,
+            whose,
+            on_event,
+        };
+        let fetched = self.fetch_in_order(asked).await;
         self.counters().fetch_ended(&fetched);
         fetched
     }
 
-    async fn fetch_in_order(
-        &self,
-        spec: &FetchSpec,
-        on_event: OnEvent<'_>,
-    ) -> Result<Fetched, FetchError> {
+    async fn fetch_in_order(&self, asked: Asked<'_>) -> Result<Fetched, FetchError> {
+        let spec = asked.spec;
         let registry = &spec.wanted.release.registry;
         let mut last = FetchError::NoNetwork;
         let mut served = false;
@@ -268,11 +279,6 @@ impl Node {
                 };
                 continue;
             }
-            let asked = Asked {
-                spec,
-                whose: Whose::Owner,
-                on_event,
-            };
             match self.fetch_from(&member, candidates, asked).await {
                 Err(error) if is_miss(&error) => last = error,
                 result => return result,
@@ -299,7 +305,7 @@ impl Node {
             self.catch_up(member).await?;
         }
         self.check_accepted(member)?;
-        let here = self.here(member, candidates.clone(), spec).await?;
+        let here = self.here(member, candidates.clone(), asked).await?;
         clock.end("store");
         if let Some(archive) = here.archive {
             return Ok(from_store(member, archive, clock));
@@ -380,7 +386,7 @@ impl Node {
             network: Arc::new(member.joined().network.clone()),
             network_key: *member.key(),
             policy: self.policy_for(member, asked.spec),
-            own: Some(self.own()),
+            own: self.own_for(asked.whose),
             candidates,
         };
         let Some(machine) = Fetch::new(want, seeds) else {
@@ -497,6 +503,14 @@ impl Node {
             Ok(Some(store.blob_path(&root)))
         })
         .await
+    }
+
+    /// One's own build suffices for oneself, and for nobody else.
+    pub(super) fn own_for(&self, whose: Whose) -> Option<PublicKey> {
+        match whose {
+            Whose::Owner => Some(self.own()),
+            Whose::Others => None,
+        }
     }
 
     /// What is asked for in a network: that of the owner, or what is stricter still.

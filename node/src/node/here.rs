@@ -11,7 +11,7 @@ use qk_protocol::hash::{PublicKey, Root};
 use qk_protocol::policy::Policy;
 use qk_protocol::time::UnixTime;
 
-use super::fetch::FetchSpec;
+use super::fetch::Asked;
 use super::member::{Member, unix_now};
 use super::shelf::StoreShelf;
 use super::{Node, NodeError};
@@ -41,7 +41,7 @@ pub(super) struct Archive {
 struct Judge {
     member: Arc<Member>,
     policy: Policy,
-    own: PublicKey,
+    own: Option<PublicKey>,
     candidates: Vec<Candidate>,
 }
 
@@ -53,7 +53,7 @@ impl Judge {
                 policy: &self.policy,
                 network: &joined.network,
                 candidate,
-                own: Some(self.own),
+                own: self.own,
                 statements: held,
                 now,
             })
@@ -90,12 +90,12 @@ impl Node {
         &self,
         member: &Arc<Member>,
         candidates: Vec<Candidate>,
-        spec: &FetchSpec,
+        Asked { spec, whose, .. }: Asked<'_>,
     ) -> Result<Here, NodeError> {
         let judge = Judge {
             member: member.clone(),
             policy: self.policy_for(member, spec),
-            own: self.own(),
+            own: self.own_for(whose),
             candidates,
         };
         if !self.door().is_begun() {

@@ -40,7 +40,7 @@ use qk_protocol::manifest::{Manifest, ManifestError, NetworkFile};
 use qk_protocol::policy::Policy;
 use qk_protocol::statement::Statement;
 use serde::{Deserialize, Serialize};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use self::cache::Cache;
 pub use self::cache::CacheConfig;
@@ -90,6 +90,8 @@ pub struct Node {
     gateways: Mutex<Vec<Client>>,
     /// Told when others reach this node at other addresses than before.
     moved: Arc<Notify>,
+    /// How often the configuration was read again.
+    reloads: watch::Sender<u64>,
 }
 
 /// How a node takes part.
@@ -212,6 +214,7 @@ impl Node {
             counters: Counters::default(),
             gateways: Mutex::new(gateways.into_iter().map(Client::new).collect()),
             moved: Arc::default(),
+            reloads: watch::Sender::default(),
         };
         let mut failures = Vec::new();
         for one in joined {
@@ -242,6 +245,11 @@ impl Node {
     pub fn config(&self) -> Arc<Config> {
         let config = self.config.read();
         config.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Changes each time that the configuration is read again.
+    pub(crate) fn reloads(&self) -> watch::Receiver<u64> {
+        self.reloads.subscribe()
     }
 
     /// Where this node keeps things.

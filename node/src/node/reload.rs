@@ -21,6 +21,7 @@ impl Node {
     /// networks from being looked at.
     pub async fn reload_all(&self) -> Result<Reloaded, NodeError> {
         let changed = self.reload_config();
+        self.reloads.send_modify(|reloads| *reloads += 1);
         let reloaded = self.reload().await?;
         let (settings, restart) = changed?;
         Ok(Reloaded {

@@ -11,7 +11,7 @@ use qk_protocol::hash::{Root, StatementId};
 use qk_protocol::key::ArtifactKey;
 use qk_protocol::time::UnixTime;
 
-use super::fetch::{FetchError, FetchSpec, OnEvent};
+use super::fetch::{FetchError, FetchSpec, Fetched, OnEvent};
 use super::member::{Found, Member, unix_now};
 use super::{Node, NodeError};
 use crate::control::{
@@ -19,7 +19,7 @@ use crate::control::{
     NetworkStatus, PeerReport, ReachStatus, Status, StoreStatus,
 };
 use crate::home::HomeError;
-use crate::manners::{Manners, PauseReason};
+use crate::manners::{Manners, PauseReason, Whose};
 use crate::net::{self, Multiaddr, PeerInfo, Reach, Reachability};
 use crate::store::{BlobInfo, FsckReport};
 
@@ -136,6 +136,25 @@ impl Node {
         on_event: OnEvent<'_>,
     ) -> Result<FetchReport, FetchError> {
         let fetched = self.fetch(spec, on_event).await?;
+        self.reported(fetched)
+    }
+
+    /// As [`fetch_report`](Self::fetch_report), on behalf of others: within what the owner gives them, and
+    /// without the owner's own word.
+    ///
+    /// # Errors
+    /// As [`fetch`](Self::fetch).
+    pub(crate) async fn fetch_for_others(
+        &self,
+        spec: &FetchSpec,
+    ) -> Result<FetchReport, FetchError> {
+        let watched = self.traffic.watch(&spec.wanted.release);
+        let on_event = |event| watched.see(&event);
+        let fetched = self.fetch_whose(spec, Whose::Others, &on_event).await?;
+        self.reported(fetched)
+    }
+
+    fn reported(&self, fetched: Fetched) -> Result<FetchReport, FetchError> {
         let member = self.member(fetched.network)?;
         let name = member.joined().network.manifest().name.clone();
         Ok(FetchReport::new(fetched, name))

@@ -6,14 +6,14 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
-use qk_node::gateway::{Gateway, GatewayLimits};
+use qk_node::gateway::{Gateway, GatewayConfig, GatewayLimits};
 use qk_node::manners::ShareFlags;
 use qk_node::node::{Node, NodeOptions, unix_now};
 use qk_node::store::Keep;
 use qk_protocol::blocks;
 use qk_tests::artifact::{Artifact, Options, SPEC, artifact_with};
 use qk_tests::lab::{ALICE, BOB, CAROL, CLIENT, Lab, Ran, free_port, run, until};
-use qk_tests::web::{Server, get, lying, proxy};
+use qk_tests::web::{Server, certificate, get, lying, proxy};
 use tempfile::TempDir;
 
 fn artifact(lab: &Lab, padding_bytes: usize) -> Artifact {
@@ -44,11 +44,12 @@ impl Site {
         };
         let home = lab.home(CAROL);
         lab.runtime().block_on(async {
-            let node = Arc::new(Node::start(home, options).await.unwrap());
+            let node = Arc::new(Node::start(home.clone(), options).await.unwrap());
             let kept =
                 node.blocking(move |store| store.import(&path, root, Keep::Cache, unix_now()));
             kept.await.unwrap();
-            let gateway = Gateway::bind("127.0.0.1:0", GatewayLimits::default()).await;
+            let (limits, config) = (GatewayLimits::default(), GatewayConfig::default());
+            let gateway = Gateway::bind("127.0.0.1:0", limits, &config, &home).await;
             let gateway = gateway.unwrap();
             let address = gateway.address();
             // It ends with the runtime.
@@ -234,29 +235,7 @@ impl Https {
         let (blob, outboard) = blocks::outboard(&archive[..], archive.len() as u64).unwrap();
         fs::write(files.join(blob.root().to_string()), archive).unwrap();
         fs::write(files.join(format!("{}.obao4", blob.root())), outboard).unwrap();
-        let mut certificate = Command::new("openssl");
-        certificate
-            .args([
-                "req",
-                "-x509",
-                "-newkey",
-                "ec",
-                "-pkeyopt",
-                "ec_paramgen_curve:P-256",
-            ])
-            .args(["-nodes", "-days", "2", "-subj", "/CN=a test"])
-            .args(["-addext", "subjectAltName=IP:127.0.0.1"])
-            .args(["-addext", "basicConstraints=critical,CA:FALSE"])
-            .arg("-keyout")
-            .arg(dir.path().join("key.pem"))
-            .arg("-out")
-            .arg(dir.path().join("own.pem"))
-            .stderr(Stdio::null());
-        assert!(certificate.status().ok()?.success());
-        // Beside those that the registry is known by.
-        let mut trusted = fs::read("/etc/ssl/certs/ca-certificates.crt").unwrap_or_default();
-        trusted.extend(fs::read(dir.path().join("own.pem")).unwrap());
-        fs::write(dir.path().join("trusted.pem"), trusted).unwrap();
+        certificate(dir.path())?;
         let (port, http_port) = (free_port(), free_port());
         let temps = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
         let temps: String = temps

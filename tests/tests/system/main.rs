@@ -10,6 +10,7 @@ mod container;
 mod crowd;
 mod enemies;
 mod fetch;
+mod formats;
 mod gateway;
 mod gateways;
 mod hostile;

@@ -2,26 +2,30 @@
 
 use std::sync::Arc;
 
-use qk_node::gateway::{Gateway, GatewayConfig, GatewayError, GatewayLimits};
+use qk_node::gateway::{Gateway, GatewayConfig, GatewayError, GatewayKey, GatewayLimits};
+use qk_node::home::Home;
 use qk_node::node::Node;
+use serde_json::json;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use crate::args::NodeArgs;
-use crate::failure::{Failure, Kind};
+use crate::failure::{Failure, Kind, Outcome};
+use crate::session::{Session, failed};
 
 /// Binds it where one is wanted.
 pub(super) async fn bind(
     args: &NodeArgs,
     config: &GatewayConfig,
+    home: &Home,
 ) -> Result<Option<Gateway>, Failure> {
     let Some(address) = args.gateway.as_ref().or(config.listen.as_ref()) else {
         return Ok(None);
     };
-    let bound = Gateway::bind(address, GatewayLimits::of(config)).await;
+    let bound = Gateway::bind(address, GatewayLimits::of(config), config, home).await;
     let kind = |error: &GatewayError| match error {
-        GatewayError::Address(_) => Kind::Usage,
-        GatewayError::Bind { .. } => Kind::Other,
+        GatewayError::Address(_) | GatewayError::HalfTls | GatewayError::File { .. } => Kind::Usage,
+        GatewayError::Bind { .. } | GatewayError::Key(_) => Kind::Other,
     };
     bound
         .map(Some)
@@ -44,4 +48,15 @@ pub(super) fn start(
         }
     });
     (stop, serving)
+}
+
+/// Prints the public half of what it signs with.
+pub(super) fn key(session: &Session) -> Outcome {
+    let key = GatewayKey::of(&session.home).map_err(failed)?;
+    if session.output.json {
+        session.output.document(&json!({ "key": key.public() }));
+    } else {
+        session.output.line(key.public());
+    }
+    Ok(())
 }

@@ -33,6 +33,7 @@ pub(crate) async fn run(session: &Session, cli: &NodeCli) -> Outcome {
         Some(NodeCommand::Uninstall(args)) => service::uninstall(session, args).await,
         Some(NodeCommand::Pause { time }) => manners::pause(session, time.map(|time| time.0)).await,
         Some(NodeCommand::Resume) => manners::resume(session).await,
+        Some(NodeCommand::GatewayKey) => gateway::key(session),
     }
 }
 
@@ -59,7 +60,7 @@ async fn foreground(session: &Session, args: &NodeArgs) -> Outcome {
     share.check().map_err(usage)?;
     let listener = control::Listener::bind_for(&session.home, args.socket_group.as_deref());
     let listener = listener.map_err(|problem| of_problem(&problem))?;
-    let gateway = gateway::bind(args, &config.gateway).await?;
+    let gateway = gateway::bind(args, &config.gateway, &session.home).await?;
     let node = Node::start(session.home.clone(), options).await;
     let node = Arc::new(node.map_err(|error| of_problem(&error.into()))?);
     if node.members().is_empty() {
@@ -161,7 +162,7 @@ async fn announce_listening(session: &Session, node: &Arc<Node>, gateway: Option
         .iter()
         .map(|one| format!("{one}/p2p/{peer}"))
         .collect();
-    let gateway = gateway.map(|gateway| format!("http://{}/", gateway.address()));
+    let gateway = gateway.map(Gateway::url);
     if session.output.json {
         session.output.document(&json!({ "event": "listening", "peer": peer, "addresses": addresses, "gateway": gateway }));
     } else {

@@ -108,6 +108,45 @@ async fn headers_that_never_end_are_not_waited_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_does_not_get_on_with_tls_is_not_waited_for() {
+    for (header_timeout, is_open) in [(SOON, true), (NEVER, false)] {
+        let limits = GatewayLimits {
+            header_timeout,
+            ..one_place()
+        };
+        let home = TestHome::new();
+        let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+        let files = [
+            ("own.pem", made.cert.pem()),
+            ("key.pem", made.key_pair.serialize_pem()),
+        ];
+        for (name, text) in files {
+            std::fs::write(home.path().join(name), text).unwrap();
+        }
+        let config = GatewayConfig {
+            tls_certificate: Some("own.pem".into()),
+            tls_key: Some("key.pem".into()),
+            ..GatewayConfig::default()
+        };
+        let options = NodeOptions {
+            hold: true,
+            offline: true,
+            ..NodeOptions::default()
+        };
+        let node = Node::start(home.home.clone(), options).await.unwrap();
+        let site = Site::configured(home, Arc::new(node), limits, config).await;
+        let mut silent = connect(site.address, "127.0.0.2").await;
+        // The beginning of a greeting.
+        silent.write_all(&[22, 3, 1]).await.unwrap();
+        let mut nothing = [0];
+        let ended = silent.read(&mut nothing);
+        let ended = tokio::time::timeout(Duration::from_secs(if is_open { 120 } else { 2 }), ended);
+        assert_eq!(ended.await.is_ok(), is_open);
+        site.end().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_connection_that_rests_too_long_is_closed() {
     for (header_timeout, is_open) in [(SOON, true), (NEVER, false)] {
         let site = Site::start(GatewayLimits {

@@ -15,7 +15,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use super::{Gateway, GatewayLimits};
+use super::{Gateway, GatewayConfig, GatewayLimits};
 use crate::blocks::test_bytes;
 use crate::control::tests::fixture::TestHome;
 use crate::manners::ShareFlags;
@@ -57,7 +57,18 @@ impl Site {
     }
 
     async fn of(home: TestHome, node: Arc<Node>, limits: GatewayLimits) -> Self {
-        let gateway = Gateway::bind("127.0.0.1:0", limits).await.unwrap();
+        Self::configured(home, node, limits, GatewayConfig::default()).await
+    }
+
+    async fn configured(
+        home: TestHome,
+        node: Arc<Node>,
+        limits: GatewayLimits,
+        config: GatewayConfig,
+    ) -> Self {
+        let gateway = Gateway::bind("127.0.0.1:0", limits, &config, &home.home)
+            .await
+            .unwrap();
         let address = gateway.address();
         let (stop, stopped) = oneshot::channel();
         let serving = tokio::spawn(gateway.serve(node.clone(), async {

@@ -237,6 +237,20 @@ fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Node {
+    /// Whether this is a cache that fetches a crate for others now.
+    pub(crate) fn obtains_for_others(&self, name: &str) -> bool {
+        let allows = |cache: &Arc<Cache>| cache.config.allows(name);
+        self.cache.as_ref().is_some_and(allows)
+            && self.manners.gives()
+            && self.manners.may_download(Whose::Others)
+    }
+
+    /// Whether it does so not only for neighbours.
+    pub(crate) fn obtains_for_everybody(&self) -> bool {
+        let cache = self.cache.as_ref();
+        cache.is_some_and(|cache| cache.config.everybody)
+    }
+
     /// Fetches what neighbours ask for, and keeps the index; for ever. Nothing happens on a node
     /// that is no cache.
     pub(super) async fn serve_cache(&self) {
