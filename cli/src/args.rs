@@ -2,6 +2,7 @@
 
 mod network;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -28,6 +29,7 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Fetch(FetchArgs),
+    Run(RunArgs),
     Build(BuildArgs),
     Repro(ReproArgs),
     Verify(VerifyArgs),
@@ -103,6 +105,40 @@ pub(crate) struct FetchArgs {
     /// Show where the time went
     #[arg(long)]
     pub timings: bool,
+}
+
+/// Run an executable of a crate, without installing it
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  qk run hexyl -- README.md\n  qk run hexyl@0.17.0 -- --length 64 README.md\n  qk run cargo-nextest --bin cargo-nextest -- --version\n\n\
+What is not here yet is fetched as `qk fetch` does, with the same proof, and unpacked below qk's directory.\n\
+Without a version it is the newest at the first run, and stays that one until --refresh asks again. Signals and\n\
+the exit code are the program's; what qk itself ends with are the exit codes of `qk fetch`."
+)]
+pub(crate) struct RunArgs {
+    /// NAME or NAME@VERSION
+    #[arg(value_name = "CRATE[@VER]")]
+    pub krate: CrateSpec,
+    /// Which executable [default: the one with the crate's name, or the only one]
+    #[arg(long, value_name = "NAME")]
+    pub bin: Option<String>,
+    #[command(flatten)]
+    pub flags: FlagArgs,
+    /// Target triples, in order of preference [default: this machine's]
+    #[arg(long)]
+    pub target: Vec<String>,
+    /// What to do where nothing is trusted
+    #[arg(long, value_enum, default_value_t = Fallback::Build)]
+    pub fallback: Fallback,
+    /// Use only what is on this machine
+    #[arg(long)]
+    pub offline: bool,
+    /// Ask the registry for the newest version, and the network for statements
+    #[arg(long)]
+    pub refresh: bool,
+    /// What the program is given
+    #[arg(last = true, value_name = "ARGS")]
+    pub args: Vec<OsString>,
 }
 
 /// What changes the bytes, beside crate and version

@@ -62,22 +62,40 @@ fn not_understood(error: &clap::Error) -> ExitCode {
 }
 
 fn run(command: Command, output: Output) -> Outcome {
+    match command {
+        Command::Run(args) => {
+            let program = match commands::run::at_hand(&args) {
+                Some(program) => program?,
+                None => in_runtime(false, async {
+                    commands::run::run(&Session::new(output)?, &args).await
+                })?,
+            };
+            Err(commands::run::turn_into(&program, &args))
+        }
+        command => {
+            // They end in order, by themselves.
+            let ends_itself = matches!(
+                command,
+                Command::Node(NodeCli { command: None, .. })
+                    | Command::Status(StatusArgs { watch: true })
+                    | Command::Verify(VerifyArgs { watch: true, .. })
+            );
+            in_runtime(ends_itself, dispatch(command, output))
+        }
+    }
+}
+
+/// Does it, until somebody asks this process to stop.
+fn in_runtime<T>(ends_itself: bool, work: impl Future<Output = Outcome<T>>) -> Outcome<T> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
         .map_err(session::failed)?;
-    // They end in order, by themselves.
-    let ends_itself = matches!(
-        command,
-        Command::Node(NodeCli { command: None, .. })
-            | Command::Status(StatusArgs { watch: true })
-            | Command::Verify(VerifyArgs { watch: true, .. })
-    );
     let done = runtime.block_on(async {
         let stopped = session::stopped();
         tokio::select! {
-            done = dispatch(command, output) => done,
+            done = work => done,
             // What runs is dropped: children die, temporary files go, downloads stay for the next time.
             () = stopped, if !ends_itself => Err(Failure::new(Kind::Other, "interrupted")),
         }
@@ -112,7 +130,7 @@ async fn dispatch(command: Command, output: Output) -> Outcome {
         Command::Setup => commands::doctor::setup(&session).await,
         Command::Doctor => commands::doctor::doctor(&session).await,
         Command::Demo(args) => commands::demo::run(args, output).await,
-        Command::Completions { .. } | Command::Man { .. } => Ok(()),
+        Command::Run(_) | Command::Completions { .. } | Command::Man { .. } => Ok(()),
     }
 }
 

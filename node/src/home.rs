@@ -83,6 +83,8 @@ pub struct Config {
     pub gateway: GatewayConfig,
     /// Bytes that toolchains may take.
     pub toolchains_quota_bytes: Option<u64>,
+    /// Bytes that executables may take that `qk run` unpacked.
+    pub programs_quota_bytes: Option<u64>,
     /// What is given to others, and how much.
     pub share: ShareConfig,
     /// When background work rests.

@@ -14,6 +14,7 @@ pub mod logs;
 pub mod manners;
 pub mod net;
 pub mod node;
+pub mod programs;
 pub mod registry;
 pub mod secret;
 pub mod service;

@@ -55,7 +55,8 @@ pub struct Options {
     pub lock: Option<Vec<u8>>,
 }
 
-/// A program that prints `hexyl 0.17.0`, as the artifact of a network's first build.
+/// A program that prints `hexyl 0.17.0` and what it is given, as the artifact of a network's first build. `exit 3` has it end
+/// with that exit code, `wait` never.
 ///
 /// # Panics
 /// When something that is needed is missing: a C compiler, the registry.
@@ -297,9 +298,15 @@ fn program(dir: &Path, key: &ArtifactKey, options: &Options) -> PathBuf {
     fs::write(&padding, bytes).expect("a file");
     let (name, version) = (&key.name, &key.version);
     let source = format!(
-        "#include <stdio.h>\n\
+        "#include <stdio.h>\n#include <stdlib.h>\n#include <string.h>\n#include <unistd.h>\n\
          __asm__(\".section .rodata\\n.incbin \\\"{}\\\"\\n.text\\n\");\n\
-         int main(void) {{ puts(\"{name} {version}{}\"); return 0; }}\n",
+         int main(int count, char **args) {{\n\
+           puts(\"{name} {version}{}\");\n\
+           for (int i = 1; i < count; i++) puts(args[i]);\n\
+           fflush(stdout);\n\
+           if (count > 1 && !strcmp(args[1], \"wait\")) sleep(600);\n\
+           return count > 2 && !strcmp(args[1], \"exit\") ? atoi(args[2]) : 0;\n\
+         }}\n",
         padding.display(),
         options.mark,
     );

@@ -10,6 +10,7 @@ pub(crate) mod network;
 pub(crate) mod node;
 pub(crate) mod proofs;
 pub(crate) mod repro;
+pub(crate) mod run;
 pub(crate) mod search;
 pub(crate) mod shell;
 pub(crate) mod store;

@@ -1,15 +1,26 @@
 //! `qk store`: what is kept here.
 
-use qk_node::access::Access;
+use qk_node::access::{Access, Cleaned};
 use qk_node::node::NodeOptions;
+use qk_node::programs::{PROGRAMS_QUOTA_BYTES, Programs, Removed};
 use qk_protocol::hash::Root;
+use serde::Serialize;
 use serde_json::json;
 
 use super::of_problem;
 use crate::args::StoreCommand;
 use crate::failure::{Failure, Kind, Outcome};
 use crate::output::{ago, bytes};
-use crate::session::Session;
+use crate::session::{Session, failed};
+
+/// What a clean-up removed.
+#[derive(Debug, Serialize)]
+struct AllCleaned {
+    #[serde(flatten)]
+    cleaned: Cleaned,
+    /// Executables that `qk run` unpacked.
+    programs: Removed,
+}
 
 pub(crate) async fn run(session: &Session, command: StoreCommand) -> Outcome {
     let options = NodeOptions {
@@ -59,13 +70,24 @@ async fn gc(session: &Session, access: &Access) -> Outcome {
         .store_gc()
         .await
         .map_err(|problem| of_problem(&problem))?;
-    session.output.result(&cleaned, |cleaned| {
-        let artifacts = &cleaned.artifacts;
+    let quota = session.home.config().map_err(failed)?.programs_quota_bytes;
+    let programs = Programs::of(&session.home);
+    let programs =
+        tokio::task::spawn_blocking(move || programs.clean(quota.unwrap_or(PROGRAMS_QUOTA_BYTES)));
+    let all = AllCleaned {
+        cleaned,
+        programs: programs.await.map_err(failed)?.map_err(failed)?,
+    };
+    session.output.result(&all, |all| {
+        let (artifacts, programs) = (&all.cleaned.artifacts, &all.programs);
         format!(
-            "removed {} artifacts: {} before, {} now",
+            "removed {} artifacts: {} before, {} now\nremoved the unpacked executables of {}: {} before, {} now",
             artifacts.evicted.len(),
             bytes(artifacts.bytes_before),
-            bytes(artifacts.bytes_after)
+            bytes(artifacts.bytes_after),
+            programs.roots.len(),
+            bytes(programs.bytes_before),
+            bytes(programs.bytes_after)
         )
     });
     Ok(())

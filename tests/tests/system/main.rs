@@ -23,6 +23,7 @@ mod node;
 mod node_kill;
 mod private;
 mod providers;
+mod run;
 mod search;
 mod secret;
 mod service;

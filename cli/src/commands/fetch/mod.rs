@@ -14,8 +14,9 @@ use qk_protocol::hash::{KeyId, Root, Sha256};
 use serde::Serialize;
 
 use self::one::stage;
-pub(crate) use self::one::{How, Ready, Want, obtain};
+pub(crate) use self::one::{How, Ready, Want, fetch, fetched, may_build, obtain};
 use self::place::place;
+pub(crate) use self::place::{of_host, of_unpack};
 use crate::args::{CrateSpec, FetchArgs};
 use crate::failure::{Failure, Kind, Outcome};
 use crate::output::{ago, bytes};

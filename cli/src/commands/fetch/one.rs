@@ -119,7 +119,12 @@ async fn build(
     Ok(own(built, stage("build", begin)))
 }
 
-async fn fetch(session: &Session, access: &Access, spec: &FetchSpec) -> Outcome<FetchReport> {
+/// Gets what the policy trusts into the store, and shows how it goes.
+pub(crate) async fn fetch(
+    session: &Session,
+    access: &Access,
+    spec: &FetchSpec,
+) -> Outcome<FetchReport> {
     let release = &spec.wanted.release;
     let spinner = session.output.spinner(&release.to_string());
     let bar = std::sync::OnceLock::<ProgressBar>::new();
@@ -220,14 +225,15 @@ async fn rebuild(
 
 /// Whether building from source is an answer to this: not to a dispute, which somebody has to look
 /// at, and not to something that is wrong here.
-fn may_build(failure: &Failure) -> bool {
+pub(crate) fn may_build(failure: &Failure) -> bool {
     matches!(
         failure.kind,
         Kind::Unproven | Kind::NotFound | Kind::Network | Kind::Stale
     )
 }
 
-fn fetched(report: FetchReport) -> Ready {
+/// What was fetched.
+pub(crate) fn fetched(report: FetchReport) -> Ready {
     Ready {
         key_id: Some(report.trusted.key_id),
         subject: report.trusted.subject,

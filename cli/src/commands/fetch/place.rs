@@ -87,7 +87,7 @@ fn meta(args: &FetchArgs, key: &ArtifactKey) -> InstallMeta {
     }
 }
 
-fn of_unpack(error: &UnpackError) -> Failure {
+pub(crate) fn of_unpack(error: &UnpackError) -> Failure {
     match error {
         UnpackError::Archive { .. }
         | UnpackError::OtherArchive { .. }
@@ -97,7 +97,7 @@ fn of_unpack(error: &UnpackError) -> Failure {
     }
 }
 
-fn of_host(name: &str, error: &Incompatible) -> Failure {
+pub(crate) fn of_host(name: &str, error: &Incompatible) -> Failure {
     let name = name.strip_prefix(EXECUTABLES_PREFIX).unwrap_or(name);
     Failure::new(Kind::Incompatible, format!("{name}: {error}"))
 }
