@@ -344,11 +344,22 @@ pub(crate) struct DiffArgs {
 
 /// Print the log of a build
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  qk log hexyl@0.17.0\n  qk log 5f21…")]
+#[command(
+    after_help = "Examples:\n  qk log hexyl@0.17.0\n  qk log hexyl@0.17.0 --by bob\n  qk log 5f21…\n\n\
+What is not here is asked of whoever observed the build, and kept"
+)]
 pub(crate) struct LogArgs {
-    /// A crate, for the latest build whose log is here, or the digest that an observation names
+    /// A crate, for the latest build whose log is to be had, or the digest of a log that is here
     #[arg(value_name = "CRATE[@VER]|DIGEST")]
     pub which: String,
+
+    /// Only the build of this principal, of this observer's key, or with a log of this digest
+    #[arg(long, value_name = "NAME|KEY|DIGEST")]
+    pub by: Option<String>,
+
+    /// Ask nobody: only what is here
+    #[arg(long)]
+    pub offline: bool,
 }
 
 /// Search for crates by name, executable, target and state of proof

@@ -80,6 +80,7 @@ impl Counters {
             Some(Request::Get(_)) => "get",
             Some(Request::Near { .. }) => "near",
             Some(Request::Network { .. }) => "network",
+            Some(Request::Log { .. }) => "log",
             None => "malformed",
         };
         self.index_requests.get_or_create(&[("kind", word)]).inc();

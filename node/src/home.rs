@@ -63,6 +63,9 @@ pub struct Config {
     /// Whether a newer version of a network that widens what is trusted counts only after `qk network
     /// accept`: until then nothing new is trusted in that network.
     pub confirm_changes: bool,
+    /// Whether look-ups ask by a prefix that many releases share, so that who is asked does not learn which
+    /// one it is about.
+    pub hidden_reads: bool,
     /// Nodes to ask first, multiaddresses that end in a peer id.
     pub parent: Vec<String>,
     /// Where a node listens; empty for a free TCP port on all interfaces.

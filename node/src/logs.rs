@@ -2,17 +2,20 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use qk_protocol::hash::Blake3;
+use qk_protocol::log::{LOG_BYTES_MAX, LogPiece};
+use serde_bytes::ByteBuf;
 
 use crate::home::create_private_dir;
 
 /// Bytes that all logs together may take; the oldest go.
 pub const LOGS_BYTES_MAX: u64 = 256 << 20;
-/// A log is at most this long, and a little more where it was cut off.
-const LOG_BYTES_MAX: u64 = 17 << 20;
+/// How much of a log is in memory while it is looked through.
+const BUFFER_BYTES: usize = 64 << 10;
 
 /// A directory of logs, `<digest>.log` each.
 #[derive(Debug, Clone)]
@@ -27,6 +30,16 @@ impl Logs {
         Self {
             dir: dir.into(),
             bytes_max: LOGS_BYTES_MAX,
+        }
+    }
+
+    /// Logs that were got from others: a directory and a quota of their own, since what somebody looked at
+    /// is nobody's business.
+    #[must_use]
+    pub fn of_others(&self) -> Self {
+        Self {
+            dir: self.dir.join("others"),
+            bytes_max: self.bytes_max,
         }
     }
 
@@ -62,6 +75,40 @@ impl Logs {
             return Err(io::Error::new(io::ErrorKind::InvalidData, message));
         }
         Ok(Some(log))
+    }
+
+    /// The piece of a log that begins at `offset`, if the log is here and undamaged. Holds no more of it
+    /// in memory than that.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn piece(&self, digest: &Blake3, offset: u64) -> io::Result<Option<LogPiece>> {
+        let mut file = match File::open(self.path(digest)) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let total = file.metadata()?.len();
+        if total > LOG_BYTES_MAX {
+            return Ok(None);
+        }
+        let mut hasher = blake3::Hasher::new();
+        let mut buffer = vec![0; BUFFER_BYTES];
+        loop {
+            let read = file.read(&mut buffer)?;
+            if read == 0 {
+                break;
+            }
+            hasher.update(&buffer[..read]);
+        }
+        if *hasher.finalize().as_bytes() != digest.0 {
+            tracing::warn!(%digest, "a log is damaged, and not given");
+            return Ok(None);
+        }
+        let mut bytes = vec![0; LogPiece::len_at(offset, total)];
+        file.read_exact_at(&mut bytes, offset)?;
+        let bytes = ByteBuf::from(bytes);
+        Ok(Some(LogPiece { total, bytes }))
     }
 
     fn path(&self, digest: &Blake3) -> PathBuf {
@@ -118,7 +165,15 @@ mod tests {
         let two = logs.keep(b"the second, longer than all may be").unwrap();
         assert_eq!(logs.read(&one).unwrap(), None);
         assert!(logs.read(&two).unwrap().is_some());
+        let second = b"the second, longer than all may be";
+        let piece = logs.piece(&two, 4).unwrap().unwrap();
+        assert_eq!((piece.total, &piece.bytes[..]), (34, &second[4..]));
+        let end = logs.piece(&two, 1000).unwrap().unwrap();
+        assert_eq!((end.total, end.bytes.len()), (34, 0));
+        assert_eq!(logs.piece(&one, 0).unwrap(), None);
+        assert_eq!(logs.of_others().read(&two).unwrap(), None);
         fs::write(logs.path(&two), "something else").unwrap();
+        assert_eq!(logs.piece(&two, 0).unwrap(), None);
         let said = logs.read(&two).unwrap_err().to_string();
         assert!(said.contains("is damaged"), "{said}");
     }

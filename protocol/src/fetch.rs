@@ -18,11 +18,12 @@ pub use self::members::{MEMBER_GRACE, MEMBER_TIMEOUT, MEMBERS_ASKED_MAX};
 use self::members::{Members, silent_nodes};
 use crate::candidate::Candidate;
 use crate::decide::{Decision, Held, Question, Roll, Verdict, choose, decide};
-use crate::hash::{NetworkKey, Point, PrincipalId, PublicKey, Root, StatementId};
+use crate::hash::{NetworkKey, PrincipalId, PublicKey, Root, StatementId};
+use crate::hidden::hidden;
 use crate::index::principal_of;
 use crate::lookup::{Lookup, LookupIn, LookupOut};
 use crate::manifest::Network;
-use crate::message::{Answer, Contact, Get, NodeId, Provider, Reply, Request};
+use crate::message::{Answer, Contact, NodeId, Provider, Reply, Request};
 use crate::policy::Policy;
 use crate::statement::Statement;
 use crate::time::{Machine, Now, UnixTime};
@@ -54,6 +55,9 @@ pub struct Want {
     pub own: Option<PublicKey>,
     /// What would do, most wanted first; all of one release.
     pub candidates: Vec<Candidate>,
+    /// How many first bits of the release's point may be told to those who are asked
+    /// ([`crate::hidden`]); all of them without.
+    pub hidden: Option<u16>,
 }
 
 /// What happens to a fetch.
@@ -143,7 +147,8 @@ impl Fetch {
     /// A fetch that begins by asking `seeds`. `None` when nothing is wanted.
     pub fn new(want: Want, seeds: Vec<Contact>) -> Option<Self> {
         let release = &want.candidates.first()?.release;
-        let get = whole(release.location(&want.network_key).point());
+        let point = release.location(&want.network_key).point();
+        let get = hidden(point, want.hidden.unwrap_or(256));
         Some(Self {
             lookup: Lookup::new(get, seeds),
             want,
@@ -199,8 +204,13 @@ impl Fetch {
             for statement in statements {
                 self.take_statement(statement, now.unix);
             }
-            // All are on the first page: further ones are no way to name more.
-            if page == 0 {
+            if self.lookup.is_by_prefix() {
+                // Those of each point come with its first statements; of other points' there is no end.
+                let wanted = providers.iter().filter(|one| self.is_observed(one.root));
+                let wanted: Vec<Provider> = wanted.cloned().collect();
+                self.take_providers(&wanted, out);
+            } else if page == 0 {
+                // All are on the first page: further ones are no way to name more.
                 self.take_providers(providers, out);
             }
         }
@@ -235,6 +245,14 @@ impl Fetch {
             stored: now,
         };
         self.statements.insert(statement.id(), held);
+    }
+
+    fn is_observed(&self, root: Root) -> bool {
+        let mut observed = self
+            .statements
+            .values()
+            .filter_map(|held| held.statement.observation());
+        observed.any(|observation| observation.subject.root == root)
     }
 
     /// Takes what one node names, a few of each root.
@@ -358,7 +376,7 @@ impl Fetch {
             } else if (known.is_some() || !is_met) && self.members.ask(node.clone(), until) {
                 let addrs = Vec::new();
                 let contact = known.unwrap_or(Contact { node, addrs });
-                let get = whole(self.lookup.point());
+                let get = self.lookup.question().clone();
                 out.push(FetchOut::Ask(contact, Request::Get(get)));
             }
         }
@@ -380,16 +398,6 @@ impl Fetch {
                 now,
             })
         }))
-    }
-}
-
-/// Asks for everything at a point.
-fn whole(point: Point) -> Get {
-    Get {
-        point,
-        bits: 256,
-        observer: None,
-        after: None,
     }
 }
 

@@ -7,7 +7,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::hash::{NetworkKey, Point, PrincipalId, PublicKey, Root, StatementId};
+use crate::hash::{Blake3, NetworkKey, Point, PrincipalId, PublicKey, Root, StatementId};
+use crate::log::LogPiece;
 use crate::manifest::{CLOCK_SKEW_SECONDS_MAX, KeyState, Network};
 use crate::message::{
     Answer, CLOSER_MAX, Contact, Cursor, Get, HINTS_MAX, Have, NodeId, POINTS_MAX, Provider, Reply,
@@ -39,6 +40,10 @@ pub trait Shelf {
     fn at(&self, point: Point) -> Vec<Arc<Statement>>;
     /// At most `limit` points that statements are held of, nearest first.
     fn near(&self, point: Point, limit: usize) -> Vec<Point>;
+    /// The piece of a log that begins at `offset`, if the log is here and given away.
+    fn log(&self, _digest: &Blake3, _offset: u64) -> Option<LogPiece> {
+        None
+    }
 }
 
 /// What decides who is let in.
@@ -179,6 +184,11 @@ pub fn answer(
             let newer = (have > (version, issued)).then(|| rules.network.file().clone());
             (Answer::Network(newer), Vec::new())
         }
+        Request::Log {
+            point,
+            digest,
+            offset,
+        } => (log(shelf, point, &digest, offset), Vec::new()),
     };
     let closer = closer.into_iter().filter_map(Contact::bounded);
     let closer = closer.take(CLOSER_MAX).collect();
@@ -226,7 +236,7 @@ pub fn point_of(request: &Request, rules: &Rules<'_>) -> Option<Point> {
         Request::Have(have) => have.roots.first().map(|(point, _)| *point),
         Request::Get(get) => Some(get.point),
         Request::Near { point, .. } => Some(*point),
-        Request::Network { .. } => None,
+        Request::Network { .. } | Request::Log { .. } => None,
     }
 }
 
@@ -299,6 +309,20 @@ fn find(shelf: &impl Shelf, hints: &Hints, get: &Get, now: UnixTime) -> Answer {
         });
     }
     page.answer(false)
+}
+
+/// Logs are given only to who knows an observation of this network that names them: nobody finds out by
+/// guessing what was built here for others.
+fn log(shelf: &impl Shelf, point: Point, digest: &Blake3, offset: u64) -> Answer {
+    let is_named = shelf.at(point).iter().any(|statement| {
+        let observation = statement.observation();
+        observation.is_some_and(|observation| observation.log == *digest)
+    });
+    let piece = match is_named {
+        true => shelf.log(digest, offset),
+        false => None,
+    };
+    piece.map_or_else(|| Answer::Refused("no such log".to_owned()), Answer::Log)
 }
 
 #[derive(Default)]

@@ -16,13 +16,16 @@ pub mod decide;
 pub mod dsse;
 pub mod fetch;
 pub mod hash;
+pub mod hidden;
 pub mod index;
 pub mod key;
+pub mod log;
 pub mod lookup;
 pub mod manifest;
 pub mod message;
 pub mod mirror;
 pub mod policy;
+pub mod repair;
 pub mod search;
 pub mod statement;
 #[cfg(test)]

@@ -6,7 +6,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use crate::hash::Point;
 use crate::message::{Answer, CLOSER_MAX, Contact, Cursor, Get, NodeId, Reply, Request};
 use crate::time::{Machine, Now};
 
@@ -22,6 +21,12 @@ pub const ASK_TIMEOUT: Duration = Duration::from_millis(1500);
 pub const PEERS_MAX: usize = 512;
 /// Pages that one node may make its answer of, the first one included.
 pub const PAGES_MAX: usize = 16;
+/// The same of a question by prefix, whose answers are long.
+pub const PREFIX_WIDTH: usize = 5;
+/// Nodes asked at once in the beginning of one.
+pub const PREFIX_SEEDS_MAX: usize = 3;
+/// How long one node may take to answer a question by prefix.
+pub const PREFIX_TIMEOUT: Duration = Duration::from_secs(6);
 /// Requests of one look-up, to whomever: what hostile nodes name without end is not asked without
 /// end. A look-up among a million honest nodes takes some 40.
 pub const ASKS_MAX: usize = 256;
@@ -123,7 +128,8 @@ impl Lookup {
         for contact in seeds {
             let distance = lookup.distance(&contact.node);
             lookup.learn(contact);
-            let first = lookup.seeds.len() < SEEDS_MAX && !lookup.seeds.contains(&distance);
+            let first =
+                lookup.seeds.len() < lookup.seeds_max() && !lookup.seeds.contains(&distance);
             if first && lookup.peers.contains_key(&distance) {
                 lookup.seeds.push(distance);
             }
@@ -147,8 +153,34 @@ impl Lookup {
 
     fn time_at(&self, distance: &[u8; 32]) -> Duration {
         match self.parents.contains(distance) {
-            true => PARENT_TIMEOUT,
+            true => PARENT_TIMEOUT.max(self.ask_timeout()),
+            false => self.ask_timeout(),
+        }
+    }
+
+    fn ask_timeout(&self) -> Duration {
+        match self.is_by_prefix() {
+            true => PREFIX_TIMEOUT,
             false => ASK_TIMEOUT,
+        }
+    }
+
+    /// Whether it asks for more than one point, which is read from few nodes.
+    pub fn is_by_prefix(&self) -> bool {
+        self.get.bits < 256
+    }
+
+    fn seeds_max(&self) -> usize {
+        match self.is_by_prefix() {
+            true => PREFIX_SEEDS_MAX,
+            false => SEEDS_MAX,
+        }
+    }
+
+    fn width(&self) -> usize {
+        match self.is_by_prefix() {
+            true => PREFIX_WIDTH,
+            false => WIDTH,
         }
     }
 
@@ -214,9 +246,9 @@ impl Lookup {
         self.peers.len()
     }
 
-    /// The point looked up.
-    pub fn point(&self) -> Point {
-        self.get.point
+    /// What is asked of every node, from the beginning.
+    pub fn question(&self) -> &Get {
+        &self.get
     }
 
     fn distance(&self, node: &NodeId) -> [u8; 32] {
@@ -264,7 +296,7 @@ impl Lookup {
             .peers
             .iter()
             .filter(|(_, peer)| !matches!(peer.state, State::Silent | State::Failed));
-        let mut nearest = usable.take(WIDTH);
+        let mut nearest = usable.take(self.width());
         nearest.find_map(|(distance, peer)| (peer.state == State::Known).then_some(*distance))
     }
 

@@ -13,7 +13,8 @@ use serde::de::{self, DeserializeOwned, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_bytes::ByteBuf;
 
-use crate::hash::{Point, PublicKey, Root, Sha256, StatementId};
+use crate::hash::{Blake3, Point, PublicKey, Root, Sha256, StatementId};
+use crate::log::LogPiece;
 use crate::manifest::NetworkFile;
 use crate::statement::Statement;
 use crate::time::UnixTime;
@@ -109,6 +110,15 @@ pub enum Request<S = Arc<Statement>> {
         /// When its timestamp was issued.
         issued: UnixTime,
     },
+    /// "Give me a piece of the log that an observation here names."
+    Log {
+        /// Where the observation belongs.
+        point: Point,
+        /// The log's digest.
+        digest: Blake3,
+        /// Where the piece begins.
+        offset: u64,
+    },
 }
 
 /// The sender has roots to give.
@@ -185,6 +195,8 @@ pub enum Answer<S = Arc<Statement>> {
     Points(#[serde(deserialize_with = "at_most::<POINTS_MAX, _, _>")] Vec<Point>),
     /// To `Network`: nothing, if what the asker has is as new.
     Network(Option<NetworkFile>),
+    /// To `Log`.
+    Log(LogPiece),
     /// To any: "not now" or "not this".
     Refused(String),
 }
@@ -246,7 +258,10 @@ impl Request {
         match &wire {
             Request::Have(have) => check_addrs(&have.addrs)?,
             Request::Get(get) => bound(get.bits.into(), 256, "bits")?,
-            Request::Put(_) | Request::Near { .. } | Request::Network { .. } => {}
+            Request::Put(_)
+            | Request::Near { .. }
+            | Request::Network { .. }
+            | Request::Log { .. } => {}
         }
         let mut invalid = 0;
         let message = match wire {
@@ -255,6 +270,15 @@ impl Request {
             Request::Get(get) => Request::Get(get),
             Request::Near { point, limit } => Request::Near { point, limit },
             Request::Network { version, issued } => Request::Network { version, issued },
+            Request::Log {
+                point,
+                digest,
+                offset,
+            } => Request::Log {
+                point,
+                digest,
+                offset,
+            },
         };
         Ok(Decoded { message, invalid })
     }
@@ -268,6 +292,15 @@ impl<S> Request<S> {
             Self::Get(get) => Request::Get(get),
             Self::Near { point, limit } => Request::Near { point, limit },
             Self::Network { version, issued } => Request::Network { version, issued },
+            Self::Log {
+                point,
+                digest,
+                offset,
+            } => Request::Log {
+                point,
+                digest,
+                offset,
+            },
         }
     }
 }
@@ -302,6 +335,7 @@ impl Reply {
             },
             Answer::Points(points) => Answer::Points(points.clone()),
             Answer::Network(file) => Answer::Network(file.clone()),
+            Answer::Log(piece) => Answer::Log(piece.clone()),
             Answer::Refused(why) => Answer::Refused(why.clone()),
         };
         encode(&Reply {
@@ -341,6 +375,7 @@ impl Reply {
             }
             Answer::Taken { taken, refused } => Answer::Taken { taken, refused },
             Answer::Network(file) => Answer::Network(file),
+            Answer::Log(piece) => Answer::Log(piece),
         };
         Ok(Decoded {
             message: Self {

@@ -23,6 +23,7 @@ use qk_protocol::canonical;
 use qk_protocol::decide::Held;
 use qk_protocol::hash::{Blake3, Point, PrincipalId, PublicKey, Root, Sha256, StatementId};
 use qk_protocol::key::{self, ArtifactKey, Flags, Linker, Output, Rustc};
+use qk_protocol::log::LogPiece;
 use qk_protocol::manifest::{
     Committee, KeyState, Manifest, Network, Principal, PrincipalKey, PrincipalRole, RootKeys,
 };
@@ -239,6 +240,14 @@ fn requests() -> Vec<(&'static str, Request)> {
                 issued: NOW,
             },
         ),
+        (
+            "log",
+            Request::Log {
+                point: Point([1; 32]),
+                digest: Blake3([2; 32]),
+                offset: 1 << 20,
+            },
+        ),
     ]
 }
 
@@ -266,6 +275,13 @@ fn replies() -> Vec<(&'static str, Reply)> {
         ("points", Answer::Points(vec![Point([1; 32])])),
         ("network", Answer::Network(Some(network().file().clone()))),
         ("network_same", Answer::Network(None)),
+        (
+            "log",
+            Answer::Log(LogPiece {
+                total: 3,
+                bytes: b"log".to_vec().into(),
+            }),
+        ),
         ("refused", Answer::Refused("not now".to_owned())),
     ];
     let reply = |answer| Reply {

@@ -77,6 +77,7 @@ impl<'a> World<'a> {
             policy: stage.policy,
             own: None,
             candidates: vec![stage.candidate],
+            hidden: None,
         };
         let mut seeds: Vec<&Node> = nodes.iter().collect();
         seeds.sort_by_key(|node| node.kind != Kind::Silent);

@@ -32,7 +32,7 @@ pub(crate) fn of_problem(problem: &Problem) -> Failure {
             .map_or(Kind::Unproven, |verdict| of_decision(&verdict.decision)),
         ProblemKind::NoNetwork | ProblemKind::Registry | ProblemKind::NotAccepted => Kind::Unproven,
         ProblemKind::Target => Kind::NotFound,
-        ProblemKind::Silent | ProblemKind::Download => Kind::Network,
+        ProblemKind::Silent | ProblemKind::Download | ProblemKind::CannotHide => Kind::Network,
         ProblemKind::Corrupt => Kind::Corrupt,
         ProblemKind::NotJoined
         | ProblemKind::Address

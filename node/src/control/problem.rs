@@ -50,6 +50,8 @@ pub enum ProblemKind {
     NotTrusted,
     /// A network widened what is trusted, and its user has not accepted that.
     NotAccepted,
+    /// Look-ups are to be hidden, which this network is too sparse for.
+    CannotHide,
     /// Nodes are known, but none answered.
     Silent,
     /// It is trusted, but could not be had.
@@ -159,6 +161,7 @@ impl From<NodeError> for Problem {
             }
             NodeError::NotJoined(_) => Self::new(ProblemKind::NotJoined, message),
             NodeError::Registry { .. } => Self::new(ProblemKind::Registry, message),
+            NodeError::CannotHide(_) => Self::new(ProblemKind::CannotHide, message),
             NodeError::Manifest(_) | NodeError::Secret(_) => {
                 Self::new(ProblemKind::Manifest, message)
             }

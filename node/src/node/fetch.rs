@@ -382,12 +382,14 @@ impl Node {
             None => Vec::new(),
         };
         let parents = member.parents().await;
+        let hidden = self.hidden_bits(member).await?;
         let want = Want {
             network: Arc::new(member.joined().network.clone()),
             network_key: *member.key(),
             policy: self.policy_for(member, asked.spec),
             own: self.own_for(asked.whose),
             candidates,
+            hidden,
         };
         let Some(machine) = Fetch::new(want, seeds) else {
             return Err(FetchError::NoNetwork);

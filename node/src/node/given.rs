@@ -1,15 +1,21 @@
-//! What this node gives of its store: what its owner built, and what was fetched if its owner shares.
+//! What this node gives of its store and of its logs: what its owner built, and what was fetched if its
+//! owner shares.
 
 use std::collections::BTreeSet;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use qk_protocol::blocks::EncodeError;
-use qk_protocol::hash::{PublicKey, Root};
+use qk_protocol::hash::{Blake3, Point, PublicKey, Root};
+use qk_protocol::index::Shelf;
+use qk_protocol::log::{LOG_PIECE_BYTES_MAX, LogPiece};
+use qk_protocol::statement::Statement;
 
 use super::door::Door;
+use super::shelf::StoreShelf;
 use crate::blocks::serve::{Blobs, Held};
-use crate::manners::Manners;
+use crate::logs::Logs;
+use crate::manners::{Grant, Manners};
 
 /// Own roots that are remembered; all are asked for again when there are more.
 const OWN_MAX: usize = 1 << 16;
@@ -68,5 +74,56 @@ impl Blobs for Given {
 
     fn is_corrupt(&self, root: Root, error: &EncodeError) {
         self.door.is_corrupt(root, error);
+    }
+}
+
+/// The logs as others see them.
+#[derive(Debug)]
+pub(super) struct GivenLogs {
+    logs: Logs,
+    manners: Arc<Manners>,
+}
+
+impl GivenLogs {
+    pub(super) fn new(logs: Logs, manners: Arc<Manners>) -> Self {
+        Self { logs, manners }
+    }
+
+    /// Leave to give a piece of a log, which goes with it until it is sent: what holds for blocks holds
+    /// for logs. None while nothing is given.
+    pub(super) async fn admit(&self) -> Option<Grant> {
+        let uploads = self.manners.uploads();
+        uploads.admit(LOG_PIECE_BYTES_MAX as u32).await.ok()
+    }
+
+    fn piece(&self, digest: &Blake3, offset: u64) -> io::Result<Option<LogPiece>> {
+        match self.logs.piece(digest, offset)? {
+            None if self.manners.shares_fetched() => self.logs.of_others().piece(digest, offset),
+            piece => Ok(piece),
+        }
+    }
+}
+
+/// The shelf of a network that this node answers from: with logs, where these may be given.
+pub(super) struct GivenShelf<'a> {
+    pub(super) shelf: StoreShelf<'a>,
+    pub(super) logs: Option<&'a GivenLogs>,
+}
+
+impl Shelf for GivenShelf<'_> {
+    fn at(&self, point: Point) -> Vec<Arc<Statement>> {
+        self.shelf.at(point)
+    }
+
+    fn near(&self, point: Point, limit: usize) -> Vec<Point> {
+        self.shelf.near(point, limit)
+    }
+
+    fn log(&self, digest: &Blake3, offset: u64) -> Option<LogPiece> {
+        let piece = self.logs?.piece(digest, offset);
+        piece.unwrap_or_else(|error| {
+            tracing::warn!(%digest, %error, "a log cannot be read");
+            None
+        })
     }
 }

@@ -27,6 +27,8 @@ use crate::store::Entry;
 const REFRESH_EVERY: Duration = Duration::from_secs(600);
 /// How often others are told again what this node has, which they forget after a day.
 const ANNOUNCE_EVERY: Duration = Duration::from_secs(6 * 3600);
+/// How often nodes that came are given what they lack.
+const REPAIR_EVERY: Duration = Duration::from_secs(3600);
 /// How often the store is cleaned up and scrubbed.
 const CLEAN_EVERY: Duration = Duration::from_secs(3600);
 /// How old a timestamp gets before the node beside its key renews it.
@@ -60,11 +62,13 @@ impl Node {
         let mut pauses = self.manners().changes();
         let mut refresh = tokio::time::interval(REFRESH_EVERY);
         let mut announce = tokio::time::interval(ANNOUNCE_EVERY);
+        let mut repair = tokio::time::interval(REPAIR_EVERY);
         let mut clean = tokio::time::interval(CLEAN_EVERY);
         loop {
             let done = tokio::select! {
                 _ = refresh.tick() => self.refresh().await,
                 _ = announce.tick() => self.announce_due().await,
+                _ = repair.tick() => self.repair().await,
                 _ = clean.tick() => self.clean().await,
                 _ = pauses.changed() => self.make_up().await,
                 () = self.moved.notified() => self.announce_due().await,
@@ -79,6 +83,7 @@ impl Node {
     async fn make_up(&self) -> Result<(), NodeError> {
         if !self.manners().is_paused() && self.unannounced.swap(false, Ordering::Relaxed) {
             self.announce_due().await?;
+            self.repair().await?;
         }
         Ok(())
     }
@@ -258,12 +263,14 @@ impl Node {
     }
 
     /// Puts this node's own statements again, and tells who it is that has their artifacts and, if
-    /// its owner shares them, those that were fetched; not in a pause.
+    /// its owner shares them, those that were fetched; gives nodes that came what they lack of others'
+    /// statements. Not in a pause.
     ///
     /// # Errors
     /// When the store cannot be read.
     pub async fn announce(&self) -> Result<(), NodeError> {
-        self.announce_those(|_, _| true).await
+        self.announce_those(|_, _| true).await?;
+        self.repair().await
     }
 
     /// As [`announce`](Self::announce), but of the statements only new ones and those whose turn it is:

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use libp2p::multiaddr::Protocol;
 use qk_protocol::blocks::BlockRange;
 use qk_protocol::hash::{NetworkId, NetworkKey, Point, Root};
+use qk_protocol::hidden::hidden;
 use qk_protocol::index::{self, Hints, Rules, Write};
 use qk_protocol::lookup::{ASK_TIMEOUT, Lookup, LookupIn, LookupOut, WIDTH};
 use qk_protocol::manifest::{ManifestError, NetworkFile};
@@ -22,6 +23,7 @@ use tokio::task::JoinSet;
 
 use super::cache::{Cache, Underway};
 use super::door::Door;
+use super::given::{GivenLogs, GivenShelf};
 use super::kin::{self, Named};
 use super::shelf::{StoreShelf, record};
 use crate::blocks::serve::Server;
@@ -44,6 +46,7 @@ pub struct Member {
     key: NetworkKey,
     hints: Mutex<Hints>,
     door: Arc<Door>,
+    logs: GivenLogs,
     net: OnceLock<Net>,
     server: OnceLock<Arc<Server>>,
     named: Named,
@@ -54,6 +57,10 @@ pub struct Member {
     /// Downloads whose progress neighbours wait for.
     watched: Mutex<BTreeMap<Root, Arc<watch::Sender<Underway>>>>,
     counters: Counters,
+    /// How many bits of a point may be told, and since when that is known.
+    hidden: tokio::sync::Mutex<Option<(Instant, u16)>>,
+    /// Nodes that have what this one knows that they are to hold.
+    repaired: Mutex<BTreeSet<PeerId>>,
 }
 
 /// What was found at a point.
@@ -98,6 +105,7 @@ impl Member {
     pub(super) fn new(
         joined: Joined,
         door: Arc<Door>,
+        logs: GivenLogs,
         named: Named,
         cache: Option<Arc<Cache>>,
         counters: Counters,
@@ -108,6 +116,7 @@ impl Member {
             joined: RwLock::new(Arc::new(joined)),
             hints: Mutex::default(),
             door,
+            logs,
             net: OnceLock::new(),
             server: OnceLock::new(),
             named,
@@ -115,6 +124,8 @@ impl Member {
             cache,
             watched: Mutex::default(),
             counters,
+            hidden: tokio::sync::Mutex::default(),
+            repaired: Mutex::default(),
         })
     }
 
@@ -269,15 +280,28 @@ impl Member {
                 let relays = self.relay_hosts(&have.addrs).await;
                 claimed(&have.addrs, peer, &observed, &relays)
             }
-            Request::Put(_) | Request::Get(_) | Request::Near { .. } | Request::Network { .. } => {
-                Vec::new()
-            }
+            Request::Put(_)
+            | Request::Get(_)
+            | Request::Near { .. }
+            | Request::Network { .. }
+            | Request::Log { .. } => Vec::new(),
         };
         let node = NodeId(peer.to_bytes());
         let from = Contact { node, addrs };
-        let answered =
-            tokio::task::spawn_blocking(move || self.answer_from_disk(&from, request, closer));
+        let mut grant = match &request {
+            Request::Log { .. } => self.logs.admit().await,
+            _ => None,
+        };
+        let gives_logs = grant.is_some();
+        let answered = tokio::task::spawn_blocking(move || {
+            self.answer_from_disk(&from, request, closer, gives_logs)
+        });
         let reply = answered.await.ok().and_then(Result::ok);
+        if let (Some(grant), Some(Answer::Log(piece))) =
+            (&mut grant, reply.as_ref().map(|reply| &reply.answer))
+        {
+            grant.take(piece.bytes.len()).await;
+        }
         reply.map_or_else(Vec::new, |reply| reply.encode())
     }
 
@@ -297,6 +321,7 @@ impl Member {
         from: &Contact,
         request: Request,
         closer: Vec<Contact>,
+        gives_logs: bool,
     ) -> Result<Reply, StoreError> {
         let joined = self.joined();
         let rules = Rules {
@@ -305,9 +330,12 @@ impl Member {
         };
         let now = unix_now();
         self.door.with(|store| {
-            let shelf = StoreShelf {
-                store,
-                network: self.id,
+            let shelf = GivenShelf {
+                shelf: StoreShelf {
+                    store,
+                    network: self.id,
+                },
+                logs: gives_logs.then_some(&self.logs),
             };
             let (reply, writes) = {
                 let hints = self.hints.lock().unwrap_or_else(PoisonError::into_inner);
@@ -431,13 +459,12 @@ impl Member {
 
     /// Looks up a point to the end: everything that the nearest nodes hold there.
     pub async fn find(self: &Arc<Self>, point: Point) -> Found {
-        let get = Get {
-            point,
-            bits: 256,
-            observer: None,
-            after: None,
-        };
-        let mut lookup = Lookup::new(get, self.seeds(point).await);
+        self.find_by(hidden(point, 256)).await
+    }
+
+    /// Asks this to the end: everything that the nearest nodes hold at the points that it is about.
+    pub(super) async fn find_by(self: &Arc<Self>, get: Get) -> Found {
+        let mut lookup = Lookup::new(get.clone(), self.seeds(get.point).await);
         let mut found = Found::default();
         let mut seen = BTreeSet::new();
         let mut asking = JoinSet::new();
@@ -467,9 +494,9 @@ impl Member {
             let mut out = Vec::new();
             lookup.handle(input, now(), &mut out);
             for LookupOut::Ask(contact, request) in out {
-                let member = self.clone();
+                let (member, time) = (self.clone(), lookup.time_of(&contact.node));
                 asking.spawn(async move {
-                    match member.ask(&contact, &request, ASK_TIMEOUT).await {
+                    match member.ask(&contact, &request, time).await {
                         Ok(reply) => LookupIn::Reply(contact.node, reply),
                         Err(Unanswered::Late) => LookupIn::Tick,
                         Err(Unanswered::Failed) => LookupIn::Failed(contact.node),
@@ -580,6 +607,16 @@ impl Member {
             .into_iter()
             .filter(|taken| *taken)
             .count()
+    }
+
+    /// How many bits of a point may be told, as it was found out last.
+    pub(super) fn hidden(&self) -> &tokio::sync::Mutex<Option<(Instant, u16)>> {
+        &self.hidden
+    }
+
+    /// Nodes that have what this one knows that they are to hold.
+    pub(super) fn repaired(&self) -> MutexGuard<'_, BTreeSet<PeerId>> {
+        self.repaired.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The points with statements that are nearest to `point`, one for each of several nodes: nearest

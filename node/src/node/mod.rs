@@ -9,13 +9,16 @@ mod draw;
 mod fetch;
 mod given;
 mod here;
+mod hiding;
 mod kin;
 mod listen;
+mod log;
 mod looking;
 mod maintain;
 mod member;
 mod pull;
 mod reload;
+mod repair;
 mod report;
 mod search;
 mod shelf;
@@ -34,6 +37,7 @@ use ed25519_dalek::SigningKey;
 use qk_protocol::decide::Held;
 use qk_protocol::dsse;
 use qk_protocol::hash::{NetworkId, Point, PublicKey, Root};
+use qk_protocol::hidden::CannotHide;
 use qk_protocol::index::Rules;
 use qk_protocol::key::Release;
 use qk_protocol::manifest::{Manifest, ManifestError, NetworkFile};
@@ -48,6 +52,7 @@ pub use self::door::Door;
 pub use self::fetch::{FetchError, FetchEvent, FetchSpec, Fetched, From, Share};
 use self::given::Given;
 pub use self::listen::NetworkConfig;
+pub use self::log::LogError;
 pub use self::member::{Found, Member, unix_now};
 pub use self::pull::PullError;
 pub use self::search::{NetworkHit, SearchReport, SearchSpec, Searched};
@@ -154,6 +159,9 @@ pub enum NodeError {
         /// The registry's source id.
         registry: String,
     },
+    /// Look-ups are to be hidden, and cannot be.
+    #[error("{0}, and `hidden_reads` of the configuration asks for it")]
+    CannotHide(#[from] CannotHide),
     /// A network file that is not taken.
     #[error(transparent)]
     Manifest(#[from] ManifestError),

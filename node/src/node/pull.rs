@@ -57,8 +57,7 @@ impl Node {
         let Some(net) = member.net().cloned() else {
             return Err(NodeError::Stopping.into());
         };
-        let point = release.location(member.key()).point();
-        let found = member.find(point).await;
+        let found = self.look_up(&member, release).await?;
         let of_root = found
             .providers
             .into_iter()

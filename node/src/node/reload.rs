@@ -11,7 +11,7 @@ use crate::home::{Config, HomeError};
 
 /// Settings that count as soon as they are read. All others shape what is made once, when the node
 /// starts: connections, listeners, limits, the store.
-const READ_AGAIN: [&str; 2] = ["confirm_changes", "policy"];
+const READ_AGAIN: [&str; 3] = ["confirm_changes", "hidden_reads", "policy"];
 
 impl Node {
     /// Reads `config.toml` again, and looks again at the networks on disk.
@@ -43,6 +43,7 @@ impl Node {
         let taken = Config {
             policy: read.policy,
             confirm_changes: read.confirm_changes,
+            hidden_reads: read.hidden_reads,
             ..(*before).clone()
         };
         *self.config.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(taken);

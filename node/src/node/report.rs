@@ -177,12 +177,7 @@ impl Node {
             self.up(&member).await?;
         }
         if !spec.offline && member.net().is_some() {
-            let point = spec.release.location(member.key()).point();
-            found = member.find(point).await;
-            // A holder may answer with statements of other releases, or of other networks.
-            found
-                .statements
-                .retain(|one| one.network() == spec.network && one.key().release() == spec.release);
+            found = self.look_up(&member, &spec.release).await?;
             self.keep(&member, found.statements.clone()).await?;
         }
         for statement in found.statements {

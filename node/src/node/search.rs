@@ -226,9 +226,9 @@ impl Node {
                 break;
             }
         }
-        if let (false, Some(release)) = (there.whole, &spec.release) {
-            let point = release.location(member.key()).point();
-            let found = member.find(point).await;
+        if let (false, Some(release)) = (there.whole, &spec.release)
+            && let Ok(found) = self.look_up(member, release).await
+        {
             there.answered |= !found.answered.is_empty();
             there.statements.extend(found.statements);
         }

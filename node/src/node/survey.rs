@@ -32,7 +32,25 @@ impl Node {
     /// When the network is not joined, or the store cannot be read.
     pub async fn survey(&self, network: NetworkId, point: Point) -> Result<Survey, NodeError> {
         let member = self.member(network)?;
-        self.up(&member).await?;
+        let own = match self.runs() {
+            true => {
+                let own =
+                    move |store: &_| Ok(StoreShelf { store, network }.near(point, POINTS_MAX));
+                Some(self.blocking(own).await?)
+            }
+            false => None,
+        };
+        self.survey_with(&member, point, own).await
+    }
+
+    /// The same with what is listed `here`, if anything is.
+    pub(super) async fn survey_with(
+        &self,
+        member: &Arc<Member>,
+        point: Point,
+        here: Option<Vec<Point>>,
+    ) -> Result<Survey, NodeError> {
+        self.up(member).await?;
         let nearest = member.find(point).await.answered;
         let places: Vec<Point> = nearest
             .iter()
@@ -45,11 +63,8 @@ impl Node {
             .chain(nearest.into_iter().take(NEAREST_ASKED_MAX))
             .filter(|contact| asked.insert(contact.node.clone()))
             .collect();
-        let mut answers = list(&member, point, whom).await;
-        if self.runs() {
-            let own = move |store: &_| Ok(StoreShelf { store, network }.near(point, POINTS_MAX));
-            answers.push(self.blocking(own).await?);
-        }
+        let mut answers = list(member, point, whom).await;
+        answers.extend(here);
         Ok(Survey::of(point, &places, &answers))
     }
 

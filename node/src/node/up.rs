@@ -6,6 +6,7 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{Notify, broadcast};
 
 use super::cache::Neighbours;
+use super::given::GivenLogs;
 use super::kin::Named;
 use super::member::Member;
 use super::{Node, NodeError, addresses, listen, parents_of};
@@ -56,6 +57,7 @@ impl Node {
         Ok(Member::new(
             joined,
             self.door.clone(),
+            GivenLogs::new(self.home.logs(), self.manners.clone()),
             named,
             self.cache.clone(),
             self.counters.clone(),

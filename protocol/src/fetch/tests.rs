@@ -27,6 +27,7 @@ fn want(scenario: &Scenario) -> Want {
         policy: scenario.policy.clone(),
         own: scenario.own,
         candidates: vec![scenario.candidate.clone()],
+        hidden: None,
     }
 }
 

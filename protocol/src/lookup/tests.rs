@@ -6,7 +6,7 @@ use rand::seq::SliceRandom;
 use rand::{Rng, RngExt, SeedableRng};
 
 use super::*;
-use crate::hash::StatementId;
+use crate::hash::{Point, StatementId};
 use crate::time::UnixTime;
 
 const TARGET: Point = Point([0x5a; 32]);

@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::log::LogPiece;
 use crate::testing::scenario;
 
 fn contact(byte: u8) -> Contact {
@@ -52,6 +53,11 @@ fn requests() -> Vec<Request> {
             version: 1,
             issued: UnixTime(9),
         },
+        Request::Log {
+            point: Point([1; 32]),
+            digest: Blake3([8; 32]),
+            offset: 1 << 20,
+        },
     ]
 }
 
@@ -74,6 +80,10 @@ fn replies() -> Vec<Reply> {
         Answer::Points(vec![Point([1; 32])]),
         Answer::Network(Some(held.network.file().clone())),
         Answer::Network(None),
+        Answer::Log(LogPiece {
+            total: 3,
+            bytes: ByteBuf::from(b"log".to_vec()),
+        }),
         Answer::Refused("not now".to_owned()),
     ];
     let reply = |answer| Reply {

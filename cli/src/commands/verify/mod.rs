@@ -21,7 +21,7 @@ use qk_protocol::statement::{Role, Statement, Subject};
 use serde::Serialize;
 
 use super::build::{Built, Maker, Place, STRANGER, WorkSaid, environment, publish, state_failure};
-use super::{diff, of_build, of_problem, proofs};
+use super::{diff, log, of_build, of_problem, proofs};
 use crate::args::{CrateSpec, VerifyArgs};
 use crate::failure::{Failure, Kind, Outcome};
 use crate::session::{Session, failed};
@@ -69,6 +69,8 @@ struct Difference {
     file: PathBuf,
     /// Digests of the logs, of this build and of the other one.
     logs: [Blake3; 2],
+    /// Whether the other one's could be had; `qk log` shows it then.
+    other_log: bool,
 }
 
 /// What is to be rebuilt.
@@ -335,8 +337,15 @@ async fn difference(
         .held
         .iter()
         .filter(|held| task.candidate.matches(held.statement.key()));
-    let mut observed = matching.filter_map(|held| held.statement.observation());
-    let other = observed.find(|one| one.subject != built.subject)?;
+    let mut observed =
+        matching.filter_map(|held| Some((&held.statement, held.statement.observation()?)));
+    let (statement, other) = observed.find(|(_, one)| one.subject != built.subject)?;
+    let other_log = log::fetch(session, statement).await;
+    if let Err(why) = &other_log {
+        session.output.note(format!(
+            "note: the other build's log could not be had: {why}"
+        ));
+    }
     let file = session
         .home
         .disputes()
@@ -354,6 +363,7 @@ async fn difference(
             class: report.class?,
             file,
             logs: [log?, other.log],
+            other_log: other_log.is_ok(),
         }),
         Err(failure) => {
             let why = &failure.error;
@@ -415,6 +425,11 @@ fn describe(report: &Report) -> String {
     if let Some(difference) = &report.difference {
         lines.push(format!("  {}", diff::in_words(difference.class)));
         lines.push(format!("  compared in {}", difference.file.display()));
+        let [own, other] = &difference.logs;
+        lines.push(format!("  `qk log {own}` is this build's log"));
+        if difference.other_log {
+            lines.push(format!("  `qk log {other}` is the other one's"));
+        }
     }
     lines.extend(report.work.as_ref().and_then(WorkSaid::line));
     lines.push(format!(
