@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use qk_node::manners::Size;
+use qk_node::registry::Ask;
 use qk_node::watch::{CpuHours, Time};
 use qk_protocol::watch::budget::Hours;
 
@@ -30,6 +31,9 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     Fetch(FetchArgs),
     Run(RunArgs),
+    List(ListArgs),
+    Upgrade(UpgradeArgs),
+    Uninstall(UninstallArgs),
     Build(BuildArgs),
     Repro(ReproArgs),
     Verify(VerifyArgs),
@@ -74,34 +78,65 @@ pub(crate) enum Command {
 #[derive(Debug, Args)]
 #[command(
     visible_alias = "install",
-    after_help = "Examples:\n  qk fetch hexyl\n  qk fetch hexyl@0.17.0 --fallback none --timings\n\n\
+    disable_version_flag = true,
+    after_help = "Examples:\n  qk fetch hexyl\n  qk fetch hexyl@0.17.0 --fallback none --timings\n  qk fetch ripgrep fd-find@^10 bat --dry-run\n\n\
+A version without an operator is that one; ^1.2, ~1.2, >=1, =1.2.3 and * are requirements, of which\n\
+the newest release is taken. What is installed in that version and with these choices is left alone;\n\
+without an exact version the registry is asked for a newer one, at most every 10 minutes.\n\n\
 Exit codes: 0 done, 2 usage, 10 not found, 11 unproven, 12 disputed or blocked, 13 build failed,\n\
 14 network, 15 corrupt or tampered, 16 incompatible with this host, 17 stale, 1 anything else"
 )]
 pub(crate) struct FetchArgs {
-    /// Crates, each as NAME or NAME@VERSION
-    #[arg(required = true, value_name = "CRATE[@VER]")]
+    /// Crates, each as NAME or NAME@REQ, such as hexyl, hexyl@0.17.0 or hexyl@^0.17
+    #[arg(required = true, value_name = "CRATE[@REQ]")]
     pub crates: Vec<CrateSpec>,
+    /// The version or requirement of all that name none behind an @
+    #[arg(long = "version", alias = "vers", value_name = "REQ", value_parser = ask)]
+    pub req: Option<Ask>,
     #[command(flatten)]
     pub flags: FlagArgs,
     /// Target triples, in order of preference [default: this machine's]
-    #[arg(long)]
+    #[arg(long, value_name = "TRIPLE", value_delimiter = ',')]
     pub target: Vec<String>,
+    /// Install only these executables
+    #[arg(long, value_name = "NAME")]
+    pub bin: Vec<String>,
+    /// Fetch and install what is up to date, too, and replace executables of other packages
+    #[arg(long, short)]
+    pub force: bool,
+    /// Do not write down for cargo what is installed; overwrites nothing without --force
+    #[arg(long)]
+    pub no_track: bool,
+    /// Build with the crate's own Cargo.lock, as is always done here
+    #[arg(long)]
+    pub locked: bool,
+    #[command(flatten)]
+    pub how: HowArgs,
+}
+
+/// How something is fetched and installed
+#[derive(Debug, Clone, Args)]
+pub(crate) struct HowArgs {
     /// What to do where nothing is trusted
     #[arg(long, value_enum, default_value_t = Fallback::Build)]
     pub fallback: Fallback,
     /// Install below this directory [default: cargo's]
     #[arg(long, value_name = "DIR")]
     pub root: Option<PathBuf>,
-    /// Replace executables of other packages
-    #[arg(long, short)]
-    pub force: bool,
+    #[command(flatten)]
+    pub registry: RegistryArgs,
+    /// Show what would be done; download and install nothing
+    #[arg(long, short = 'n')]
+    pub dry_run: bool,
     /// Use only what is on this machine
     #[arg(long)]
     pub offline: bool,
-    /// Ask the network for statements even if this machine has a proven artifact
-    #[arg(long)]
+    /// Ask registry and network even if this machine knows enough
+    #[arg(long, conflicts_with = "offline")]
     pub refresh: bool,
+    /// Show what each statement did to the decision, as `qk proofs` does
+    #[arg(long)]
+    pub explain: bool,
     /// Show where the time went
     #[arg(long)]
     pub timings: bool,
@@ -116,8 +151,8 @@ Without a version it is the newest at the first run, and stays that one until --
 the exit code are the program's; what qk itself ends with are the exit codes of `qk fetch`."
 )]
 pub(crate) struct RunArgs {
-    /// NAME or NAME@VERSION
-    #[arg(value_name = "CRATE[@VER]")]
+    /// NAME or NAME@REQ, as for `qk fetch`
+    #[arg(value_name = "CRATE[@REQ]")]
     pub krate: CrateSpec,
     /// Which executable [default: the one with the crate's name, or the only one]
     #[arg(long, value_name = "NAME")]
@@ -139,6 +174,61 @@ pub(crate) struct RunArgs {
     /// What the program is given
     #[arg(last = true, value_name = "ARGS")]
     pub args: Vec<OsString>,
+}
+
+/// Which registry
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct RegistryArgs {
+    /// A registry of cargo's configuration [default: crates.io]
+    #[arg(long, value_name = "NAME", conflicts_with = "index")]
+    pub registry: Option<String>,
+    /// The URL of a registry's index
+    #[arg(long, value_name = "URL")]
+    pub index: Option<String>,
+}
+
+/// Fetch newer releases of what is installed, whoever installed it
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  qk upgrade --dry-run\n  qk upgrade\n  qk upgrade ripgrep bat\n\n\
+What was installed from the registry is upgraded within the requirement that it was installed with, with\n\
+the same features and for the same target. What was installed in an exact version stays;\n\
+`qk fetch CRATE` moves it. Exit codes are those of `qk fetch`"
+)]
+pub(crate) struct UpgradeArgs {
+    /// Only these [default: everything that is installed]
+    #[arg(value_name = "CRATE")]
+    pub crates: Vec<CrateName>,
+    #[command(flatten)]
+    pub how: HowArgs,
+}
+
+/// List what is installed, as `cargo install --list` does
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  qk list\n  qk list --json")]
+pub(crate) struct ListArgs {
+    /// Look below this directory [default: cargo's]
+    #[arg(long, value_name = "DIR")]
+    pub root: Option<PathBuf>,
+}
+
+/// Remove what is installed, whoever installed it
+#[derive(Debug, Args)]
+#[command(
+    disable_version_flag = true,
+    after_help = "Examples:\n  qk uninstall hexyl\n  qk uninstall cargo-edit --bin cargo-set-version\n\n\
+Exit codes: 0 done, 2 usage, 10 not installed, 1 anything else"
+)]
+pub(crate) struct UninstallArgs {
+    /// Crates, each as NAME or, where several versions are installed, NAME@VERSION
+    #[arg(required = true, value_name = "CRATE[@VER]")]
+    pub crates: Vec<CrateSpec>,
+    /// Remove only these executables
+    #[arg(long, value_name = "NAME")]
+    pub bin: Vec<String>,
+    /// Look below this directory [default: cargo's]
+    #[arg(long, value_name = "DIR")]
+    pub root: Option<PathBuf>,
 }
 
 /// What changes the bytes, beside crate and version
@@ -599,41 +689,61 @@ pub(crate) struct DemoArgs {
     pub keep: bool,
 }
 
-/// A crate, with or without an exact version.
+/// A crate, and which release of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct CrateSpec {
     pub name: String,
-    pub version: Option<semver::Version>,
+    pub ask: Ask,
+}
+
+impl CrateSpec {
+    /// The version, if exactly one is asked for.
+    pub(crate) fn exact(&self) -> Option<&semver::Version> {
+        match &self.ask {
+            Ask::Exact(version) => Some(version),
+            Ask::Newest | Ask::Matching(_) => None,
+        }
+    }
 }
 
 impl std::str::FromStr for CrateSpec {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let (name, version) = match text.split_once('@') {
-            Some((name, version)) => (name, Some(version)),
+        let (name, req) = match text.split_once('@') {
+            Some((name, req)) => (name, Some(req)),
             None => (text, None),
         };
-        qk_protocol::key::check_crate_name(name).map_err(|error| error.to_string())?;
-        let version = version
-            .map(|version| {
-                semver::Version::parse(version).map_err(|error| {
-                    format!("{version:?} is not an exact version such as 1.2.3: {error}")
-                })
-            })
-            .transpose()?;
-        Ok(Self {
-            name: name.to_owned(),
-            version,
-        })
+        let CrateName(name) = name.parse()?;
+        let ask = Ask::parse(req).map_err(|error| error.to_string())?;
+        Ok(Self { name, ask })
     }
 }
 
 impl std::fmt::Display for CrateSpec {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match &self.version {
-            Some(version) => write!(f, "{}@{version}", self.name),
-            None => self.name.fmt(f),
+        match &self.ask {
+            Ask::Newest => self.name.fmt(f),
+            Ask::Exact(version) => write!(f, "{}@{version}", self.name),
+            Ask::Matching(req) => write!(f, "{}@{req}", self.name),
         }
     }
+}
+
+/// The name of a crate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct CrateName(pub String);
+
+impl std::str::FromStr for CrateName {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        qk_protocol::key::check_crate_name(name).map_err(|error| error.to_string())?;
+        Ok(Self(name.to_owned()))
+    }
+}
+
+/// The value of `--version`.
+fn ask(text: &str) -> Result<Ask, String> {
+    Ask::parse(Some(text)).map_err(|error| error.to_string())
 }

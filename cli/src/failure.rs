@@ -70,6 +70,9 @@ pub(crate) struct Failure {
     pub hint: Option<String>,
     #[serde(skip)]
     pub printed: bool,
+    /// What each statement did to a decision, for who asks why.
+    #[serde(skip)]
+    pub explained: Vec<String>,
 }
 
 impl Failure {
@@ -81,6 +84,7 @@ impl Failure {
             reason: None,
             hint: None,
             printed: false,
+            explained: Vec::new(),
         }
     }
 

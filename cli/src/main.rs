@@ -114,6 +114,9 @@ async fn dispatch(command: Command, output: Output) -> Outcome {
     let session = Session::new(output)?;
     match command {
         Command::Fetch(args) => commands::fetch::run(&session, &args).await,
+        Command::List(args) => commands::installed::list(&session, &args),
+        Command::Upgrade(args) => commands::installed::upgrade(&session, &args).await,
+        Command::Uninstall(args) => commands::installed::uninstall(&session, &args).await,
         Command::Build(args) => commands::build::run(&session, &args).await,
         Command::Repro(args) => commands::repro::run(&session, &args).await,
         Command::Verify(args) => commands::verify::run(&session, &args).await,

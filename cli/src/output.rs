@@ -1,9 +1,10 @@
 //! What a command prints: text and progress for a person, or one JSON document.
 
 use std::io::{BufRead, IsTerminal, Read, Write};
+use std::sync::LazyLock;
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use crate::failure::{Failure, Outcome};
@@ -26,6 +27,12 @@ pub(crate) async fn ask(question: &str) -> Outcome<Option<bool>> {
     let answer = asked.await.map_err(failed)?.map_err(failed)?;
     Ok(Some(matches!(answer.trim(), "y" | "Y" | "yes")))
 }
+
+/// What is being done, a line each, below what was printed.
+static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
+
+/// Fewer columns than this hold no bar.
+const COLUMNS_MIN: u16 = 60;
 
 /// How this command talks.
 #[derive(Debug, Clone, Copy)]
@@ -92,9 +99,10 @@ impl Output {
     /// A bar over bytes; invisible unless a person looks.
     pub(crate) fn bytes_bar(&self, size: u64, name: &str) -> ProgressBar {
         let bar = self.bar(ProgressBar::new(size));
-        bar.set_style(style(
-            "{prefix:>12} [{bar:32}] {bytes}/{total_bytes} {bytes_per_sec} {eta}",
-        ));
+        bar.set_style(style(match is_narrow() {
+            true => "{prefix} {percent}%",
+            false => "{prefix:>12} [{wide_bar}] {bytes}/{total_bytes} {bytes_per_sec} {eta}",
+        }));
         bar.set_prefix(name.to_owned());
         bar
     }
@@ -102,7 +110,10 @@ impl Output {
     /// A line that shows what is being done; plain lines where nobody looks at a terminal.
     pub(crate) fn spinner(&self, name: &str) -> ProgressBar {
         let bar = self.bar(ProgressBar::new_spinner());
-        bar.set_style(style("{spinner} {prefix} {msg} ({elapsed})"));
+        bar.set_style(style(match is_narrow() {
+            true => "{spinner} {prefix}",
+            false => "{spinner} {prefix} {wide_msg} ({elapsed})",
+        }));
         bar.set_prefix(name.to_owned());
         if !bar.is_hidden() {
             bar.enable_steady_tick(Duration::from_millis(120));
@@ -113,19 +124,28 @@ impl Output {
     fn bar(&self, bar: ProgressBar) -> ProgressBar {
         if self.json || self.quiet || !std::io::stderr().is_terminal() {
             bar.set_draw_target(indicatif::ProgressDrawTarget::hidden());
+            return bar;
         }
-        bar
+        BARS.add(bar)
     }
 }
 
 /// Prints a line; that nobody reads it any more (`| head`) is no reason to fail.
 fn print(text: &str) {
-    let _ = writeln!(std::io::stdout().lock(), "{text}");
+    BARS.suspend(|| {
+        let _ = writeln!(std::io::stdout().lock(), "{text}");
+    });
 }
 
 /// The same on standard error, where `eprintln!` would panic.
 fn print_error(text: &str) {
-    let _ = writeln!(std::io::stderr().lock(), "{text}");
+    BARS.suspend(|| {
+        let _ = writeln!(std::io::stderr().lock(), "{text}");
+    });
+}
+
+fn is_narrow() -> bool {
+    console::Term::stderr().size().1 < COLUMNS_MIN
 }
 
 fn style(template: &str) -> ProgressStyle {

@@ -4,13 +4,14 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::path::Path;
+use std::time::Duration;
 
 use qk_node::access::Access;
 use qk_node::build::{RustToolchain, Toolchains};
 use qk_node::control::Client;
 use qk_node::home::{Home, Joined};
 use qk_node::node::NodeOptions;
-use qk_node::registry::{Ask, Registry, RegistryError, RegistryOptions, Resolved};
+use qk_node::registry::{Registry, RegistryError, RegistryOptions, Resolved};
 use qk_protocol::candidate::Build;
 use qk_protocol::candidate::Wanted;
 use qk_protocol::dsse::public_key;
@@ -25,6 +26,9 @@ use crate::output::Output;
 
 /// A project's file may be this long.
 const PROJECT_BYTES_MAX: u64 = 64 * 1024;
+
+/// How long `qk fetch` does not ask a registry again for newer releases of a crate.
+pub(crate) const FRESH: Duration = Duration::from_secs(600);
 
 /// One run of `qk`.
 #[derive(Debug)]
@@ -133,8 +137,7 @@ impl Session {
         };
         let asked = tokio::task::spawn_blocking(move || {
             let registry = Registry::open(&options)?;
-            let ask = krate.version.map_or(Ask::Newest, Ask::Exact);
-            registry.resolve(&krate.name, &ask)
+            registry.resolve(&krate.name, &krate.ask)
         });
         asked
             .await

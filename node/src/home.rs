@@ -493,6 +493,24 @@ impl Home {
         })
     }
 
+    /// Whether the user was shown who vouches for what in a network.
+    pub fn is_introduced(&self, id: NetworkId) -> bool {
+        self.introduced_path(id).exists()
+    }
+
+    /// Remembers that the user was.
+    ///
+    /// # Errors
+    /// When it cannot be written down.
+    pub fn introduce(&self, id: NetworkId) -> Result<(), HomeError> {
+        let path = self.introduced_path(id);
+        self.write(&path, b"", |temp| temp.persist(&path))
+    }
+
+    fn introduced_path(&self, id: NetworkId) -> PathBuf {
+        self.network_path(id).with_extension("introduced")
+    }
+
     /// The caller holds the lock.
     fn write_joined(&self, joined: &Joined) -> Result<(), HomeError> {
         let path = self.network_path(joined.network.id());
@@ -531,7 +549,10 @@ impl Home {
     /// When the file cannot be removed.
     pub fn leave_network(&self, id: NetworkId) -> Result<(), HomeError> {
         let path = self.network_path(id);
-        fs::remove_file(&path).map_err(|error| HomeError::Io { path, error })
+        fs::remove_file(&path).map_err(|error| HomeError::Io { path, error })?;
+        // Who joins it again is shown again who vouches there.
+        let _ = fs::remove_file(self.introduced_path(id));
+        Ok(())
     }
 
     fn key_path(&self, name: &str) -> PathBuf {

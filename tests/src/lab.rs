@@ -413,9 +413,9 @@ impl Lab {
         run(&mut self.fetch_command(CLIENT, args))
     }
 
-    /// The command of [`fetch`](Self::fetch) for somebody.
+    /// The command of [`fetch`](Self::fetch) for somebody. It fetches whatever is installed already.
     pub fn fetch_command<S: AsRef<OsStr>>(&self, name: &str, args: &[S]) -> Command {
-        let mut command = self.command(name, &["fetch", "--fallback", "none", "--json"]);
+        let mut command = self.command(name, &["fetch", "--fallback", "none", "--force", "--json"]);
         command.arg("--root").arg(self.root()).args(args);
         command
     }

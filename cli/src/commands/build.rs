@@ -20,7 +20,7 @@ use qk_protocol::work::WorkDigest;
 use serde::Serialize;
 
 use super::{of_build, of_problem, proofs, repro};
-use crate::args::BuildArgs;
+use crate::args::{BuildArgs, RegistryArgs};
 use crate::failure::{Failure, Kind, Outcome};
 use crate::output::bytes;
 use crate::session::{Session, failed, of_registry};
@@ -436,6 +436,8 @@ pub(crate) struct Maker<'a> {
     pub(super) options: Options,
     /// Shows how far it is; a bar of each build's own, if there is none.
     pub(super) bar: Option<ProgressBar>,
+    /// Where the sources are from.
+    pub(super) registry: RegistryArgs,
 }
 
 impl<'a> Maker<'a> {
@@ -458,6 +460,7 @@ impl<'a> Maker<'a> {
             builder,
             options: Options::default(),
             bar: None,
+            registry: RegistryArgs::default(),
         })
     }
 
@@ -486,10 +489,14 @@ impl<'a> Maker<'a> {
     ) -> Outcome<Order> {
         let dir = self.session.home.crates();
         let (release, checksum) = (wanted.release.clone(), resolved.checksum);
+        let options = RegistryOptions {
+            name: self.registry.registry.clone(),
+            index: self.registry.index.clone(),
+            ..RegistryOptions::default()
+        };
         let got = tokio::task::spawn_blocking(move || {
             std::fs::create_dir_all(&dir).map_err(failed)?;
-            let registry =
-                Registry::open(&RegistryOptions::default()).map_err(|error| of_registry(&error))?;
+            let registry = Registry::open(&options).map_err(|error| of_registry(&error))?;
             let file = registry
                 .download(&release, &checksum, &dir)
                 .map_err(|error| of_registry(&error))?;

@@ -5,6 +5,7 @@ pub(crate) mod demo;
 pub(crate) mod diff;
 pub(crate) mod doctor;
 pub(crate) mod fetch;
+pub(crate) mod installed;
 pub(crate) mod log;
 pub(crate) mod network;
 pub(crate) mod node;
@@ -53,7 +54,10 @@ pub(crate) fn of_problem(problem: &Problem) -> Failure {
         Some(why) => format!("{}: {why}", problem.message),
         None => problem.message.clone(),
     };
-    let failure = Failure::new(kind, message);
+    let mut failure = Failure::new(kind, message);
+    if let Some(verdict) = &problem.verdict {
+        failure.explained = proofs::statements(&verdict.lines, &verdict.notes);
+    }
     match hint(problem.kind, kind) {
         Some(hint) => failure.hint(hint),
         None => failure,

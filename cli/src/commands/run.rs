@@ -11,10 +11,11 @@ use qk_node::access::Access;
 use qk_node::home::Home;
 use qk_node::node::{FetchSpec, NodeOptions, unix_now};
 use qk_node::programs::{Ask, Asked, PROGRAMS_QUOTA_BYTES, Program, Programs, ProgramsError};
+use qk_node::registry::Ask as Which;
 use qk_protocol::candidate::{Candidate, Wanted};
 
 use super::fetch::{How, Ready, Want, fetch, fetched, may_build, obtain, of_host, of_unpack};
-use crate::args::{Fallback, RunArgs};
+use crate::args::{Fallback, RegistryArgs, RunArgs};
 use crate::failure::{Failure, Kind, Outcome};
 use crate::output::bytes;
 use crate::session::{Session, failed};
@@ -109,21 +110,22 @@ async fn get(
             policy: session.project_policy()?,
         };
         match fetch(session, access, &spec).await {
-            Ok(report) => return Ok(fetched(report)),
+            Ok(report) => return fetched(session, report),
             Err(failure) if args.fallback == Fallback::Build && may_build(&failure) => {}
             Err(failure) => return Err(failure),
         }
     }
+    let resolved = session.resolve(&args.krate, args.offline).await?;
     let want = Want {
-        krate: &args.krate,
         flags: &args.flags,
         targets: &args.target,
+        registry: &RegistryArgs::default(),
         fallback: args.fallback,
         offline: args.offline,
         refresh: args.refresh,
         policy: session.project_policy()?,
     };
-    obtain(session, access, &want).await
+    obtain(session, access, &want, &resolved).await
 }
 
 /// Off this thread, and within the quota.
@@ -158,7 +160,11 @@ fn wanted_of(ready: &Ready) -> Wanted {
 fn ask(args: &RunArgs) -> Ask {
     Ask {
         name: args.krate.name.clone(),
-        version: args.krate.version.as_ref().map(ToString::to_string),
+        version: match &args.krate.ask {
+            Which::Newest => None,
+            Which::Exact(version) => Some(version.to_string()),
+            Which::Matching(req) => Some(req.to_string()),
+        },
         features: args.flags.features.clone(),
         all_features: args.flags.all_features,
         no_default_features: args.flags.no_default_features,

@@ -2,6 +2,7 @@
 
 use qk_node::access::Access;
 use qk_node::node::{NetworkHit, NodeOptions, SearchReport, SearchSpec, Searched, unix_now};
+use qk_node::registry::Ask;
 use qk_protocol::key::check_crate_name;
 use qk_protocol::search::{Query, State};
 
@@ -68,7 +69,7 @@ async fn newest(session: &Session, args: &SearchArgs) -> Option<qk_protocol::key
     }
     let krate = CrateSpec {
         name: args.query.clone(),
-        version: None,
+        ask: Ask::Newest,
     };
     let resolved = session.resolve(&krate, false).await.ok()?;
     Some(resolved.release)

@@ -28,8 +28,9 @@ pub(super) struct Plan {
     pub(super) orphans: BTreeMap<String, BTreeSet<String>>,
     /// What cargo's files say of it.
     pub(super) meta: InstallMeta,
-    /// `.crates.toml` and `.crates2.json` after it.
-    pub(super) texts: [String; 2],
+    /// `.crates.toml`, `.crates2.json` and, where it is there, cargo-binstall's file after it; none
+    /// for an installation that they are not to know of.
+    pub(super) texts: Vec<String>,
 }
 
 /// A name in `bin` that changes hands, and where the former file is kept until all is done.
@@ -65,7 +66,7 @@ impl Plan {
         &self,
         root: &Path,
         locked: &Locked,
-        before: &[String; 2],
+        before: &[String],
     ) -> Result<(), InstallError> {
         let steps = self.steps(&root.join("bin"));
         for (done, step) in steps.iter().enumerate() {
@@ -78,8 +79,8 @@ impl Plan {
             }
         }
         let written = locked.write(&self.texts);
-        let [toml, json] = locked.paths();
-        if let Err(error) = written.and_then(|()| sync(&[root.join("bin"), toml, json])) {
+        let changed = [vec![root.join("bin")], locked.paths()].concat();
+        if let Err(error) = written.and_then(|()| sync(&changed)) {
             // Should even this fail, the journal stays and completes the new state later.
             locked.write(before)?;
             sync(&locked.paths())?;
@@ -183,6 +184,9 @@ impl Plan {
             }
         }
         sync(std::slice::from_ref(&bin))?;
+        if self.texts.is_empty() {
+            return Ok(());
+        }
         self.repair(locked)?;
         let mut tracking = locked.read()?;
         for (key, orphans) in &self.orphans {

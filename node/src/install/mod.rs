@@ -3,8 +3,10 @@
 //!
 //! Everything here blocks; on the reactor it belongs into `spawn_blocking`.
 
+mod binstall;
 mod host;
 mod journal;
+mod listed;
 mod tracking;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,6 +18,7 @@ use qk_protocol::key::Release;
 use serde::{Deserialize, Serialize};
 
 pub use host::{Host, Incompatible, runs_here};
+pub use listed::{Listed, Package, Uninstalled};
 
 use crate::registry::CargoConfig;
 use journal::Plan;
@@ -50,6 +53,28 @@ pub struct InstallMeta {
     pub target: String,
     /// What `rustc -vV` prints of the compiler.
     pub rustc: String,
+    /// Whether only some of the executables were asked for.
+    #[serde(default)]
+    pub partial: bool,
+}
+
+/// How something is installed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InstallOptions {
+    /// Whether executables of other packages, or of none, are overwritten.
+    pub force: bool,
+    /// Whether it is written down for cargo. Nothing that is there is overwritten otherwise, unless
+    /// with `force`.
+    pub track: bool,
+}
+
+impl Default for InstallOptions {
+    fn default() -> Self {
+        Self {
+            force: false,
+            track: true,
+        }
+    }
 }
 
 /// What an installation did.
@@ -80,6 +105,35 @@ pub enum InstallError {
     /// Too few or too many executables.
     #[error("{0} has {1} executables to install")]
     Count(String, usize),
+    /// An executable that a package does not have.
+    #[error(
+        "{package} has no executable {bin}; it has {}",
+        listed::enumerated(has)
+    )]
+    NoBin {
+        /// The package.
+        package: String,
+        /// The name that was asked for.
+        bin: String,
+        /// Those that it has.
+        has: BTreeSet<String>,
+    },
+    /// A package that is not there.
+    #[error("{name} is not installed in {}", root.display())]
+    NotInstalled {
+        /// What was asked for.
+        name: String,
+        /// Where.
+        root: PathBuf,
+    },
+    /// Several packages of one name.
+    #[error("{name} is installed more than once: {}", listed::enumerated(packages))]
+    Ambiguous {
+        /// The name.
+        name: String,
+        /// All of them, as cargo names them.
+        packages: BTreeSet<String>,
+    },
     /// An executable that something else owns.
     #[error("{bin} already exists in {}{}; --force overwrites it", dir.display(), by(owner))]
     Taken {
@@ -134,16 +188,6 @@ impl InstallRoot {
         std::env::split_paths(path).any(|dir| dir == bin)
     }
 
-    /// The executables of a release, if it is installed with the same choices and they are there.
-    /// A quick look without a lock.
-    pub fn installed(&self, release: &Release, meta: &InstallMeta) -> Option<BTreeSet<String>> {
-        let tracking = Tracking::glance(&self.0)?;
-        let key = package_key(release);
-        let bins = tracking.packages().remove(&key)?;
-        let there = bins.iter().all(|bin| self.bin().join(bin).is_file());
-        (there && tracking.is_current(&key, meta) && !journal::is_pending(&self.0)).then_some(bins)
-    }
-
     /// Installs the executables of a release: all of them, or none.
     ///
     /// `bins` is name to file, on any file system; the files stay. An executable that belongs to
@@ -156,7 +200,7 @@ impl InstallRoot {
         release: &Release,
         bins: &BTreeMap<String, PathBuf>,
         meta: &InstallMeta,
-        force: bool,
+        options: InstallOptions,
     ) -> Result<Installed, InstallError> {
         if bins.is_empty() || bins.len() > BINS_MAX {
             return Err(InstallError::Count(release.to_string(), bins.len()));
@@ -164,36 +208,75 @@ impl InstallRoot {
         bins.keys().try_for_each(|bin| check_bin_name(bin))?;
         let dir = self.bin();
         std::fs::create_dir_all(&dir).map_err(io(&dir))?;
-        let locked = Locked::take(&self.0)?;
-        journal::recover(&self.0, &locked)?;
-
-        let tracking = locked.read()?;
-        let key = package_key(release);
+        let locked = self.lock(options.track)?;
+        let mut tracking = locked.read()?;
         let names: BTreeSet<String> = bins.keys().cloned().collect();
-        let replaced = self.check_owners(&tracking, release, &names, force)?;
+        let replaced = self.check_owners(&tracking, release, &names, options.force)?;
         let orphans = orphans(&tracking, release, &names);
+        for (key, orphans) in &orphans {
+            tracking.forget(key, orphans);
+        }
+        let key = package_key(release);
+        tracking.record(&key, &names, meta);
         let removed: BTreeSet<String> = orphans.values().flatten().cloned().collect();
-        let before = locked.texts()?;
-        let plan = self
-            .plan(tracking, key, bins, orphans, meta)
-            .and_then(|plan| {
-                let copies = names.iter().map(|name| dir.join(journal::copy_name(name)));
-                let written: Vec<PathBuf> = copies.chain([dir.clone()]).collect();
-                plan.commit(&self.0, &written).map(|()| plan)
-            });
-        let plan = match plan {
-            Ok(plan) => plan,
-            Err(error) => {
-                journal::abandon(&self.0)?;
-                return Err(error);
-            }
+        let plan = Plan {
+            key,
+            bins: names.clone(),
+            orphans,
+            meta: meta.clone(),
+            texts: if options.track {
+                tracking.texts()?
+            } else {
+                Vec::new()
+            },
         };
-        plan.carry_out(&self.0, &locked, &before)?;
+        self.carry_out(&plan, &locked, bins)?;
         Ok(Installed {
             executables: names.iter().map(|name| dir.join(name)).collect(),
             replaced,
             removed,
         })
+    }
+
+    /// Locks the root and finishes what was begun there.
+    fn lock(&self, track: bool) -> Result<Locked, InstallError> {
+        if !track {
+            let locked = Locked::untracked(&self.0)?;
+            if !journal::is_pending(&self.0) {
+                return Ok(locked);
+            }
+            // What was begun may be one of which cargo's files are to know.
+            drop(locked);
+            drop(self.lock(true)?);
+            return Locked::untracked(&self.0);
+        }
+        let locked = Locked::take(&self.0)?;
+        journal::recover(&self.0, &locked)?;
+        Ok(locked)
+    }
+
+    /// Carries out a plan for which these files are to be copied, or nothing of it.
+    fn carry_out(
+        &self,
+        plan: &Plan,
+        locked: &Locked,
+        bins: &BTreeMap<String, PathBuf>,
+    ) -> Result<(), InstallError> {
+        let dir = self.bin();
+        let before = locked.texts()?;
+        let copies: Vec<PathBuf> = bins
+            .keys()
+            .map(|name| dir.join(journal::copy_name(name)))
+            .collect();
+        // Under temporary names first.
+        let mut files = bins.values().zip(&copies);
+        let copied = files.try_for_each(|(file, to)| copy(file, to));
+        let committed = copied.and_then(|()| plan.commit(&self.0, &[copies, vec![dir]].concat()));
+        if let Err(error) = committed {
+            journal::abandon(&self.0)?;
+            return Err(error);
+        }
+        plan.carry_out(&self.0, locked, &before)
     }
 
     /// Which executables are there already; an error if one of them may not be replaced.
@@ -221,32 +304,6 @@ impl InstallRoot {
             }
         }
         Ok(there)
-    }
-
-    /// Copies the files to where they are to be, under temporary names.
-    fn plan(
-        &self,
-        mut tracking: Tracking,
-        key: String,
-        bins: &BTreeMap<String, PathBuf>,
-        orphans: BTreeMap<String, BTreeSet<String>>,
-        meta: &InstallMeta,
-    ) -> Result<Plan, InstallError> {
-        for (name, file) in bins {
-            copy(file, &self.bin().join(journal::copy_name(name)))?;
-        }
-        let names: BTreeSet<String> = bins.keys().cloned().collect();
-        for (key, orphans) in &orphans {
-            tracking.forget(key, orphans);
-        }
-        tracking.record(&key, &names, meta);
-        Ok(Plan {
-            key,
-            bins: names,
-            orphans,
-            meta: meta.clone(),
-            texts: tracking.texts()?,
-        })
     }
 }
 
@@ -279,6 +336,14 @@ fn package_key(release: &Release) -> String {
         "{} {} ({})",
         release.name, release.version, release.registry
     )
+}
+
+/// Name, version and source out of such a key.
+fn parts_of(key: &str) -> Option<(&str, &str, &str)> {
+    let (name, rest) = key.split_once(' ')?;
+    let (version, source) = rest.split_once(' ')?;
+    let source = source.strip_prefix('(')?.strip_suffix(')')?;
+    Some((name, version, source))
 }
 
 fn package_name(key: &str) -> Option<&str> {

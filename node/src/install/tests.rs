@@ -21,6 +21,17 @@ fn meta() -> InstallMeta {
     }
 }
 
+fn forced(force: bool) -> InstallOptions {
+    InstallOptions {
+        force,
+        ..InstallOptions::default()
+    }
+}
+
+fn names(names: &[&str]) -> BTreeSet<String> {
+    names.iter().map(|name| (*name).to_owned()).collect()
+}
+
 /// A root, and a directory with files to install.
 struct Place {
     dir: tempfile::TempDir,
@@ -42,11 +53,17 @@ impl Place {
     ) -> Result<Installed, InstallError> {
         let files = files(self.dir.path(), version, bins);
         self.root
-            .install(&release("tool", version), &files, &meta(), force)
+            .install(&release("tool", version), &files, &meta(), forced(force))
     }
 
     fn bin(&self, name: &str) -> PathBuf {
         self.root.bin().join(name)
+    }
+
+    /// The executables of version 1.0.0, if it is installed with these choices.
+    fn current(&self, meta: &InstallMeta, bins: &[&str]) -> Option<BTreeSet<String>> {
+        let listed = self.root.list().unwrap();
+        listed.current(&release("tool", "1.0.0"), meta, &names(bins))
     }
 
     /// Every name in `bin` with its content.
@@ -131,24 +148,19 @@ fn cargo_lists_and_uninstalls_what_was_installed() {
         let mode = place.bin("one").metadata().unwrap().permissions().mode();
         assert_eq!(mode & 0o777 & !0o022, 0o755);
     }
-    let installed = place.root.installed(&release("tool", "1.0.0"), &meta());
-    assert_eq!(installed, Some(["one".to_owned(), "two".to_owned()].into()));
+    assert_eq!(place.current(&meta(), &[]), Some(names(&["one", "two"])));
+    assert!(place.current(&meta(), &["two"]).is_some());
+    assert!(place.current(&meta(), &["three"]).is_none());
     let other = InstallMeta {
         all_features: true,
         ..meta()
     };
-    assert_eq!(
-        place.root.installed(&release("tool", "1.0.0"), &other),
-        None
-    );
+    assert_eq!(place.current(&other, &[]), None);
 
     let (ok, text) = place.cargo(&["uninstall", "tool"]);
     assert!(ok, "{text}");
     assert!(place.bins().is_empty());
-    assert_eq!(
-        place.root.installed(&release("tool", "1.0.0"), &meta()),
-        None
-    );
+    assert_eq!(place.current(&meta(), &[]), None);
 }
 
 #[test]
@@ -190,7 +202,7 @@ fn keeps_what_is_not_its_own() {
     let other = files(place.dir.path(), "9", &["another"]);
     let result = place
         .root
-        .install(&release("other", "9.0.0"), &other, &meta(), false);
+        .install(&release("other", "9.0.0"), &other, &meta(), forced(false));
     result.unwrap();
     place.install("1.0.0", &["one"], false).unwrap();
     assert!(
@@ -218,7 +230,7 @@ fn what_belongs_to_others_is_taken_by_force_only() {
         let files = files(place.dir.path(), "5.0.0", bins);
         place
             .root
-            .install(&release("other", "5.0.0"), &files, &meta(), force)
+            .install(&release("other", "5.0.0"), &files, &meta(), forced(force))
     };
     let dir = place.root.bin().display().to_string();
     let refused = install(&["new", "two"], false).unwrap_err().to_string();
@@ -273,7 +285,7 @@ fn an_error_half_way_restores_everything() {
     assert!(
         place
             .root
-            .install(&release, &missing, &meta(), true)
+            .install(&release, &missing, &meta(), forced(true))
             .is_err()
     );
     assert_eq!(
@@ -302,7 +314,7 @@ fn files_that_a_crash_tore_are_whole_again() {
             ["a".to_owned()].into(),
         )]),
         meta: meta(),
-        texts: after.clone(),
+        texts: after.to_vec(),
     };
     let torn = |text: &str| {
         (0..text.len())
@@ -353,6 +365,179 @@ fn waits_for_cargos_lock() {
     assert_eq!(place.bins()["one"], "one 2.0.0");
 }
 
+#[test]
+fn uninstalls_what_cargo_installed_and_all_or_some_of_it() {
+    let place = Place::new();
+    insta::assert_snapshot!(
+        place.root.uninstall("tool", None, &names(&[])).unwrap_err().to_string().replace(place.root.path().to_str().unwrap(), "ROOT"),
+        @"tool is not installed in ROOT"
+    );
+    assert!(!place.root.path().exists(), "a failure makes no files");
+    place.cargo_install("0.1.0", &["one", "two", "three"]);
+    let error = place.root.uninstall("tool", None, &names(&["one", "four"]));
+    insta::assert_snapshot!(error.unwrap_err(), @"tool has no executable four; it has one, three, two");
+    assert!(
+        place
+            .root
+            .uninstall("tool", Some("9.0.0"), &names(&[]))
+            .is_err()
+    );
+    assert_eq!(place.bins().len(), 3, "a failure takes nothing away");
+
+    let done = place
+        .root
+        .uninstall("tool", None, &names(&["two"]))
+        .unwrap();
+    assert_eq!(done.executables, [place.bin("two")]);
+    let (_, list) = place.cargo(&["install", "--list"]);
+    assert!(list.ends_with("):\n    one\n    three\n"), "{list}");
+    let packages = place.root.list().unwrap().packages();
+    assert_eq!((packages.len(), &*packages[0].version), (1, "0.1.0"));
+    assert!(
+        packages[0].source.starts_with("path+file://"),
+        "{packages:?}"
+    );
+
+    // One that is gone already does not keep the others.
+    std::fs::remove_file(place.bin("one")).unwrap();
+    let packages = place.root.list().unwrap().packages();
+    assert_eq!(packages[0].missing, names(&["one"]));
+    place
+        .root
+        .uninstall("tool", Some("0.1.0"), &names(&[]))
+        .unwrap();
+    assert!(place.bins().is_empty());
+    let (_, list) = place.cargo(&["install", "--list"]);
+    assert_eq!(list, "");
+    assert!(place.root.list().unwrap().packages().is_empty());
+}
+
+#[test]
+fn two_packages_of_one_name_are_told_apart() {
+    let place = Place::new();
+    place.cargo_install("0.1.0", &["one"]);
+    place.install("1.0.0", &["two"], false).unwrap();
+    let error = place.root.uninstall("tool", None, &names(&[])).unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .starts_with("tool is installed more than once: tool 0.1.0 (path+")
+    );
+    place
+        .root
+        .uninstall("tool", Some("1.0.0"), &names(&[]))
+        .unwrap();
+    assert_eq!(place.bins().keys().collect::<Vec<_>>(), ["one"]);
+}
+
+#[test]
+fn a_part_is_not_the_whole() {
+    let place = Place::new();
+    let part = InstallMeta {
+        partial: true,
+        ..meta()
+    };
+    let files = files(place.dir.path(), "1.0.0", &["one"]);
+    let install = |meta: &InstallMeta| {
+        let done = place
+            .root
+            .install(&release("tool", "1.0.0"), &files, meta, forced(false));
+        done.unwrap();
+    };
+    install(&part);
+    assert_eq!(place.current(&meta(), &[]), None);
+    assert!(place.current(&part, &["one"]).is_some());
+    let (ok, text) = place.cargo(&["install", "--list"]);
+    assert!(ok, "{text}");
+    install(&meta());
+    assert!(place.current(&meta(), &[]).is_some());
+}
+
+#[test]
+fn what_is_not_tracked_touches_no_list_and_overwrites_nothing() {
+    let place = Place::new();
+    place.install("1.0.0", &["one"], false).unwrap();
+    let before = [place.text(".crates.toml"), place.text(".crates2.json")];
+    let untracked = |bins: &[&str], force| {
+        let files = files(place.dir.path(), "5.0.0", bins);
+        let options = InstallOptions {
+            force,
+            track: false,
+        };
+        place
+            .root
+            .install(&release("tool", "5.0.0"), &files, &meta(), options)
+    };
+    untracked(&["two", "three"], false).unwrap();
+    assert!(matches!(
+        untracked(&["one"], false),
+        Err(InstallError::Taken { .. })
+    ));
+    untracked(&["two"], true).unwrap();
+    assert_eq!(place.bins().len(), 3);
+    assert_eq!(
+        before,
+        [place.text(".crates.toml"), place.text(".crates2.json")]
+    );
+    let fresh = InstallRoot(place.dir.path().join("fresh"));
+    let files = files(place.dir.path(), "5.0.0", &["one"]);
+    let options = InstallOptions {
+        track: false,
+        ..InstallOptions::default()
+    };
+    let done = fresh.install(&release("tool", "5.0.0"), &files, &meta(), options);
+    done.unwrap();
+    let made: Vec<_> = std::fs::read_dir(fresh.path()).unwrap().collect();
+    assert_eq!(made.len(), 1, "only bin: {made:?}");
+}
+
+#[test]
+fn an_untracked_installation_that_was_killed_is_finished_and_not_written_down() {
+    let place = Place::new();
+    std::fs::create_dir_all(place.root.bin()).unwrap();
+    let plan = Plan {
+        key: package_key(&release("tool", "1.0.0")),
+        bins: names(&["a", "b"]),
+        orphans: BTreeMap::new(),
+        meta: meta(),
+        texts: Vec::new(),
+    };
+    for bin in ["a", "b"] {
+        std::fs::write(place.bin(&journal::copy_name(bin)), bin).unwrap();
+    }
+    plan.commit(place.root.path(), &[]).unwrap();
+    std::fs::rename(place.bin(&journal::copy_name("a")), place.bin("a")).unwrap();
+    let files = files(place.dir.path(), "1.0.0", &["c"]);
+    let options = InstallOptions {
+        track: false,
+        ..InstallOptions::default()
+    };
+    let done = place
+        .root
+        .install(&release("other", "1.0.0"), &files, &meta(), options);
+    done.unwrap();
+    assert_eq!(place.bins().keys().collect::<Vec<_>>(), ["a", "b", "c"]);
+    assert!(place.root.list().unwrap().packages().is_empty());
+}
+
+#[test]
+fn binstalls_list_is_brought_in_line_where_there_is_one() {
+    let place = Place::new();
+    let path = place.root.path().join(binstall::RECORDS);
+    place.install("1.0.0", &["one"], false).unwrap();
+    assert!(!path.exists(), "it is not made for those who do not use it");
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::write(&path, r#"{"name":"tool","version_req":"*","current_version":"1.0.0","source":{"source_type":"Sparse","url":"https://registry.example/index/"},"target":"x","bins":["one"]}"#).unwrap();
+    place.install("2.0.0", &["one", "two"], false).unwrap();
+    insta::assert_snapshot!(std::fs::read_to_string(&path).unwrap(), @r#"{"bins":["one","two"],"current_version":"2.0.0","name":"tool","source":{"source_type":"Sparse","url":"https://registry.example/index/"},"target":"x86_64-unknown-linux-gnu","version_req":"*"}"#);
+    place.root.uninstall("tool", None, &names(&[])).unwrap();
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "");
+    // One that cannot be read is left alone.
+    std::fs::write(&path, "{").unwrap();
+    place.install("2.0.0", &["one"], false).unwrap();
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "{");
+}
+
 /// Not a test of its own: what `a_full_disk_leaves_everything` starts.
 #[test]
 #[ignore = "needs a root from its caller"]
@@ -360,7 +545,7 @@ fn install_once() {
     let root = InstallRoot(std::env::var_os("QK_TEST_ROOT").unwrap().into());
     let file = std::env::var_os("QK_TEST_FILE").unwrap().into();
     let bins = BTreeMap::from([("one".to_owned(), file)]);
-    let error = root.install(&release("tool", "2.0.0"), &bins, &meta(), false);
+    let error = root.install(&release("tool", "2.0.0"), &bins, &meta(), forced(false));
     assert!(matches!(error.unwrap_err(), InstallError::Io { .. }));
 }
 
@@ -429,8 +614,10 @@ fn install_for_ever() {
         for (version, names) in VERSIONS {
             let files = files(dir.path(), version, &names);
             let release = release("tool", version);
-            root.install(&release, &files, &meta(), false).unwrap();
+            root.install(&release, &files, &meta(), forced(false))
+                .unwrap();
         }
+        root.uninstall("tool", None, &names(&["b"])).unwrap();
     }
 }
 
@@ -460,8 +647,10 @@ fn survives_being_killed() {
         let locked = Locked::take(place.root.path()).unwrap();
         journal::recover(place.root.path(), &locked).unwrap();
         let packages = locked.read().unwrap().packages();
-        let state = VERSIONS.iter().find(|(version, names)| {
-            let names: BTreeSet<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        // The last one is what an uninstallation of `b` leaves.
+        let states = [VERSIONS[0], VERSIONS[1]].map(|(version, bins)| (version, names(&bins)));
+        let left = ("2.0.0", names(&["c", "d"]));
+        let state = states.iter().chain([&left]).find(|(version, names)| {
             let key = package_key(&release("tool", version));
             let content = |name: &String| (name.clone(), format!("{name} {version}"));
             packages == BTreeMap::from([(key, names.clone())])

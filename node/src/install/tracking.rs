@@ -1,6 +1,7 @@
-//! `.crates.toml` and `.crates2.json`: what cargo knows to be installed in a root.
+//! `.crates.toml` and `.crates2.json`: what cargo knows to be installed in a root, and what
+//! cargo-binstall noted there.
 //!
-//! Both are rewritten in place, as cargo does it: cargo locks the files themselves, so a new file
+//! They are rewritten in place, as cargo does it: cargo locks the files themselves, so a new file
 //! under the old name would leave a waiting cargo with the lock of a file that is gone. What a
 //! crash may tear is repaired from the journal ([`super::journal`]).
 
@@ -13,46 +14,71 @@ use std::time::{Duration, Instant};
 use serde_json::{Map, Value, json};
 use toml_edit::{Array, DocumentMut, Item, Table};
 
+use super::binstall::{RECORDS, Records};
 use super::{InstallError, InstallMeta, io};
 
 const TOML: &str = ".crates.toml";
 const JSON: &str = ".crates2.json";
+/// Member of `.crates2.json` that cargo passes on: only some executables were asked for.
+const PARTIAL: &str = "partial";
 /// Either file may be this long.
 const TRACKING_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// Longest wait for a cargo that installs into the same root.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(600);
 const LOCK_POLL: Duration = Duration::from_millis(50);
 
-/// Both files, locked against cargo and other qk, in cargo's order.
+/// The files of a root, locked against cargo, cargo-binstall and other qk: `.crates.toml`,
+/// `.crates2.json` and, where it is there, cargo-binstall's.
 #[derive(Debug)]
 pub(super) struct Locked {
-    toml: (PathBuf, File),
-    json: (PathBuf, File),
+    files: Vec<(PathBuf, File)>,
+    /// Directory of the root, which only qk locks: also an installation that cargo's files are not to
+    /// know of is the only one of its time.
+    _root: File,
 }
 
 impl Locked {
-    /// Opens, creates and locks the files of a root.
+    /// Opens, creates and locks the files of a root, in the order in which cargo-binstall and cargo
+    /// do: otherwise two could wait for each other.
     pub(super) fn take(root: &Path) -> Result<Self, InstallError> {
+        let lone = Self::untracked(root)?;
+        let records = match root.join(RECORDS) {
+            path if path.is_file() => Some(lock(path)?),
+            _ => None,
+        };
+        let mut files = vec![lock(root.join(TOML))?, lock(root.join(JSON))?];
+        files.extend(records);
+        Ok(Self { files, ..lone })
+    }
+
+    /// Locks a root whose files stay as they are.
+    pub(super) fn untracked(root: &Path) -> Result<Self, InstallError> {
+        let dir = File::open(root).map_err(io(root))?;
+        // Some file systems lock no directories; cargo's files are locked all the same.
+        match wait_for(&dir, root) {
+            Err(InstallError::Io { .. }) | Ok(()) => {}
+            Err(busy) => return Err(busy),
+        }
         Ok(Self {
-            toml: lock(root.join(TOML))?,
-            json: lock(root.join(JSON))?,
+            files: Vec::new(),
+            _root: dir,
         })
     }
 
-    /// The contents of `.crates.toml` and `.crates2.json`.
-    pub(super) fn texts(&self) -> Result<[String; 2], InstallError> {
-        Ok([text(&self.toml)?, text(&self.json)?])
+    /// The contents of all of them.
+    pub(super) fn texts(&self) -> Result<Vec<String>, InstallError> {
+        self.files.iter().map(text).collect()
     }
 
     /// Where they are.
-    pub(super) fn paths(&self) -> [PathBuf; 2] {
-        [self.toml.0.clone(), self.json.0.clone()]
+    pub(super) fn paths(&self) -> Vec<PathBuf> {
+        self.files.iter().map(|(path, _)| path.clone()).collect()
     }
 
-    /// Replaces the contents of both. They are not on the disk yet.
-    pub(super) fn write(&self, [toml, json]: &[String; 2]) -> Result<(), InstallError> {
+    /// Replaces the contents of them. They are not on the disk yet.
+    pub(super) fn write(&self, texts: &[String]) -> Result<(), InstallError> {
         // `.crates.toml` is the truth; cargo brings the other one in line with it.
-        for ((path, file), text) in [(&self.toml, toml), (&self.json, json)] {
+        for ((path, file), text) in self.files.iter().zip(texts) {
             let mut file: &File = file;
             file.rewind()
                 .and_then(|()| file.set_len(0))
@@ -64,59 +90,75 @@ impl Locked {
 
     /// Reads what is installed.
     pub(super) fn read(&self) -> Result<Tracking, InstallError> {
-        let texts = self.texts()?;
-        Tracking::parse(&texts).map_err(|why| self.bad(why))
-    }
-
-    fn bad(&self, (json, why): (bool, String)) -> InstallError {
-        let path = if json { &self.json.0 } else { &self.toml.0 };
-        InstallError::Tracking {
-            path: path.clone(),
-            why,
-        }
+        Tracking::parse(&self.paths(), &self.texts()?)
     }
 }
 
 /// What is installed, with everything in the files that is not ours.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Tracking {
     toml: DocumentMut,
     json: Map<String, Value>,
+    /// None where cargo-binstall keeps no list, or one that cannot be read: it is left alone.
+    records: Option<Records>,
 }
 
 impl Tracking {
-    /// Reads both files of a root without a lock: good for a look, not for a change.
-    pub(super) fn glance(root: &Path) -> Option<Self> {
-        let read = |name: &str| {
-            let path = root.join(name);
-            let file = File::open(&path).ok()?;
-            text(&(path, file)).ok()
+    /// Reads cargo's files of a root without a lock: good for a look, not for a change.
+    pub(super) fn glance(root: &Path) -> Result<Self, InstallError> {
+        let paths = [TOML, JSON].map(|name| root.join(name));
+        let read = |path: &PathBuf| match File::open(path) {
+            Ok(file) => text(&(path.clone(), file)),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(String::new()),
+            Err(error) => Err(io(path)(error)),
         };
-        Self::parse(&[read(TOML)?, read(JSON)?]).ok()
+        let texts: Result<Vec<String>, _> = paths.iter().map(read).collect();
+        Self::parse(&paths, &texts?)
     }
 
-    /// The error says whether it is about the JSON file.
-    fn parse([toml, json]: &[String; 2]) -> Result<Self, (bool, String)> {
-        let toml: DocumentMut = toml
-            .parse()
-            .map_err(|error: toml_edit::TomlError| (false, error.to_string()))?;
+    fn parse(paths: &[PathBuf], texts: &[String]) -> Result<Self, InstallError> {
+        let ([toml, json, records @ ..], [of_toml, of_json, ..]) = (texts, paths) else {
+            return Ok(Self::default());
+        };
+        let bad = |path: &Path, why: String| InstallError::Tracking {
+            path: path.to_owned(),
+            why,
+        };
+        let toml = toml.parse::<DocumentMut>();
+        let toml = toml.map_err(|error| bad(of_toml, error.to_string()))?;
         let json = match json.trim() {
             "" => Map::new(),
-            text => serde_json::from_str(text).map_err(|error| (true, error.to_string()))?,
+            text => serde_json::from_str(text).map_err(|error| bad(of_json, error.to_string()))?,
         };
-        let mut tracking = Self { toml, json };
-        tracking.check()?;
+        let records = records.first().and_then(|text| {
+            let records = Records::parse(text);
+            let warn = |why: &String| tracing::warn!(why, "{RECORDS} cannot be read; left alone");
+            records.inspect_err(warn).ok()
+        });
+        let mut tracking = Self {
+            toml,
+            json,
+            records,
+        };
+        tracking.check().map_err(|(is_json, why)| match is_json {
+            true => bad(of_json, why),
+            false => bad(of_toml, why),
+        })?;
         tracking.align();
         Ok(tracking)
     }
 
-    /// The text of both files.
-    pub(super) fn texts(&self) -> Result<[String; 2], InstallError> {
+    /// The text of the files, as [`Locked`] has them.
+    pub(super) fn texts(&self) -> Result<Vec<String>, InstallError> {
         let json = serde_json::to_string(&self.json).map_err(|error| InstallError::Tracking {
             path: JSON.into(),
             why: error.to_string(),
         })?;
-        Ok([self.toml.to_string(), json])
+        let records = self.records.iter().map(Records::text);
+        Ok([self.toml.to_string(), json]
+            .into_iter()
+            .chain(records)
+            .collect())
     }
 
     /// Every package with its executables.
@@ -142,6 +184,27 @@ impl Tracking {
             && info["no_default_features"] == meta.no_default_features
             && info["profile"] == meta.profile
             && (info["target"].is_null() || info["target"] == meta.target)
+            && (meta.partial || info[PARTIAL] != true)
+    }
+
+    /// The choices that a package was installed with, as far as they are known.
+    pub(super) fn meta(&self, key: &str) -> InstallMeta {
+        let info = self.json.get("installs").and_then(|all| all.get(key));
+        let info = info.unwrap_or(&Value::Null);
+        let text = |name: &str| info[name].as_str().map(str::to_owned);
+        let features = info["features"].as_array().into_iter().flatten();
+        InstallMeta {
+            version_req: text("version_req"),
+            features: features
+                .filter_map(|one| one.as_str().map(str::to_owned))
+                .collect(),
+            all_features: info["all_features"] == true,
+            no_default_features: info["no_default_features"] == true,
+            profile: text("profile").unwrap_or_default(),
+            target: text("target").unwrap_or_default(),
+            rustc: text("rustc").unwrap_or_default(),
+            partial: info[PARTIAL] == true,
+        }
     }
 
     /// Notes that a package owns these executables, and that no other one does.
@@ -167,6 +230,13 @@ impl Tracking {
         }
         if let (Some(info), Value::Object(fields)) = (info.as_object_mut(), fields) {
             info.extend(fields);
+            info.remove(PARTIAL);
+            if meta.partial {
+                info.insert(PARTIAL.to_owned(), true.into());
+            }
+        }
+        if let Some(records) = &mut self.records {
+            records.record(key, bins, meta);
         }
     }
 
@@ -179,6 +249,9 @@ impl Tracking {
         let left: BTreeSet<String> = owned.difference(bins).cloned().collect();
         if left.len() == owned.len() && !left.is_empty() {
             return;
+        }
+        if let Some(records) = &mut self.records {
+            records.leave(key, &left);
         }
         if left.is_empty() {
             self.v1().remove(key);
@@ -254,17 +327,23 @@ fn lock(path: PathBuf) -> Result<(PathBuf, File), InstallError> {
         .truncate(false)
         .open(&path)
         .map_err(io(&path))?;
+    match wait_for(&file, &path) {
+        // Cargo goes on without a lock where the file system has none, and so does this.
+        Err(InstallError::Io { error, .. }) if error.kind() == ErrorKind::Unsupported => {
+            Ok((path, file))
+        }
+        waited => waited.map(|()| (path, file)),
+    }
+}
+
+fn wait_for(file: &File, path: &Path) -> Result<(), InstallError> {
     let started = Instant::now();
     loop {
         match file.try_lock() {
-            Ok(()) => return Ok((path, file)),
-            // Cargo goes on without a lock where the file system has none, and so does this.
-            Err(TryLockError::Error(error)) if error.kind() == ErrorKind::Unsupported => {
-                return Ok((path, file));
-            }
-            Err(TryLockError::Error(error)) => return Err(io(&path)(error)),
+            Ok(()) => return Ok(()),
+            Err(TryLockError::Error(error)) => return Err(io(path)(error)),
             Err(TryLockError::WouldBlock) if started.elapsed() > LOCK_TIMEOUT => {
-                return Err(InstallError::Busy(path));
+                return Err(InstallError::Busy(path.to_owned()));
             }
             Err(TryLockError::WouldBlock) => std::thread::sleep(LOCK_POLL),
         }

@@ -50,7 +50,7 @@ impl Ask {
         }
     }
 
-    fn matches(&self, version: &Version) -> bool {
+    pub(super) fn matches(&self, version: &Version) -> bool {
         match self {
             Self::Newest => VersionReq::STAR.matches(version),
             // A requirement ignores build metadata, and so does cargo.

@@ -10,6 +10,8 @@ use serde::Deserialize;
 use tame_index::index::JsonLines;
 use tame_index::index::cache::{CacheWrite, HttpRevision, Revision, ValidCacheEntry};
 
+use super::Ask;
+
 /// All lines of one crate may be this long; the longest of crates.io has 4 MiB.
 pub(super) const ENTRY_BYTES_MAX: u64 = 32 * 1024 * 1024;
 /// Newest version of the index's format that cargo reads; lines of later ones are passed over.
@@ -131,6 +133,22 @@ impl Entry {
         json.find(|(name, _)| *name == Some(wanted.as_bytes()))
             .and_then(|(_, json)| parse(json).ok())
             .filter(|line| line.vers == *version)
+    }
+
+    /// The newest line that is asked for and not yanked, without reading others than newer yanked
+    /// ones; none where the versions cannot be told apart without reading.
+    pub(super) fn newest(&self, ask: &Ask) -> Option<Line> {
+        let version = |name: Option<&[u8]>| std::str::from_utf8(name?).ok()?.parse().ok();
+        let mut lines: Vec<(Version, &[u8])> = self
+            .json()
+            .filter_map(|(name, json)| Some((version(name)?, json)))
+            .filter(|(version, _)| ask.matches(version))
+            .collect();
+        lines.sort_by(|(one, _), (other, _)| other.cmp(one));
+        let mut lines = lines
+            .into_iter()
+            .filter_map(|(version, json)| parse(json).ok().filter(|line| line.vers == version));
+        lines.find(|line| !line.yanked)
     }
 
     /// Writes the entry into cargo's cache, in its format, by renaming a finished file.

@@ -11,6 +11,7 @@ mod package;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use qk_protocol::hash::Sha256;
 use qk_protocol::key::{Release, check_crate_name};
@@ -48,6 +49,9 @@ pub struct RegistryOptions {
     pub index: Option<String>,
     /// Stay off the network, whatever cargo's configuration says.
     pub offline: bool,
+    /// How long the registry is not asked again about a crate after cargo or qk asked it. Zero: each
+    /// time, as cargo does.
+    pub fresh: Duration,
 }
 
 /// A registry, as cargo on this machine sees it.
@@ -58,6 +62,7 @@ pub struct Registry {
     place: Place,
     client: Client,
     offline: bool,
+    fresh: Duration,
 }
 
 /// What is read in place of the registry.
@@ -124,6 +129,7 @@ impl Registry {
         let place = Place::new(&source, &config, &source_id)?;
         Ok(Self {
             offline: options.offline || config.offline(),
+            fresh: options.fresh,
             client: Client::new(&config),
             source_id,
             place,
@@ -147,10 +153,7 @@ impl Registry {
     /// # Errors
     /// See [`RegistryError`].
     pub fn resolve(&self, name: &str, ask: &Ask) -> Result<Resolved, RegistryError> {
-        if let Ask::Exact(version) = ask
-            && let Some(found) = self.cached_line(name, version)?
-            && !found.yanked
-        {
+        if let Some(found) = self.cached(name, ask)? {
             return Ok(self.resolved(found, true));
         }
         let (lines, from_cache) = match self.lines(name)? {
@@ -239,6 +242,25 @@ impl Registry {
         dirs
     }
 
+    /// What cargo's cache says, where the registry need not be asked.
+    fn cached(&self, name: &str, ask: &Ask) -> Result<Option<Line>, RegistryError> {
+        if let Ask::Exact(version) = ask {
+            let line = self.cached_line(name, version)?;
+            return Ok(line.filter(|line| !line.yanked));
+        }
+        let krate = krate_name(name)?;
+        let Place::Sparse(index) = &self.place else {
+            return Ok(None);
+        };
+        let file = index.cache().cache_path(krate);
+        let file = file.as_std_path();
+        if !self.offline && age(file).is_none_or(|age| age >= self.fresh) {
+            return Ok(None);
+        }
+        let line = Entry::from_cache(file).and_then(|entry| entry.newest(ask));
+        Ok(line.filter(|line| line.name == name))
+    }
+
     fn cached_line(&self, name: &str, version: &Version) -> Result<Option<Line>, RegistryError> {
         let krate = krate_name(name)?;
         let Place::Sparse(index) = &self.place else {
@@ -315,6 +337,9 @@ impl Registry {
             return Ok(None);
         }
         if status == StatusCode::NOT_MODIFIED {
+            // It is as good as one that was written now.
+            let touched = std::fs::File::options().append(true).open(file);
+            let _ = touched.and_then(|file| file.set_modified(SystemTime::now()));
             let unasked = HttpError::Status(StatusCode::NOT_MODIFIED);
             return usable.map(Some).ok_or_else(|| network(unasked));
         }
@@ -449,6 +474,12 @@ impl Registry {
             why: why.to_string(),
         }
     }
+}
+
+/// How long ago a file was written; none for one that is not there, or was written in the future.
+fn age(file: &Path) -> Option<Duration> {
+    let modified = file.metadata().ok()?.modified().ok()?;
+    SystemTime::now().duration_since(modified).ok()
 }
 
 impl Place {

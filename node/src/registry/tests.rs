@@ -250,6 +250,70 @@ fn names_what_is_wrong_with_a_request() {
     );
 }
 
+#[test]
+fn what_was_asked_a_moment_ago_is_not_asked_again_where_that_is_wanted() {
+    let home = tempfile::tempdir().unwrap();
+    let server = Server::start();
+    let of = |version: &str| Sha256::of(version.as_bytes());
+    let lines: String = [
+        ("1.2.0", false),
+        ("1.10.0", false),
+        ("2.0.0-a", false),
+        ("1.11.0", true),
+    ]
+    .map(|(version, yanked)| line("tool", version, &of(version), yanked))
+    .concat();
+    server.answer("/index/to/ol/tool", 200, "ETag: \"1\"\r\n", lines);
+    let open = |seconds| Registry {
+        fresh: Duration::from_secs(seconds),
+        ..server.open(home.path())
+    };
+    let newest = |registry: &Registry| registry.resolve("tool", &Ask::Newest).unwrap();
+    assert!(!newest(&open(600)).from_cache, "nothing is there yet");
+    assert_eq!(server.asked().len(), 1);
+
+    let found = newest(&open(600));
+    assert!(found.from_cache);
+    assert_eq!(
+        found.release.version, "1.10.0",
+        "neither yanked nor a pre-release"
+    );
+    let older = Ask::parse(Some("~1.2")).unwrap();
+    let found = open(600).resolve("tool", &older).unwrap();
+    assert_eq!(found.release.version, "1.2.0");
+    assert!(server.asked().is_empty());
+
+    // Without it each time, as cargo does; and that nothing changed counts as an answer.
+    server.answer("/index/to/ol/tool", 304, "", "");
+    let cached = home.path().join("registry/index");
+    let file = files_in(&cached)
+        .into_iter()
+        .find(|file| file.ends_with("tool"));
+    let file = std::fs::File::options()
+        .append(true)
+        .open(file.unwrap())
+        .unwrap();
+    let long_ago = SystemTime::now() - Duration::from_secs(3600);
+    file.set_modified(long_ago).unwrap();
+    assert_eq!(newest(&open(600)).release.version, "1.10.0");
+    assert_eq!(server.asked().len(), 1);
+    newest(&open(600));
+    assert!(server.asked().is_empty());
+    newest(&open(0));
+    assert_eq!(server.asked().len(), 1);
+}
+
+fn files_in(dir: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(dir).unwrap().flatten();
+    let entries = entries.map(|entry| entry.path());
+    entries
+        .flat_map(|path| match path.is_dir() {
+            true => files_in(&path),
+            false => vec![path],
+        })
+        .collect()
+}
+
 type Answers = BTreeMap<String, (u16, String, Vec<u8>)>;
 
 /// An HTTP server with fixed answers that writes down what it is asked.

@@ -159,7 +159,7 @@ fn a_cache_gives_what_it_has_with_proof_when_the_uplink_is_down() {
     lab.kill(ALICE);
     let root = artifact.subject.root.to_string();
     // By the environment, where there is no configuration.
-    let mut second = lab.fetch_command("second", &[SPEC, "--force"]);
+    let mut second = lab.fetch_command("second", &[SPEC]);
     let ran = run(second.env("QK_PARENT", &lab.addresses(BOB)[0]));
     let done = &ran.done()["crates"][0];
     assert_eq!(
@@ -207,7 +207,7 @@ fn what_the_allow_list_leaves_out_is_fetched_past_the_cache() {
     lab.configure(BOB, "[cache]\nallow = [\"ripgrep\", \"hex*\"]\n");
     let parent = start_cache(&mut lab);
     lab.add("second", &parent);
-    let second = run(&mut lab.fetch_command("second", &[SPEC, "--force"]));
+    let second = run(&mut lab.fetch_command("second", &[SPEC]));
     assert_eq!(given(&lab, &second, BOB), artifact.subject.size);
     assert_eq!(artifacts_of(&lab, BOB), 1);
 }
@@ -223,7 +223,7 @@ fn a_cache_that_pauses_fetches_nothing_for_others() {
     assert_eq!(lab.sent_bytes(BOB), 0);
     lab.qk(BOB, &["node", "resume"]).done();
     lab.add("second", &parent);
-    let second = run(&mut lab.fetch_command("second", &[SPEC, "--force"]));
+    let second = run(&mut lab.fetch_command("second", &[SPEC]));
     assert_eq!(given(&lab, &second, BOB), artifact.subject.size);
     assert_eq!(artifacts_of(&lab, BOB), 1);
 }

@@ -142,7 +142,7 @@ fn floods_do_not_keep_the_honest_out() {
             until("an honest fetch is served", || {
                 tries += 1;
                 let _ = fs::remove_dir_all(lab.home(CLIENT).store());
-                let ran = lab.fetch(&[SPEC, "--force"]);
+                let ran = lab.fetch(&[SPEC]);
                 if ran.code() != 0 {
                     eprintln!("{name}: not served: {ran:?}");
                 }

@@ -58,7 +58,7 @@ fn what_was_fetched_comes_from_the_store_when_every_node_is_dead() {
     lab.fetch(&[SPEC]).done();
     lab.kill(ALICE);
     std::fs::remove_dir_all(lab.root()).unwrap();
-    for more in [&[SPEC][..], &[SPEC, "--force", "--offline"]] {
+    for more in [&[SPEC][..], &[SPEC, "--offline"]] {
         let fetched = lab.fetch(more).done();
         assert_eq!(fetched["crates"][0]["how"], "store");
         assert_eq!(

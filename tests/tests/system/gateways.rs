@@ -308,6 +308,6 @@ fn https_is_verified_and_not_left() {
         &lab,
         &[format!("http://127.0.0.1:{}/plain/", https.http_port)],
     );
-    lab.fetch(&[SPEC, "--force"]).done();
+    lab.fetch(&[SPEC]).done();
     assert!(site.parts_served() >= 1);
 }

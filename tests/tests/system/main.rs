@@ -16,6 +16,7 @@ mod gateway;
 mod gateways;
 mod hidden;
 mod hostile;
+mod install;
 mod interrupted;
 mod logs;
 mod manifest;

@@ -306,7 +306,7 @@ fn private_first_public_on_a_miss_and_the_user_may_say_otherwise() {
     assert_eq!(also.network(), network);
     lab.put(CAROL, None, also).unwrap();
     // The private one knows nothing of it.
-    let ran = lab.fetch(&[SPEC, "--refresh", "--force"]).done();
+    let ran = lab.fetch(&[SPEC, "--refresh"]).done();
     assert_eq!(ran["crates"][0]["network"], "lab");
     // Now both have it.
     let signer = lab.home(CAROL).key("observer").unwrap();
@@ -314,11 +314,11 @@ fn private_first_public_on_a_miss_and_the_user_may_say_otherwise() {
     let (key, role) = (&artifact.key, Role::Publisher);
     let statement = observe(work, role, key, artifact.subject, &signer);
     lab.put(BOB, Some(artifact.path()), statement).unwrap();
-    let ran = lab.fetch(&[SPEC, "--refresh", "--force"]).done();
+    let ran = lab.fetch(&[SPEC, "--refresh"]).done();
     assert_eq!(ran["crates"][0]["network"], "work");
     let changed = lab.qk(CLIENT, &["network", "order", "lab", "work"]);
     assert_eq!(order(&changed), ["lab", "work"]);
-    let ran = lab.fetch(&[SPEC, "--refresh", "--force"]).done();
+    let ran = lab.fetch(&[SPEC, "--refresh"]).done();
     assert_eq!(ran["crates"][0]["network"], "lab");
     let file = lab.network_file();
     lab.qk(CLIENT, &["network", "order", "work"]).done();

@@ -160,7 +160,7 @@ fn a_flipped_bit_is_never_served_and_named_and_fetched_again() {
     assert_eq!(ran.done()["crates"][0]["how"], "network");
     lab.kill(BOB);
     assert_eq!(
-        lab.fetch(&[SPEC, "--force"]).done()["crates"][0]["root"],
+        lab.fetch(&[SPEC]).done()["crates"][0]["root"],
         root.to_string()
     );
 }

@@ -118,7 +118,18 @@ impl Shared {
     fn fetch(&self, user: u32) -> Ran {
         let root = self.lab.dir().join("member/root");
         let root = root.to_str().unwrap();
-        self.qk(user, &["fetch", SPEC, "--fallback", "none", "--root", root])
+        self.qk(
+            user,
+            &[
+                "fetch",
+                SPEC,
+                "--fallback",
+                "none",
+                "--force",
+                "--root",
+                root,
+            ],
+        )
     }
 }
 

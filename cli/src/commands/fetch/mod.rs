@@ -1,252 +1,357 @@
 //! `qk fetch`: find, require proof, download, install.
 
+mod dry;
 mod one;
 mod place;
+mod report;
+mod trust;
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
-use std::time::Instant;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use futures::StreamExt;
 use qk_node::access::{Access, Stage};
-use qk_node::node::{NodeOptions, Share, unix_now};
-use qk_protocol::decide::{Effect, Line};
-use qk_protocol::hash::{KeyId, Root, Sha256};
-use serde::Serialize;
+use qk_node::install::{InstallMeta, InstallOptions, InstallRoot, Listed};
+use qk_node::node::NodeOptions;
+use qk_node::registry::{Ask, Registry, RegistryError, RegistryOptions, Resolved};
+use qk_protocol::policy::Policy;
+use semver::Version;
 
 use self::one::stage;
 pub(crate) use self::one::{How, Ready, Want, fetch, fetched, may_build, obtain};
-use self::place::place;
-pub(crate) use self::place::{of_host, of_unpack};
-use crate::args::{CrateSpec, FetchArgs};
+pub(crate) use self::place::{install_root, of_host, of_install, of_unpack};
+use self::report::{Current, Done, Summary};
+use crate::args::{CrateSpec, FetchArgs, FlagArgs, HowArgs};
 use crate::failure::{Failure, Kind, Outcome};
-use crate::output::{ago, bytes};
-use crate::session::Session;
+use crate::session::{FRESH, Session, failed, host_target, of_registry};
 
-/// What happened to the crates of one call.
-#[derive(Debug, Serialize)]
-struct Summary {
-    crates: Vec<Done>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    failures: Vec<Failed>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    exit_code: Option<u8>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    error: Option<String>,
+/// Crates that are asked for in the registry at a time.
+const RESOLVES_MAX: usize = 16;
+/// Crates that are looked up and downloaded at a time.
+const FETCHES_MAX: usize = 8;
+
+/// One crate of a call.
+#[derive(Debug, Clone)]
+pub(crate) struct Job {
+    pub krate: CrateSpec,
+    pub flags: FlagArgs,
+    /// In order of preference; empty: this machine's.
+    pub targets: Vec<String>,
+    /// The executables that are wanted; empty: all.
+    pub bins: BTreeSet<String>,
+    /// Only a newer release than this one is wanted.
+    pub newer_than: Option<Version>,
 }
 
-#[derive(Debug, Serialize)]
-struct Failed {
-    #[serde(rename = "crate")]
-    krate: String,
-    #[serde(flatten)]
-    failure: Failure,
+/// What holds for all crates of a call.
+#[derive(Debug)]
+pub(crate) struct Call<'a> {
+    pub how: &'a HowArgs,
+    pub root: InstallRoot,
+    pub options: InstallOptions,
+    /// How long the registry is not asked again about a crate.
+    pub fresh: Duration,
+    /// Of the project that asks.
+    pub policy: Option<Policy>,
 }
 
-/// One crate that is installed now.
-#[derive(Debug, Serialize)]
-struct Done {
-    name: String,
-    version: String,
-    how: How,
-    source: Sha256,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    lock: Option<Sha256>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    key_id: Option<KeyId>,
-    root: Root,
-    bytes: u64,
-    /// Who gave how much of what was fetched.
-    providers: Vec<Share>,
-    blocks_verified: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    network: Option<String>,
-    observations: Vec<Line>,
-    /// The principal that observed another artifact, where the policy trusts this one all the same.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    contested_by: Option<String>,
-    /// Whether it was rebuilt here, as the policy asks for a share of fetches; it came out the same.
-    rebuilt: bool,
-    archive: PathBuf,
-    installed: Vec<PathBuf>,
-    stages: Vec<Stage>,
+/// A crate, its release and what is there of it.
+#[derive(Debug)]
+struct Found {
+    job: Job,
+    resolved: Resolved,
+    /// The version of it that is installed.
+    before: Option<String>,
+    resolve: Stage,
+}
+
+/// What came of a crate.
+enum Came {
+    Done(Box<Done>),
+    Current(Current),
+    Planned(Box<dry::Planned>),
 }
 
 pub(crate) async fn run(session: &Session, args: &FetchArgs) -> Outcome {
-    let options = NodeOptions {
-        offline: args.offline,
-        ..NodeOptions::default()
+    let jobs = jobs_of(args)?;
+    let call = Call {
+        how: &args.how,
+        root: install_root(args.how.root.as_deref())?,
+        options: InstallOptions {
+            force: args.force,
+            track: !args.no_track,
+        },
+        fresh: match args.how.refresh {
+            true => Duration::ZERO,
+            false => FRESH,
+        },
+        policy: session.project_policy()?,
     };
-    super::network::tell(session)?;
-    let begin = Instant::now();
-    let access = session.access(options).await?;
-    // The first crate bears what all of them need.
-    let mut start = Some(stage("start", begin));
-    let mut summary = Summary {
-        crates: Vec::new(),
-        failures: Vec::new(),
-        exit_code: None,
-        error: None,
-    };
-    for krate in &args.crates {
-        let start = start.take();
-        match one(session, &access, args, krate, start).await {
-            Ok(done) => {
-                session.output.outcome(describe(&done, args.timings));
-                summary.crates.push(done);
-            }
-            Err(failure) => {
-                // Several: each where it happens, not all at the end.
-                let shown = args.crates.len() > 1 && !session.output.json;
-                if shown {
-                    session.output.failure(&failure);
-                }
-                let failure = failure.printed(shown);
-                summary.failures.push(Failed {
-                    krate: krate.to_string(),
-                    failure,
-                });
-            }
-        }
-    }
-    access.shutdown().await;
-    finish(session, summary)
+    carry_out(session, &call, jobs).await
 }
 
-/// One failure fails with its own reason, several for different reasons with exit code 1; what was
-/// installed stays installed.
-fn finish(session: &Session, mut summary: Summary) -> Outcome {
-    let failure = match &summary.failures[..] {
-        [] => None,
-        [one] => Some(one.failure.clone()),
-        [first, rest @ ..] => {
-            let same = rest
-                .iter()
-                .all(|other| other.failure.kind == first.failure.kind);
-            let kind = if same {
-                first.failure.kind
-            } else {
-                Kind::Other
-            };
-            Some(Failure::new(
-                kind,
-                format!("{} crates failed", summary.failures.len()),
-            ))
+fn jobs_of(args: &FetchArgs) -> Outcome<Vec<Job>> {
+    let mut jobs: Vec<Job> = Vec::new();
+    for krate in &args.crates {
+        let mut krate = krate.clone();
+        match (&args.req, &krate.ask) {
+            (Some(req), Ask::Newest) => krate.ask = req.clone(),
+            (Some(_), _) => {
+                let message = format!("{krate} and --version both say which version");
+                return Err(Failure::new(Kind::Usage, message));
+            }
+            (None, _) => {}
+        }
+        match jobs.iter().find(|job| job.krate.name == krate.name) {
+            Some(job) if job.krate == krate => continue,
+            Some(job) => {
+                let message = format!("{} and {krate} cannot both be installed", job.krate);
+                return Err(Failure::new(Kind::Usage, message));
+            }
+            None => {}
+        }
+        jobs.push(Job {
+            krate,
+            flags: args.flags.clone(),
+            targets: args.target.clone(),
+            bins: args.bin.iter().cloned().collect(),
+            newer_than: None,
+        });
+    }
+    Ok(jobs)
+}
+
+/// Fetches and installs, several at a time; a failure of one leaves the others alone.
+pub(crate) async fn carry_out(session: &Session, call: &Call<'_>, jobs: Vec<Job>) -> Outcome {
+    super::network::tell(session)?;
+    let mut summary = Summary::of(&jobs);
+    let several = jobs.len() > 1;
+    let take = |summary: &mut Summary, krate: &CrateSpec, came: Outcome<Came>| match came {
+        Ok(came) => {
+            session.output.outcome(came.describe(call.how));
+            summary.add(came);
+        }
+        Err(failure) => {
+            for line in failure.explained.iter().filter(|_| call.how.explain) {
+                session.output.note(line);
+            }
+            // Several: each where it happens, not all at the end.
+            let shown = several && !session.output.json;
+            if shown {
+                session.output.failure(&failure);
+            }
+            summary.fail(krate, failure.printed(shown));
         }
     };
-    summary.exit_code = failure.as_ref().map(|failure| failure.exit_code);
-    summary.error = failure.as_ref().map(|failure| failure.error.clone());
-    if session.output.json {
-        session.output.document(&summary);
-    }
-    match failure {
-        Some(failure) => {
-            let printed = failure.printed || session.output.json;
-            Err(failure.printed(printed))
+    let mut left = Vec::new();
+    // One that cannot be read is no reason not to look what there is; installing says what is wrong.
+    let listed = call.root.list().ok();
+    for (krate, found) in resolve_all(session, call, jobs).await? {
+        match found {
+            Ok(mut found) => match current(call, listed.as_ref(), &mut found) {
+                Some(current) => take(&mut summary, &krate, Ok(Came::Current(current))),
+                None => left.push(found),
+            },
+            Err(failure) => take(&mut summary, &krate, Err(failure)),
         }
-        None => Ok(()),
+    }
+    if !left.is_empty() {
+        if !call.how.dry_run {
+            trust::introduce(session, call, &left).await?;
+        }
+        let begin = Instant::now();
+        let options = NodeOptions {
+            offline: call.how.offline,
+            ..NodeOptions::default()
+        };
+        let access = session.access(options).await?;
+        // The first crate bears what all of them need.
+        let mut start = Some(stage("start", begin));
+        let going = left.into_iter().map(|found| {
+            let (access, start) = (&access, start.take());
+            async move {
+                let krate = found.job.krate.clone();
+                (krate, one(session, access, call, found, start).await)
+            }
+        });
+        let mut going = futures::stream::iter(going).buffer_unordered(FETCHES_MAX);
+        while let Some((krate, came)) = going.next().await {
+            take(&mut summary, &krate, came);
+        }
+        drop(going);
+        access.shutdown().await;
+    }
+    summary.finish(session)
+}
+
+/// Finds the release of each, as cargo does, in their order.
+async fn resolve_all(
+    session: &Session,
+    call: &Call<'_>,
+    jobs: Vec<Job>,
+) -> Outcome<Vec<(CrateSpec, Outcome<Found>)>> {
+    let options = RegistryOptions {
+        fresh: call.fresh,
+        ..registry_options(call.how)
+    };
+    let registry = Arc::new(Registry::open(&options).map_err(|error| of_registry(&error))?);
+    let all = jobs.into_iter().map(|job| {
+        let registry = registry.clone();
+        async move {
+            let krate = job.krate.clone();
+            (krate, resolve(session, registry, job).await)
+        }
+    });
+    Ok(futures::stream::iter(all)
+        .buffered(RESOLVES_MAX)
+        .collect()
+        .await)
+}
+
+pub(crate) fn registry_options(how: &HowArgs) -> RegistryOptions {
+    RegistryOptions {
+        name: how.registry.registry.clone(),
+        index: how.registry.index.clone(),
+        offline: how.offline,
+        ..RegistryOptions::default()
+    }
+}
+
+async fn resolve(session: &Session, registry: Arc<Registry>, job: Job) -> Outcome<Found> {
+    let begin = Instant::now();
+    let krate = job.krate.clone();
+    let asked = tokio::task::spawn_blocking(move || {
+        match (registry.resolve(&krate.name, &krate.ask), &krate.ask) {
+            // Who asks for exactly this one gets it, and a warning.
+            (Err(RegistryError::Yanked { .. }), Ask::Exact(version)) => {
+                registry.release(&krate.name, version)
+            }
+            (resolved, _) => resolved,
+        }
+    });
+    let resolved = asked.await.map_err(failed)?;
+    let resolved = resolved.map_err(|error| of_registry(&error))?;
+    if resolved.yanked {
+        session.output.note(format!(
+            "warning: {} was yanked from its registry; it is taken because exactly it was asked for",
+            resolved.release
+        ));
+    }
+    Ok(Found {
+        job,
+        resolved,
+        before: None,
+        resolve: stage("resolve", begin),
+    })
+}
+
+/// What is installed already, if there is nothing to do.
+fn current(call: &Call<'_>, listed: Option<&Listed>, found: &mut Found) -> Option<Current> {
+    let listed = listed.filter(|_| call.options.track)?;
+    let (job, release) = (&found.job, &found.resolved.release);
+    let there = listed.packages().into_iter();
+    let there = there.filter(|one| one.name == release.name && one.source == release.registry);
+    found.before = there.map(|one| one.version).next_back();
+    let version: Option<Version> = release.version.parse().ok();
+    if let (Some(installed), true) = (&job.newer_than, version <= job.newer_than) {
+        return Some(Current {
+            name: release.name.clone(),
+            version: installed.to_string(),
+            installed: Vec::new(),
+        });
+    }
+    if call.options.force || call.how.refresh {
+        return None;
+    }
+    let bins = targets(job).iter().find_map(|target| {
+        let meta = meta(job, target, String::new());
+        listed.current(release, &meta, &job.bins)
+    })?;
+    Some(Current {
+        name: release.name.clone(),
+        version: release.version.clone(),
+        installed: bins.iter().map(|bin| call.root.bin().join(bin)).collect(),
+    })
+}
+
+/// The targets of a job, most wanted first.
+fn targets(job: &Job) -> Vec<String> {
+    match job.targets.is_empty() {
+        true => vec![host_target()],
+        false => job.targets.clone(),
+    }
+}
+
+/// What cargo's files are to say of it.
+fn meta(job: &Job, target: &str, rustc: String) -> InstallMeta {
+    let features = job.flags.features.iter();
+    InstallMeta {
+        version_req: match &job.krate.ask {
+            Ask::Newest => None,
+            Ask::Exact(version) => Some(format!("={version}")),
+            Ask::Matching(req) => Some(req.to_string()),
+        },
+        features: features
+            .flat_map(|some| some.split_whitespace())
+            .map(str::to_owned)
+            .collect(),
+        all_features: job.flags.all_features,
+        no_default_features: job.flags.no_default_features,
+        profile: "release".to_owned(),
+        target: target.to_owned(),
+        rustc,
+        partial: !job.bins.is_empty(),
     }
 }
 
 async fn one(
     session: &Session,
     access: &Access,
-    args: &FetchArgs,
-    krate: &CrateSpec,
+    call: &Call<'_>,
+    found: Found,
     start: Option<Stage>,
-) -> Outcome<Done> {
-    let want = Want {
-        krate,
-        flags: &args.flags,
-        targets: &args.target,
-        fallback: args.fallback,
-        offline: args.offline,
-        refresh: args.refresh,
-        policy: session.project_policy()?,
-    };
-    let mut ready = obtain(session, access, &want).await?;
-    ready.stages.splice(0..0, start);
-    let installed = place(session, args, &mut ready).await?;
-    Ok(done(ready, installed))
-}
-
-fn done(ready: Ready, installed: Vec<PathBuf>) -> Done {
-    Done {
-        name: ready.key.name,
-        version: ready.key.version,
-        how: ready.how,
-        source: ready.key.flags.source,
-        lock: ready.key_id.map(|_| ready.key.flags.lock),
-        key_id: ready.key_id,
-        root: ready.subject.root,
-        bytes: ready.subject.size,
-        providers: ready.providers,
-        blocks_verified: ready.blocks_verified,
-        network: ready.network,
-        contested_by: ready
-            .lines
-            .iter()
-            .find(|line| line.effect == Effect::Dissents)
-            .and_then(|line| line.principal.clone()),
-        rebuilt: ready.rebuilt,
-        observations: ready
-            .lines
-            .into_iter()
-            .filter(|line| line.root.is_some())
-            .collect(),
-        archive: ready.archive,
-        installed,
-        stages: ready.stages,
-    }
-}
-
-/// One line a crate, as a person reads it: what, on whose word, where.
-fn describe(done: &Done, timings: bool) -> String {
-    let counting: Vec<&Line> = done
-        .observations
-        .iter()
-        .filter(|line| line.effect == Effect::Counts)
-        .collect();
-    let newest = counting.iter().map(|line| line.at).max();
-    let word = match (done.how, newest) {
-        (How::Built, _) => "built here".to_owned(),
-        (How::Store | How::Network, Some(newest)) => {
-            format!(
-                "{} principals agree, newest {}",
-                counting.len(),
-                ago(unix_now().since(newest))
-            )
+) -> Outcome<Came> {
+    let Found { job, resolved, .. } = &found;
+    let mut targets = targets(job);
+    loop {
+        let want = Want {
+            flags: &job.flags,
+            targets: &targets,
+            registry: &call.how.registry,
+            fallback: call.how.fallback,
+            offline: call.how.offline,
+            refresh: call.how.refresh,
+            policy: call.policy.clone(),
+        };
+        if call.how.dry_run {
+            let planned = dry::plan(session, access, &want, resolved).await?;
+            let planned = Box::new(planned.over(found.before));
+            return Ok(Came::Planned(planned));
         }
-        (How::Store | How::Network, None) => "your own build".to_owned(),
-    };
-    let paths: Vec<_> = done
-        .installed
-        .iter()
-        .map(|path| path.display().to_string())
-        .collect();
-    let rebuilt = match done.rebuilt {
-        true => ", rebuilt here: identical",
-        false => "",
-    };
-    let contested = match &done.contested_by {
-        Some(name) => format!("\n  CONTESTED: {name} observed another artifact; see `qk proofs`"),
-        None => String::new(),
-    };
-    let mut text = format!(
-        "{} {}  {}  {word}{rebuilt}{contested}\n  installed {}",
-        done.name,
-        done.version,
-        bytes(done.bytes),
-        paths.join(", ")
-    );
-    if timings {
-        let all: BTreeMap<usize, &Stage> = done.stages.iter().enumerate().collect();
-        for stage in all.values() {
-            text.push_str(&format!(
-                "\n  {:>10}  {:7.1} ms",
-                stage.name,
-                stage.seconds * 1000.0
-            ));
+        let mut ready = obtain(session, access, &want, resolved).await?;
+        let (mut stages, target) = (Vec::from_iter(start.clone()), ready.key.target.clone());
+        stages.push(found.resolve.clone());
+        ready.stages.splice(0..0, stages);
+        match place::place(session, call, job, &mut ready).await {
+            Ok(installed) => {
+                let done = Done::of(ready, installed, resolved.yanked, found.before);
+                return Ok(Came::Done(Box::new(done)));
+            }
+            Err(failure) => {
+                let at = targets.iter().position(|one| *one == target);
+                let others = at.map_or(Vec::new(), |at| targets.split_off(at + 1));
+                if failure.kind != Kind::Incompatible || others.is_empty() {
+                    return Err(failure);
+                }
+                session.output.note(format!(
+                    "note: {} for {target}: {}; trying {}",
+                    resolved.release,
+                    failure.error,
+                    others.join(", ")
+                ));
+                targets = others;
+            }
         }
     }
-    text
 }

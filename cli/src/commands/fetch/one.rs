@@ -5,17 +5,20 @@ use std::time::Instant;
 
 use indicatif::ProgressBar;
 use qk_node::access::{Access, FetchReport, Stage};
+use qk_node::home::Joined;
 use qk_node::node::{FetchEvent, FetchSpec, From, Share, policy_of};
 use qk_node::registry::Resolved;
+use qk_protocol::assign::Ranking;
 use qk_protocol::candidate::Candidate;
 use qk_protocol::decide::Line;
-use qk_protocol::hash::KeyId;
+use qk_protocol::hash::{KeyId, PrincipalId};
 use qk_protocol::key::ArtifactKey;
-use qk_protocol::policy::Policy;
+use qk_protocol::manifest::PrincipalRole;
+use qk_protocol::policy::{Count, Policy};
 use qk_protocol::statement::{Role, Subject};
 use serde::Serialize;
 
-use crate::args::{CrateSpec, Fallback, FlagArgs};
+use crate::args::{Fallback, FlagArgs, RegistryArgs};
 use crate::commands::build::{Built, Maker, Place, observed_by_principals, publish};
 use crate::commands::of_problem;
 use crate::failure::{Failure, Kind, Outcome};
@@ -24,10 +27,11 @@ use crate::session::{Session, failed};
 /// What is to be had, and how.
 #[derive(Debug, Clone)]
 pub(crate) struct Want<'a> {
-    pub krate: &'a CrateSpec,
     pub flags: &'a FlagArgs,
     /// In order of preference; empty: this machine's.
     pub targets: &'a [String],
+    /// Where the sources are from.
+    pub registry: &'a RegistryArgs,
     pub fallback: Fallback,
     pub offline: bool,
     pub refresh: bool,
@@ -56,50 +60,57 @@ pub(crate) struct Ready {
     pub blocks_verified: u64,
     pub network: Option<String>,
     pub lines: Vec<Line>,
+    pub notes: Vec<String>,
+    /// How many principals could have counted, where that is known here.
+    pub principals: Option<usize>,
     pub rebuilt: bool,
     pub stages: Vec<Stage>,
     /// Holds the archive, if it is in no store.
     _directory: Option<tempfile::TempDir>,
 }
 
-/// Gets an artifact that the policy trusts, or one that was built here, where `want` allows that.
-/// Nothing is installed. What a network vouches for is in the store then; what was built here is
-/// there only if it was published.
-pub(crate) async fn obtain(session: &Session, access: &Access, want: &Want<'_>) -> Outcome<Ready> {
-    let begin = Instant::now();
-    let resolved = session.resolve(want.krate, want.offline).await?;
-    let resolve = stage("resolve", begin);
+/// One build at a time: each takes all processors.
+static BUILDS: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
+/// Gets an artifact of a release that the policy trusts, or one that was built here, where `want`
+/// allows that. Nothing is installed. What a network vouches for is in the store then; what was built
+/// here is not.
+pub(crate) async fn obtain(
+    session: &Session,
+    access: &Access,
+    want: &Want<'_>,
+    resolved: &Resolved,
+) -> Outcome<Ready> {
     let spec = FetchSpec {
-        wanted: Session::wanted(&resolved, want.flags, want.targets.to_vec()),
+        wanted: Session::wanted(resolved, want.flags, want.targets.to_vec()),
         refresh: want.refresh,
         offline: want.offline,
         policy: want.policy.clone(),
     };
-    let mut ready = match fetch(session, access, &spec).await {
+    match fetch(session, access, &spec).await {
         Ok(report) => {
             let begin = Instant::now();
-            let rebuilt = rebuild(session, &spec, &resolved, &report).await?;
-            let mut ready = fetched(report);
+            let rebuilt = rebuild(session, want, &spec, resolved, &report).await?;
+            let mut ready = fetched(session, report)?;
             ready.rebuilt = rebuilt;
             if rebuilt {
                 ready.stages.push(stage("rebuild", begin));
             }
-            ready
+            Ok(ready)
         }
         Err(failure)
             if want.fallback == Fallback::Build && may_build(&failure) && !want.offline =>
         {
-            build(session, &spec, &resolved, failure).await?
+            build(session, want, &spec, resolved, failure).await
         }
-        Err(failure) => return Err(failure),
-    };
-    ready.stages.insert(0, resolve);
-    Ok(ready)
+        Err(failure) => Err(failure),
+    }
 }
 
 /// Builds what nobody vouches for.
 async fn build(
     session: &Session,
+    want: &Want<'_>,
     spec: &FetchSpec,
     resolved: &Resolved,
     failure: Failure,
@@ -112,10 +123,10 @@ async fn build(
         session.output.note(format!("  hint: {hint}"));
     }
     let begin = Instant::now();
-    let built = Maker::new(session)
-        .await?
-        .make(&spec.wanted, resolved)
-        .await?;
+    let _alone = BUILDS.lock().await;
+    let mut maker = Maker::new(session).await?;
+    maker.registry = want.registry.clone();
+    let built = maker.make(&spec.wanted, resolved).await?;
     Ok(own(built, stage("build", begin)))
 }
 
@@ -174,6 +185,7 @@ pub(crate) async fn fetch(
 /// out. Where that is something else, it is not installed.
 async fn rebuild(
     session: &Session,
+    want: &Want<'_>,
     spec: &FetchSpec,
     resolved: &Resolved,
     report: &FetchReport,
@@ -204,8 +216,10 @@ async fn rebuild(
         principal: None,
         candidate: Candidate::of(&report.trusted.key),
     };
-    let built = Maker::new(session).await?;
-    let built = built.build(&place, &spec.wanted, resolved).await?;
+    let _alone = BUILDS.lock().await;
+    let mut maker = Maker::new(session).await?;
+    maker.registry = want.registry.clone();
+    let built = maker.build(&place, &spec.wanted, resolved).await?;
     if joined.is_some() {
         let earlier = observed_by_principals(session, report.network, &spec.wanted.release).await?;
         let work = built.work_digest();
@@ -232,9 +246,36 @@ pub(crate) fn may_build(failure: &Failure) -> bool {
     )
 }
 
+/// How many principals the policy could count for a key.
+pub(super) fn electorate(session: &Session, joined: &Joined, key: &ArtifactKey) -> Outcome<usize> {
+    let config = session.home.config().map_err(failed)?;
+    let manifest = joined.network.manifest();
+    let policy = policy_of(&config, manifest);
+    Ok(match policy.count {
+        Count::Assigned => Ranking::of(&joined.network, &Candidate::of(key))
+            .committee()
+            .len(),
+        Count::Any => {
+            let builds = |role: &PrincipalRole| !matches!(role, PrincipalRole::Mirror);
+            let counts =
+                |id: &PrincipalId| policy.principals.is_empty() || policy.principals.contains(id);
+            let all = manifest.principals.iter();
+            all.filter(|one| one.roles.iter().any(builds) && counts(&one.id))
+                .count()
+        }
+    })
+}
+
 /// What was fetched.
-pub(crate) fn fetched(report: FetchReport) -> Ready {
-    Ready {
+pub(crate) fn fetched(session: &Session, report: FetchReport) -> Outcome<Ready> {
+    let networks = session.home.networks().map_err(failed)?;
+    // A node of the whole system has joined networks that this user has not.
+    let joined = networks
+        .iter()
+        .find(|one| one.network.id() == report.network);
+    let principals = joined.map(|joined| electorate(session, joined, &report.trusted.key));
+    Ok(Ready {
+        principals: principals.transpose()?,
         key_id: Some(report.trusted.key_id),
         subject: report.trusted.subject,
         key: report.trusted.key,
@@ -247,15 +288,17 @@ pub(crate) fn fetched(report: FetchReport) -> Ready {
         blocks_verified: report.blocks_verified,
         network: Some(report.network_name),
         lines: report.lines,
+        notes: report.notes,
         rebuilt: false,
         stages: report.stages,
         _directory: None,
-    }
+    })
 }
 
 fn own(built: Built, build: Stage) -> Ready {
     Ready {
         key_id: built.keyed.then(|| built.key.id()),
+        principals: None,
         key: built.key,
         subject: built.subject,
         archive: built.archive,
@@ -264,6 +307,7 @@ fn own(built: Built, build: Stage) -> Ready {
         blocks_verified: 0,
         network: None,
         lines: Vec::new(),
+        notes: Vec::new(),
         rebuilt: false,
         stages: vec![build],
         _directory: Some(built.collected.directory),

@@ -1,16 +1,18 @@
 //! Places what was fetched as `cargo install` does.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use qk_node::install::{Incompatible, InstallError, InstallMeta, InstallRoot, runs_here};
+use qk_node::install::{Incompatible, InstallError, InstallRoot, runs_here};
 use qk_node::registry::{Registry, RegistryOptions};
 use qk_node::unpack::{UnpackError, unpack};
 use qk_protocol::archive::EXECUTABLES_PREFIX;
 use qk_protocol::key::ArtifactKey;
 
 use super::one::{Ready, stage};
-use crate::args::FetchArgs;
+use super::{Call, Job, meta};
 use crate::failure::{Failure, Kind, Outcome};
 use crate::session::{Session, failed, of_registry};
 
@@ -18,7 +20,8 @@ use crate::session::{Session, failed, of_registry};
 /// installation to end, and can be interrupted meanwhile.
 pub(super) async fn place(
     session: &Session,
-    args: &FetchArgs,
+    call: &Call<'_>,
+    job: &Job,
     ready: &mut Ready,
 ) -> Outcome<Vec<PathBuf>> {
     let begin = Instant::now();
@@ -39,23 +42,43 @@ pub(super) async fn place(
     let unpacked = unpacked.await.map_err(failed)??;
     ready.stages.push(stage("unpack", begin));
     let begin = Instant::now();
-    let root = install_root(args.root.as_deref())?;
-    let (to, release, force) = (root.clone(), ready.key.release(), args.force);
-    let meta = meta(args, &ready.key);
+    let bins = chosen(unpacked.bins, &job.bins, &ready.key.name)?;
+    let (root, release, options) = (call.root.clone(), ready.key.release(), call.options);
+    let meta = meta(job, &ready.key.target, rustc_of(&ready.key));
     let installed =
-        tokio::task::spawn_blocking(move || to.install(&release, &unpacked.bins, &meta, force));
+        tokio::task::spawn_blocking(move || root.install(&release, &bins, &meta, options));
     let installed = installed.await.map_err(failed)?;
     let installed = installed.map_err(|error| of_install(&error))?;
     ready.stages.push(stage("install", begin));
-    if args.root.is_none() && !root.is_on_path(&std::env::var_os("PATH").unwrap_or_default()) {
-        session
-            .output
-            .note(format!("note: {} is not on PATH", root.bin().display()));
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    if call.how.root.is_none() && !call.root.is_on_path(&path) {
+        session.output.note(format!(
+            "note: {} is not on PATH",
+            call.root.bin().display()
+        ));
     }
     Ok(installed.executables)
 }
 
-fn install_root(explicit: Option<&Path>) -> Outcome<InstallRoot> {
+/// The executables that are wanted.
+fn chosen(
+    mut bins: BTreeMap<String, PathBuf>,
+    wanted: &BTreeSet<String>,
+    package: &str,
+) -> Outcome<BTreeMap<String, PathBuf>> {
+    if let Some(bin) = wanted.iter().find(|bin| !bins.contains_key(*bin)) {
+        return Err(of_install(&InstallError::NoBin {
+            package: package.to_owned(),
+            bin: bin.clone(),
+            has: bins.into_keys().collect(),
+        }));
+    }
+    bins.retain(|bin, _| wanted.is_empty() || wanted.contains(bin));
+    Ok(bins)
+}
+
+/// Where cargo would install.
+pub(crate) fn install_root(explicit: Option<&Path>) -> Outcome<InstallRoot> {
     let registry = Registry::open(&RegistryOptions {
         offline: true,
         ..RegistryOptions::default()
@@ -64,27 +87,17 @@ fn install_root(explicit: Option<&Path>) -> Outcome<InstallRoot> {
     InstallRoot::discover(explicit, registry.config()).map_err(|error| of_install(&error))
 }
 
-fn meta(args: &FetchArgs, key: &ArtifactKey) -> InstallMeta {
+/// What `rustc -vV` prints of the compiler of a key.
+fn rustc_of(key: &ArtifactKey) -> String {
     let rustc = &key.flags.rustc;
-    let asked = args.crates.iter().find(|krate| krate.name == key.name);
-    InstallMeta {
-        version_req: asked
-            .and_then(|krate| krate.version.as_ref())
-            .map(|version| format!("={version}")),
-        features: key.flags.features.clone(),
-        all_features: args.flags.all_features,
-        no_default_features: args.flags.no_default_features,
-        profile: key.flags.profile.clone(),
-        target: key.target.clone(),
-        rustc: format!(
-            "rustc {} ({})\nbinary: rustc\ncommit-hash: {}\nhost: {}\nrelease: {}\n",
-            rustc.version,
-            &rustc.commit_hash[..9],
-            rustc.commit_hash,
-            rustc.host,
-            rustc.version
-        ),
-    }
+    format!(
+        "rustc {} ({})\nbinary: rustc\ncommit-hash: {}\nhost: {}\nrelease: {}\n",
+        rustc.version,
+        &rustc.commit_hash[..9],
+        rustc.commit_hash,
+        rustc.host,
+        rustc.version
+    )
 }
 
 pub(crate) fn of_unpack(error: &UnpackError) -> Failure {
@@ -102,6 +115,28 @@ pub(crate) fn of_host(name: &str, error: &Incompatible) -> Failure {
     Failure::new(Kind::Incompatible, format!("{name}: {error}"))
 }
 
-fn of_install(error: &InstallError) -> Failure {
-    Failure::new(Kind::Other, error)
+pub(crate) fn of_install(error: &InstallError) -> Failure {
+    let kind = match error {
+        InstallError::NotInstalled { .. } | InstallError::NoBin { .. } => Kind::NotFound,
+        InstallError::Ambiguous { .. } => Kind::Usage,
+        InstallError::Name(_) | InstallError::Count(..) => Kind::Corrupt,
+        InstallError::Io { .. }
+        | InstallError::Taken { .. }
+        | InstallError::Tracking { .. }
+        | InstallError::Busy(_) => Kind::Other,
+    };
+    let failure = Failure::new(kind, error);
+    match error {
+        InstallError::Io { error, .. } => match error.kind() {
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+                failure.hint("free some space; what was fetched is kept")
+            }
+            ErrorKind::ReadOnlyFilesystem | ErrorKind::PermissionDenied => {
+                failure.hint("--root DIR installs elsewhere; what was fetched is kept")
+            }
+            _ => failure,
+        },
+        InstallError::Ambiguous { .. } => failure.hint("name one as CRATE@VERSION"),
+        _ => failure,
+    }
 }

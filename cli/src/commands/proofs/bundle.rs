@@ -191,7 +191,7 @@ pub(super) fn check(
 }
 
 fn same_release(about: &CrateSpec, key: &ArtifactKey) -> Result<(), String> {
-    let version = about.version.as_ref().map(ToString::to_string);
+    let version = about.exact().map(ToString::to_string);
     if about.name == key.name && version.is_none_or(|version| version == key.version) {
         return Ok(());
     }
@@ -302,7 +302,7 @@ fn describe(report: &Report) -> String {
         ));
     }
     lines.push(format!("  {}", report.summary));
-    lines.extend(statements(&report.verdict));
+    lines.extend(statements(&report.verdict.lines, &report.verdict.notes));
     if let Decision::Trusted(trusted) = &report.result {
         let subject = &trusted.subject;
         lines.push(format!(

@@ -5,11 +5,12 @@ mod bundle;
 use qk_node::access::{Access, FindReport, FindSpec};
 use qk_node::home::Joined;
 use qk_node::node::{NodeOptions, policy_of, unix_now};
-use qk_protocol::candidate::Candidate;
+use qk_protocol::candidate::{Candidate, Wanted};
 use qk_protocol::decide::{Held, Line, Question, Roll, Said, Seat, Verdict, choose, decide};
 use qk_protocol::dsse::public_key;
 use qk_protocol::hash::{NetworkId, Root};
 use qk_protocol::key::Release;
+use qk_protocol::policy::Policy;
 use serde::Serialize;
 
 use super::{describe as in_one_line, of_problem};
@@ -90,9 +91,7 @@ async fn look<'a>(
         ..NodeOptions::default()
     };
     let access = session.access(options).await?;
-    let config = session.home.config().map_err(failed)?;
     let project = session.project_policy()?;
-    let own = public_key(&session.home.key("observer").map_err(failed)?);
     let mut looked = Vec::new();
     for joined in networks {
         let manifest = joined.network.manifest();
@@ -100,25 +99,9 @@ async fn look<'a>(
             continue;
         }
         let found = find(&access, joined.network.id(), &wanted.release, args.offline).await?;
-        let policy = match &project {
-            Some(project) => policy_of(&config, manifest).stricter(project),
-            None => policy_of(&config, manifest),
-        };
         let candidates = wanted.candidates(&manifest.builds);
-        let verdicts = candidates.iter().map(|candidate| {
-            decide(&Question {
-                policy: &policy,
-                network: &joined.network,
-                candidate,
-                own: Some(own),
-                statements: &found.held,
-                now: unix_now(),
-            })
-        });
-        let (candidate, verdict) = match choose(verdicts) {
-            Some((at, verdict)) => (candidates.get(at).cloned(), Some(verdict)),
-            None => (None, None),
-        };
+        let judged = judge(session, joined, &wanted, &found.held, project.as_ref())?;
+        let (candidate, verdict) = judged.unzip();
         let about = candidate.as_ref();
         looked.push(Looked {
             joined,
@@ -139,6 +122,37 @@ async fn look<'a>(
     }
     access.shutdown().await;
     Ok(looked)
+}
+
+/// What the policy makes of statements, as a fetch would have it; nothing where the network builds for
+/// none of the targets.
+pub(crate) fn judge(
+    session: &Session,
+    joined: &Joined,
+    wanted: &Wanted,
+    held: &[Held],
+    project: Option<&Policy>,
+) -> Outcome<Option<(Candidate, Verdict)>> {
+    let config = session.home.config().map_err(failed)?;
+    let manifest = joined.network.manifest();
+    let policy = match project {
+        Some(project) => policy_of(&config, manifest).stricter(project),
+        None => policy_of(&config, manifest),
+    };
+    let own = public_key(&session.home.key("observer").map_err(failed)?);
+    let candidates = wanted.candidates(&manifest.builds);
+    let verdicts = candidates.iter().map(|candidate| {
+        decide(&Question {
+            policy: &policy,
+            network: &joined.network,
+            candidate,
+            own: Some(own),
+            statements: held,
+            now: unix_now(),
+        })
+    });
+    let chosen = choose(verdicts);
+    Ok(chosen.and_then(|(at, verdict)| Some((candidates.get(at)?.clone(), verdict))))
 }
 
 pub(crate) async fn find(
@@ -177,7 +191,7 @@ fn describe(report: &Report) -> String {
         return lines.join("\n");
     };
     lines.push(format!("  {}", in_one_line(verdict)));
-    lines.extend(statements(verdict));
+    lines.extend(statements(&verdict.lines, &verdict.notes));
     lines.extend(report.roll.iter().flat_map(drawn));
     for (root, providers) in &report.providers {
         lines.push(format!("  {} given by {providers} nodes", root.short()));
@@ -192,9 +206,9 @@ fn describe(report: &Report) -> String {
 }
 
 /// A line for each statement and each note.
-fn statements(verdict: &Verdict) -> Vec<String> {
+pub(crate) fn statements(all: &[Line], notes: &[String]) -> Vec<String> {
     let mut lines = Vec::new();
-    for line in &verdict.lines {
+    for line in all {
         let who = line
             .principal
             .clone()
@@ -212,7 +226,7 @@ fn statements(verdict: &Verdict) -> Vec<String> {
             work(line)
         ));
     }
-    lines.extend(verdict.notes.iter().map(|note| format!("  note: {note}")));
+    lines.extend(notes.iter().map(|note| format!("  note: {note}")));
     lines
 }
 

@@ -1,0 +1,309 @@
+//! What is said of the crates of a call.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use qk_node::access::Stage;
+use qk_node::node::{Share, unix_now};
+use qk_protocol::decide::{Effect, Line};
+use qk_protocol::hash::{KeyId, Root, Sha256};
+use serde::Serialize;
+
+use super::dry::Planned;
+use super::{Came, How, Job, Ready};
+use crate::args::{CrateSpec, HowArgs};
+use crate::commands::proofs::statements;
+use crate::failure::{Failure, Kind, Outcome};
+use crate::output::{ago, bytes};
+use crate::session::Session;
+
+/// What happened to the crates of one call.
+#[derive(Debug, Serialize)]
+pub(super) struct Summary {
+    crates: Vec<Done>,
+    /// What there was nothing to do for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    up_to_date: Vec<Current>,
+    /// What would be done.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    planned: Vec<Planned>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    failures: Vec<Failed>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    exit_code: Option<u8>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+    /// Place of each crate in the call.
+    #[serde(skip)]
+    order: BTreeMap<String, usize>,
+}
+
+#[derive(Debug, Serialize)]
+struct Failed {
+    #[serde(rename = "crate")]
+    krate: String,
+    #[serde(skip)]
+    name: String,
+    #[serde(flatten)]
+    failure: Failure,
+}
+
+/// One crate that is installed now.
+#[derive(Debug, Serialize)]
+pub(super) struct Done {
+    name: String,
+    version: String,
+    how: How,
+    /// The version that it replaced.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    before: Option<String>,
+    source: Sha256,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lock: Option<Sha256>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key_id: Option<KeyId>,
+    root: Root,
+    bytes: u64,
+    /// Who gave how much of what was fetched.
+    providers: Vec<Share>,
+    blocks_verified: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    network: Option<String>,
+    observations: Vec<Line>,
+    /// How many principals could have counted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    principals: Option<usize>,
+    /// The principal that observed another artifact, where the policy trusts this one all the same.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    contested_by: Option<String>,
+    /// Whether the release was withdrawn from its registry.
+    yanked: bool,
+    /// Whether it was rebuilt here, as the policy asks for a share of fetches; it came out the same.
+    rebuilt: bool,
+    archive: PathBuf,
+    installed: Vec<PathBuf>,
+    stages: Vec<Stage>,
+    /// What each statement did, for people.
+    #[serde(skip)]
+    explained: Vec<String>,
+}
+
+/// One crate that was installed already.
+#[derive(Debug, Serialize)]
+pub(super) struct Current {
+    pub name: String,
+    pub version: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub installed: Vec<PathBuf>,
+}
+
+impl Summary {
+    pub(super) fn of(jobs: &[Job]) -> Self {
+        let names = jobs.iter().map(|job| job.krate.name.clone());
+        Self {
+            crates: Vec::new(),
+            up_to_date: Vec::new(),
+            planned: Vec::new(),
+            failures: Vec::new(),
+            exit_code: None,
+            error: None,
+            order: names.zip(0..).collect(),
+        }
+    }
+
+    pub(super) fn add(&mut self, came: Came) {
+        match came {
+            Came::Done(done) => self.crates.push(*done),
+            Came::Current(current) => self.up_to_date.push(current),
+            Came::Planned(planned) => self.planned.push(*planned),
+        }
+    }
+
+    pub(super) fn fail(&mut self, krate: &CrateSpec, failure: Failure) {
+        self.failures.push(Failed {
+            krate: krate.to_string(),
+            name: krate.name.clone(),
+            failure,
+        });
+    }
+
+    /// One failure fails with its own reason, several for different reasons with exit code 1; what was
+    /// installed stays installed.
+    pub(super) fn finish(mut self, session: &Session) -> Outcome {
+        // In the order of the call, whichever was ready first.
+        let place = |name: &String| self.order.get(name).copied();
+        self.crates.sort_by_key(|one| place(&one.name));
+        self.planned.sort_by_key(|one| place(&one.name));
+        self.failures.sort_by_key(|one| place(&one.name));
+        let failure = match &self.failures[..] {
+            [] => None,
+            [one] => Some(one.failure.clone()),
+            [first, rest @ ..] => {
+                let kind = first.failure.kind;
+                let same = rest.iter().all(|other| other.failure.kind == kind);
+                Some(Failure::new(
+                    if same { kind } else { Kind::Other },
+                    format!("{} crates failed", self.failures.len()),
+                ))
+            }
+        };
+        self.exit_code = failure.as_ref().map(|failure| failure.exit_code);
+        self.error = failure.as_ref().map(|failure| failure.error.clone());
+        if session.output.json {
+            session.output.document(&self);
+        } else if self.order.len() > 1 {
+            session.output.line(self.in_one_line());
+        }
+        match failure {
+            Some(failure) => {
+                let printed = failure.printed || session.output.json;
+                Err(failure.printed(printed))
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn in_one_line(&self) -> String {
+        let names = |failed: &[Failed]| {
+            let names: Vec<_> = failed.iter().map(|one| one.krate.as_str()).collect();
+            names.join(", ")
+        };
+        let parts = [
+            (self.crates.len(), "installed", String::new()),
+            (self.planned.len(), "would be installed", String::new()),
+            (self.up_to_date.len(), "up to date", String::new()),
+            (
+                self.failures.len(),
+                "failed",
+                format!(": {}", names(&self.failures)),
+            ),
+        ];
+        let parts = parts.into_iter().filter(|(count, ..)| *count > 0);
+        let parts: Vec<_> = parts
+            .map(|(count, what, which)| format!("{count} {what}{which}"))
+            .collect();
+        format!("{} crates: {}", self.order.len(), parts.join(", "))
+    }
+}
+
+impl Done {
+    pub(super) fn of(
+        ready: Ready,
+        installed: Vec<PathBuf>,
+        yanked: bool,
+        before: Option<String>,
+    ) -> Self {
+        Self {
+            before: before.filter(|before| *before != ready.key.version),
+            name: ready.key.name,
+            version: ready.key.version,
+            how: ready.how,
+            source: ready.key.flags.source,
+            lock: ready.key_id.map(|_| ready.key.flags.lock),
+            key_id: ready.key_id,
+            root: ready.subject.root,
+            bytes: ready.subject.size,
+            providers: ready.providers,
+            blocks_verified: ready.blocks_verified,
+            network: ready.network,
+            principals: ready.principals,
+            contested_by: contested(&ready.lines),
+            yanked,
+            rebuilt: ready.rebuilt,
+            explained: statements(&ready.lines, &ready.notes),
+            observations: ready
+                .lines
+                .into_iter()
+                .filter(|line| line.root.is_some())
+                .collect(),
+            archive: ready.archive,
+            installed,
+            stages: ready.stages,
+        }
+    }
+
+    /// One line a crate, as a person reads it: what, on whose word, where.
+    fn describe(&self, how: &HowArgs) -> String {
+        let word = match self.how {
+            How::Built => "built here".to_owned(),
+            How::Store | How::Network => on_whose_word(&self.observations, self.principals),
+        };
+        let paths: Vec<_> = self
+            .installed
+            .iter()
+            .map(|path| path.display().to_string())
+            .collect();
+        let rebuilt = match self.rebuilt {
+            true => ", rebuilt here: identical",
+            false => "",
+        };
+        let mut text = format!(
+            "{} {}  {}  {word}{rebuilt}{}\n  installed {}",
+            self.name,
+            self.version,
+            bytes(self.bytes),
+            contest(self.contested_by.as_deref()),
+            paths.join(", ")
+        );
+        if let Some(before) = &self.before {
+            text.push_str(&format!(", in place of {before}"));
+        }
+        for line in self.explained.iter().filter(|_| how.explain) {
+            text.push('\n');
+            text.push_str(line);
+        }
+        for stage in self.stages.iter().filter(|_| how.timings) {
+            text.push_str(&format!(
+                "\n  {:>10}  {:7.1} ms",
+                stage.name,
+                stage.seconds * 1000.0
+            ));
+        }
+        text
+    }
+}
+
+impl Came {
+    pub(super) fn describe(&self, how: &HowArgs) -> String {
+        match self {
+            Self::Done(done) => done.describe(how),
+            Self::Current(one) => format!("{} {}  is up to date", one.name, one.version),
+            Self::Planned(planned) => planned.describe(how),
+        }
+    }
+}
+
+/// Who observed another artifact than the one that is trusted.
+pub(super) fn contested(lines: &[Line]) -> Option<String> {
+    let mut lines = lines.iter();
+    let dissent = lines.find(|line| line.effect == Effect::Dissents)?;
+    dissent.principal.clone()
+}
+
+/// The same, for people.
+pub(super) fn contest(by: Option<&str>) -> String {
+    match by {
+        Some(name) => format!("\n  CONTESTED: {name} observed another artifact; see `qk proofs`"),
+        None => String::new(),
+    }
+}
+
+/// How many principals of how many agree, and since when.
+pub(super) fn on_whose_word(lines: &[Line], of: Option<usize>) -> String {
+    let counting: Vec<&Line> = lines
+        .iter()
+        .filter(|line| line.effect == Effect::Counts)
+        .collect();
+    let Some(newest) = counting.iter().map(|line| line.at).max() else {
+        return "your own build".to_owned();
+    };
+    let of = match of {
+        Some(of) => format!(" of {}", of.max(counting.len())),
+        None => String::new(),
+    };
+    format!(
+        "{}{of} principals, newest {}",
+        counting.len(),
+        ago(unix_now().since(newest))
+    )
+}

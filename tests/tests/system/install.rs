@@ -1,0 +1,415 @@
+//! What `qk fetch`, `list`, `upgrade` and `uninstall` share with cargo: flags, files, choices.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use qk_tests::artifact::{SPEC, artifact, forged};
+use qk_tests::lab::{ALICE, BOB, CLIENT, Lab, Ran, run};
+use qk_tests::registry::{Crates, GOOD};
+
+/// A network that vouches for crates of a registry of its own.
+struct Tools {
+    lab: Lab,
+    crates: Crates,
+}
+
+impl Tools {
+    fn new() -> Self {
+        let (mut lab, crates) = (Lab::new(), Crates::new());
+        let (name, value) = crates.variable();
+        lab.set(name, value);
+        lab.start_alice();
+        Self { lab, crates }
+    }
+
+    /// A release that two principals vouch for.
+    fn publish(&self, name: &str, version: &str) {
+        self.crates.add(name, version, GOOD, None);
+        let network = self.lab.joined(ALICE).network;
+        let key = self.crates.key(&network, name, version);
+        let lock = format!("version = 4\n\n[[package]]\nname = {name:?}\nversion = {version:?}\n");
+        let artifact = forged(key, lock.as_bytes(), "");
+        self.lab.publish(ALICE, &artifact);
+        self.lab.state(BOB, &artifact);
+    }
+
+    /// A command of the client's on the lab's install root.
+    fn qk(&self, args: &[&str]) -> Ran {
+        let root = self.lab.root();
+        let root = ["--root", root.to_str().unwrap()];
+        self.lab.qk(CLIENT, &[args, &root].concat())
+    }
+
+    /// The same as people see it.
+    fn said(&self, args: &[&str]) -> String {
+        let mut command = self.lab.command(CLIENT, args);
+        let ran = run(command.arg("--root").arg(self.lab.root()));
+        let all = format!("{}{}", ran.stdout, ran.stderr);
+        all.replace(self.lab.root().to_str().unwrap(), "ROOT")
+    }
+
+    fn cargo(&self, args: &[&str]) -> String {
+        let mut cargo = self.crates.used_by(Command::new("cargo"));
+        cargo.args(args).arg("--root").arg(self.lab.root());
+        let target = self.lab.dir().join("target");
+        let ran = run(cargo
+            .env("CARGO_TARGET_DIR", target)
+            .env_remove("RUSTFLAGS"));
+        assert_eq!(ran.code(), 0, "{}", ran.stderr);
+        ran.stdout
+    }
+
+    fn program(&self, name: &str) -> PathBuf {
+        self.lab.root().join("bin").join(name)
+    }
+}
+
+#[test]
+fn what_is_up_to_date_is_left_alone_without_asking_anybody() {
+    let fetch = |lab: &Lab, more: &[&str]| {
+        let root = lab.root();
+        let args = [
+            "fetch",
+            SPEC,
+            "--fallback",
+            "none",
+            "--root",
+            root.to_str().unwrap(),
+        ];
+        lab.qk(CLIENT, &[&args, more].concat())
+    };
+    let mut lab = Lab::new();
+    lab.start_alice();
+    let artifact = artifact(&lab.joined(ALICE).network);
+    lab.publish(ALICE, &artifact);
+    lab.state(BOB, &artifact);
+    fetch(&lab, &[]).done();
+    let program = lab.root().join("bin/hexyl");
+    let written = fs::metadata(&program).unwrap().modified().unwrap();
+    lab.kill(ALICE);
+    let began = Instant::now();
+    let again = fetch(&lab, &[]).done();
+    assert!(
+        began.elapsed() < Duration::from_secs(5),
+        "nobody is waited for"
+    );
+    assert_eq!(again["up_to_date"][0]["name"], "hexyl", "{again}");
+    assert_eq!(
+        again["up_to_date"][0]["installed"][0],
+        program.to_str().unwrap()
+    );
+    assert_eq!(again["crates"].as_array().unwrap().len(), 0);
+    assert_eq!(fs::metadata(&program).unwrap().modified().unwrap(), written);
+    // Other choices are another thing, and so is one that is not there any more.
+    fetch(&lab, &["--features", "x"]).failed(14, &["none of the 1 known nodes"]);
+    let asked = fetch(&lab, &["--refresh"]).done();
+    assert_eq!(
+        asked["crates"][0]["how"], "store",
+        "whoever says so asks anew"
+    );
+    fs::remove_file(&program).unwrap();
+    assert_eq!(fetch(&lab, &[]).done()["crates"][0]["how"], "store");
+    assert_eq!(
+        fetch(&lab, &["--force"]).done()["crates"][0]["how"],
+        "store"
+    );
+}
+
+#[test]
+fn requirements_choose_as_cargo_does() {
+    let tools = Tools::new();
+    for version in ["1.0.0", "1.2.0", "2.0.0"] {
+        tools.publish("tool", version);
+    }
+    for (args, version) in [
+        (&["fetch", "tool@1.0.0"][..], "1.0.0"),
+        (&["fetch", "tool@^1.0"], "1.2.0"),
+        (&["fetch", "tool", "--version", "~1.0"], "1.0.0"),
+        (&["install", "tool", "--vers", ">=1, <3"], "2.0.0"),
+        (&["fetch", "tool"], "2.0.0"),
+    ] {
+        tools.qk(args).done();
+        let list = tools.cargo(&["install", "--list"]);
+        assert_eq!(list, format!("tool v{version}:\n    tool\n"), "{args:?}");
+    }
+    tools
+        .qk(&["fetch", "tool@1.0.0", "--version", "2.0.0"])
+        .failed(2, &["tool@1.0.0 and --version both say which version"]);
+    tools
+        .qk(&["fetch", "tool@1.0.0", "tool@2.0.0"])
+        .failed(2, &["tool@1.0.0 and tool@2.0.0 cannot both be installed"]);
+    tools
+        .qk(&["fetch", "tool@^3"])
+        .failed(10, &["tool", "^3", "2.0.0"]);
+}
+
+#[test]
+fn many_crates_are_one_call_and_a_failure_leaves_the_others() {
+    let tools = Tools::new();
+    let names: Vec<String> = (0..12).map(|number| format!("tool-{number}")).collect();
+    names.iter().for_each(|name| tools.publish(name, "1.0.0"));
+    let mut args = vec!["fetch", "--fallback", "none"];
+    args.extend(names.iter().map(String::as_str));
+    args.insert(5, "not-there");
+    let ran = tools.qk(&args);
+    ran.failed(10, &["not-there"]);
+    let done = ran.json();
+    let installed: Vec<_> = done["crates"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| one["name"].as_str().unwrap())
+        .collect();
+    assert_eq!(installed, names, "in the order of the call");
+    assert_eq!(done["failures"][0]["crate"], "not-there");
+    assert_eq!(
+        tools
+            .cargo(&["install", "--list"])
+            .matches("v1.0.0")
+            .count(),
+        12
+    );
+    let again = tools.said(&args);
+    assert!(
+        again.ends_with("13 crates: 12 up to date, 1 failed: not-there\n")
+            || again.contains("13 crates: 12 up to date, 1 failed: not-there\n"),
+        "{again}"
+    );
+}
+
+#[test]
+fn what_qk_installed_cargo_knows_and_the_other_way_round() {
+    let tools = Tools::new();
+    tools.publish("one", "1.0.0");
+    tools.publish("two", "1.0.0");
+    tools.qk(&["fetch", "one", "two"]).done();
+    let list = tools.cargo(&["install", "--list"]);
+    assert_eq!(tools.said(&["list"]), list);
+    tools.cargo(&["uninstall", "one"]);
+    assert!(!tools.program("one").exists());
+    let left = tools.qk(&["list"]).done();
+    assert_eq!(left[0]["name"], "two", "{left}");
+    assert_eq!(left.as_array().unwrap().len(), 1);
+
+    // What cargo built itself.
+    tools.crates.add("built", "0.1.0", GOOD, None);
+    tools.cargo(&["install", "built", "--offline"]);
+    let list = tools.cargo(&["install", "--list"]);
+    assert_eq!(tools.said(&["list"]), list);
+    assert!(list.contains("built v0.1.0:"), "{list}");
+    let same = tools.qk(&["fetch", "built@0.1.0"]).done();
+    assert_eq!(same["up_to_date"][0]["name"], "built", "{same}");
+    tools.publish("built", "0.2.0");
+    let upgraded = tools.qk(&["upgrade"]).done();
+    assert_eq!(upgraded["crates"][0]["name"], "built", "{upgraded}");
+    assert_eq!(upgraded["crates"][0]["before"], "0.1.0");
+    let list = tools.cargo(&["install", "--list"]);
+    assert_eq!(list, "built v0.2.0:\n    built\ntwo v1.0.0:\n    two\n");
+    let gone = tools.qk(&["uninstall", "built", "two"]).done();
+    assert_eq!(
+        gone["crates"][0]["executables"][0],
+        tools.program("built").to_str().unwrap()
+    );
+    assert_eq!(tools.cargo(&["install", "--list"]), "");
+    assert!(!tools.program("built").exists());
+    tools
+        .qk(&["uninstall", "two"])
+        .failed(10, &["two is not installed in"]);
+    tools
+        .qk(&["uninstall", "a", "b", "--bin", "c"])
+        .failed(2, &["--bin"]);
+}
+
+#[test]
+fn upgrades_stay_within_what_was_asked_for() {
+    let tools = Tools::new();
+    for name in ["pinned", "within", "newest"] {
+        tools.publish(name, "1.0.0");
+    }
+    tools
+        .qk(&["fetch", "pinned@1.0.0", "within@^1", "newest"])
+        .done();
+    for name in ["pinned", "within", "newest"] {
+        tools.publish(name, "1.1.0");
+        tools.publish(name, "2.0.0");
+    }
+    let planned = tools.qk(&["upgrade", "--dry-run"]).done();
+    let would: Vec<_> = planned["planned"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| {
+            (
+                one["name"].as_str().unwrap(),
+                one["version"].as_str().unwrap(),
+            )
+        })
+        .collect();
+    assert_eq!(would, [("newest", "2.0.0"), ("within", "1.1.0")]);
+    assert_eq!(
+        tools
+            .cargo(&["install", "--list"])
+            .matches("v1.0.0")
+            .count(),
+        3,
+        "nothing was done"
+    );
+    assert_eq!(
+        tools.qk(&["upgrade", "within"]).done()["crates"][0]["version"],
+        "1.1.0"
+    );
+    tools.qk(&["upgrade"]).done();
+    assert_eq!(
+        tools.cargo(&["install", "--list"]),
+        "newest v2.0.0:\n    newest\npinned v1.0.0:\n    pinned\nwithin v1.1.0:\n    within\n"
+    );
+    tools
+        .qk(&["upgrade", "other"])
+        .failed(10, &["other is not installed", "qk fetch other"]);
+    let again = tools.qk(&["upgrade"]).done();
+    assert_eq!(again["up_to_date"].as_array().unwrap().len(), 3, "{again}");
+}
+
+#[test]
+fn a_dry_run_downloads_and_installs_nothing() {
+    let tools = Tools::new();
+    tools.publish("tool", "1.0.0");
+    tools.crates.add("unknown", "1.0.0", GOOD, None);
+    let planned = tools.qk(&["fetch", "tool", "unknown", "--dry-run"]).done();
+    assert_eq!(planned["planned"][0]["how"], "network", "{planned}");
+    assert_eq!(planned["planned"][0]["principals"], 3);
+    assert_eq!(planned["planned"][1]["how"], "built", "{planned}");
+    assert!(
+        planned["planned"][1]["why"]
+            .as_str()
+            .unwrap()
+            .contains("unproven")
+    );
+    assert!(tools.lab.installed().is_empty());
+    assert_eq!(
+        tools
+            .lab
+            .qk(CLIENT, &["store", "ls"])
+            .done()
+            .as_array()
+            .unwrap()
+            .len(),
+        0
+    );
+    tools
+        .qk(&["fetch", "unknown", "--dry-run", "--fallback", "none"])
+        .failed(11, &["unproven"]);
+    tools.qk(&["fetch", "tool"]).done();
+    let planned = tools.qk(&["fetch", "tool", "--dry-run"]).done();
+    assert_eq!(planned["up_to_date"][0]["name"], "tool", "{planned}");
+    let planned = tools.qk(&["fetch", "tool", "--dry-run", "--force"]).done();
+    assert_eq!(planned["planned"][0]["how"], "store", "{planned}");
+}
+
+#[test]
+fn executables_of_others_stay_unless_forced_and_untracked_ones_are_nobodys() {
+    let tools = Tools::new();
+    tools.publish("tool", "1.0.0");
+    fs::create_dir_all(tools.lab.root().join("bin")).unwrap();
+    fs::write(tools.program("tool"), "mine").unwrap();
+    tools
+        .qk(&["fetch", "tool"])
+        .failed(1, &["tool already exists in", "--force overwrites it"]);
+    assert_eq!(fs::read_to_string(tools.program("tool")).unwrap(), "mine");
+    tools.qk(&["fetch", "tool", "--no-track", "--force"]).done();
+    assert_eq!(
+        run(&mut Command::new(tools.program("tool"))).stdout,
+        "tool 1.0.0\n"
+    );
+    assert_eq!(tools.cargo(&["install", "--list"]), "");
+    tools
+        .qk(&["fetch", "tool", "--no-track"])
+        .failed(1, &["already exists"]);
+    tools.qk(&["fetch", "tool", "--force"]).done();
+    assert_eq!(
+        tools.cargo(&["install", "--list"]),
+        "tool v1.0.0:\n    tool\n"
+    );
+    tools
+        .qk(&["fetch", "tool", "--force", "--bin", "other"])
+        .failed(10, &["tool has no executable other; it has tool"]);
+    tools.qk(&["fetch", "tool", "--bin", "tool"]).done();
+}
+
+#[test]
+fn people_read_this() {
+    let tools = Tools::new();
+    tools.publish("tool", "1.0.0");
+    tools.publish("more", "1.0.0");
+    let ago = |text: String| {
+        let words = text.split(' ').collect::<Vec<_>>();
+        let secs = words
+            .iter()
+            .position(|word| *word == "ago" || word.starts_with("ago\n"));
+        assert!(secs.is_some(), "{text}");
+        text
+    };
+    // Who vouches is shown once, before anything is installed.
+    let planned = ago(tools.said(&["fetch", "more", "tool", "--dry-run"]));
+    assert!(!planned.contains("who vouches"), "{planned}");
+    let first = tools.said(&["fetch", "more"]);
+    let (done, screen) = first.split_at(first.find("for the first time").unwrap());
+    assert!(done.ends_with("\n  installed ROOT/bin/more\n"), "{done}");
+    let network = tools.lab.joined(CLIENT).network.id().to_string();
+    assert_eq!(
+        screen.replace(&network, "NETWORK"),
+        "for the first time something is to be installed from network lab\n\
+         \x20 fingerprint NETWORK\n\
+         \x20 who vouches\n\
+         \x20   alice  publisher, verifier\n\
+         \x20   bob    verifier\n\
+         \x20   carol  verifier\n\
+         \x20 what is trusted\n\
+         \x20   what 2 of them observed alike\n\
+         \x20   where one differs, nothing\n"
+    );
+
+    let planned = ago(tools.said(&["fetch", "tool", "--dry-run"]));
+    assert!(
+        planned.starts_with("tool 1.0.0  would be fetched, "),
+        "{planned}"
+    );
+    assert!(
+        planned.contains(" KiB, 2 of 3 principals, newest "),
+        "{planned}"
+    );
+    let done = ago(tools.said(&["fetch", "tool"]));
+    assert!(
+        done.contains("  2 of 3 principals, newest ")
+            && done.ends_with("\n  installed ROOT/bin/tool\n"),
+        "{done}"
+    );
+    assert_eq!(
+        tools.said(&["fetch", "tool"]),
+        "tool 1.0.0  is up to date\n"
+    );
+    tools.qk(&["uninstall", "more"]).done();
+    assert_eq!(tools.said(&["list"]), "tool v1.0.0:\n    tool\n");
+    fs::remove_file(tools.program("tool")).unwrap();
+    assert_eq!(
+        tools.said(&["list"]),
+        "tool v1.0.0:\n    tool\nnote: tool of tool is not there any more; `qk fetch tool` puts it back\n"
+    );
+    tools.publish("tool", "1.1.0");
+    let upgraded = tools.said(&["upgrade"]);
+    assert!(
+        upgraded.ends_with("  installed ROOT/bin/tool, in place of 1.0.0\n"),
+        "{upgraded}"
+    );
+    assert_eq!(
+        tools.said(&["uninstall", "tool"]),
+        "tool 1.1.0  removed ROOT/bin/tool\n"
+    );
+    assert_eq!(
+        tools.said(&["uninstall", "tool"]),
+        "error: tool is not installed in ROOT\n"
+    );
+    assert_eq!(tools.said(&["upgrade"]), "nothing is installed in ROOT\n");
+}
