@@ -120,6 +120,9 @@ pub(crate) struct HowArgs {
     /// What to do where nothing is trusted
     #[arg(long, value_enum, default_value_t = Fallback::Build)]
     pub fallback: Fallback,
+    /// How long all of it may take, what is built included, such as 90s or 10m
+    #[arg(long, value_name = "TIME", value_parser = deadline)]
+    pub deadline: Option<Time>,
     /// Install below this directory [default: cargo's]
     #[arg(long, value_name = "DIR")]
     pub root: Option<PathBuf>,
@@ -740,6 +743,14 @@ impl std::str::FromStr for CrateName {
     fn from_str(name: &str) -> Result<Self, String> {
         qk_protocol::key::check_crate_name(name).map_err(|error| error.to_string())?;
         Ok(Self(name.to_owned()))
+    }
+}
+
+/// The value of `--deadline`.
+fn deadline(text: &str) -> Result<Time, String> {
+    match text.parse()? {
+        Time(0) => Err("in no time nothing can be done".to_owned()),
+        time => Ok(time),
     }
 }
 

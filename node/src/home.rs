@@ -21,6 +21,7 @@ use crate::secret::Secret;
 use crate::watch::VerifyConfig;
 use tempfile::{NamedTempFile, PersistError};
 
+use crate::deadline::FetchConfig;
 use crate::gateway::GatewayConfig;
 use crate::logs::Logs;
 use crate::manners::{PauseConfig, ShareConfig};
@@ -96,6 +97,8 @@ pub struct Config {
     pub verify: VerifyConfig,
     /// How this node and others reach each other.
     pub relay: RelayConfig,
+    /// How long a fetch may take.
+    pub fetch: FetchConfig,
 }
 
 /// `[relay]`: how this node and others reach each other across NATs.

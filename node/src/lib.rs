@@ -7,6 +7,7 @@ pub mod compare;
 pub mod control;
 pub mod counters;
 mod crowd;
+pub mod deadline;
 pub mod gateway;
 pub mod home;
 pub mod install;

@@ -8,7 +8,7 @@ use qk_node::registry::{Ask, Registry};
 use semver::Version;
 use serde::Serialize;
 
-use super::fetch::{Call, Job, carry_out, install_root, of_install, registry_options};
+use super::fetch::{Call, Job, carry_out, clock, install_root, of_install, registry_options};
 use crate::args::{CrateName, CrateSpec, FlagArgs, ListArgs, UninstallArgs, UpgradeArgs};
 use crate::failure::{Failure, Kind, Outcome};
 use crate::session::{Session, of_registry};
@@ -148,6 +148,7 @@ pub(crate) async fn upgrade(session: &Session, args: &UpgradeArgs) -> Outcome {
         // It is asked for what is newer now.
         fresh: Duration::ZERO,
         policy: session.project_policy()?,
+        clock: clock(session, &args.how)?,
     };
     carry_out(session, &call, jobs).await
 }

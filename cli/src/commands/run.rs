@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use qk_node::access::Access;
+use qk_node::deadline::Clock;
 use qk_node::home::Home;
 use qk_node::node::{FetchSpec, NodeOptions, unix_now};
 use qk_node::programs::{Ask, Asked, PROGRAMS_QUOTA_BYTES, Program, Programs, ProgramsError};
@@ -109,7 +110,7 @@ async fn get(
             offline: args.offline,
             policy: session.project_policy()?,
         };
-        match fetch(session, access, &spec).await {
+        match fetch(session, access, &spec, Clock::default()).await {
             Ok(report) => return fetched(session, report),
             Err(failure) if args.fallback == Fallback::Build && may_build(&failure) => {}
             Err(failure) => return Err(failure),
@@ -124,6 +125,7 @@ async fn get(
         offline: args.offline,
         refresh: args.refresh,
         policy: session.project_policy()?,
+        clock: Clock::default(),
     };
     obtain(session, access, &want, &resolved).await
 }

@@ -10,13 +10,13 @@ use qk_tests::lab::{ALICE, BOB, CLIENT, Lab, Ran, run};
 use qk_tests::registry::{Crates, GOOD};
 
 /// A network that vouches for crates of a registry of its own.
-struct Tools {
-    lab: Lab,
-    crates: Crates,
+pub(crate) struct Tools {
+    pub(crate) lab: Lab,
+    pub(crate) crates: Crates,
 }
 
 impl Tools {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let (mut lab, crates) = (Lab::new(), Crates::new());
         let (name, value) = crates.variable();
         lab.set(name, value);
@@ -25,7 +25,7 @@ impl Tools {
     }
 
     /// A release that two principals vouch for.
-    fn publish(&self, name: &str, version: &str) {
+    pub(crate) fn publish(&self, name: &str, version: &str) {
         self.crates.add(name, version, GOOD, None);
         let network = self.lab.joined(ALICE).network;
         let key = self.crates.key(&network, name, version);
@@ -36,21 +36,21 @@ impl Tools {
     }
 
     /// A command of the client's on the lab's install root.
-    fn qk(&self, args: &[&str]) -> Ran {
+    pub(crate) fn qk(&self, args: &[&str]) -> Ran {
         let root = self.lab.root();
         let root = ["--root", root.to_str().unwrap()];
         self.lab.qk(CLIENT, &[args, &root].concat())
     }
 
     /// The same as people see it.
-    fn said(&self, args: &[&str]) -> String {
+    pub(crate) fn said(&self, args: &[&str]) -> String {
         let mut command = self.lab.command(CLIENT, args);
         let ran = run(command.arg("--root").arg(self.lab.root()));
         let all = format!("{}{}", ran.stdout, ran.stderr);
         all.replace(self.lab.root().to_str().unwrap(), "ROOT")
     }
 
-    fn cargo(&self, args: &[&str]) -> String {
+    pub(crate) fn cargo(&self, args: &[&str]) -> String {
         let mut cargo = self.crates.used_by(Command::new("cargo"));
         cargo.args(args).arg("--root").arg(self.lab.root());
         let target = self.lab.dir().join("target");
@@ -61,7 +61,7 @@ impl Tools {
         ran.stdout
     }
 
-    fn program(&self, name: &str) -> PathBuf {
+    pub(crate) fn program(&self, name: &str) -> PathBuf {
         self.lab.root().join("bin").join(name)
     }
 }

@@ -17,6 +17,8 @@ mod gateways;
 mod hidden;
 mod hostile;
 mod install;
+mod install_kill;
+mod install_wrong;
 mod interrupted;
 mod logs;
 mod manifest;

@@ -1,6 +1,7 @@
 //! `qk fetch`: find, require proof, download, install.
 
 mod dry;
+mod late;
 mod one;
 mod place;
 mod report;
@@ -12,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use qk_node::access::{Access, Stage};
+use qk_node::deadline::{Clock, Source};
 use qk_node::install::{InstallMeta, InstallOptions, InstallRoot, Listed};
 use qk_node::node::NodeOptions;
 use qk_node::registry::{Ask, Registry, RegistryError, RegistryOptions, Resolved};
@@ -54,6 +56,8 @@ pub(crate) struct Call<'a> {
     pub fresh: Duration,
     /// Of the project that asks.
     pub policy: Option<Policy>,
+    /// How long it may take.
+    pub clock: Clock,
 }
 
 /// A crate, its release and what is there of it.
@@ -87,8 +91,16 @@ pub(crate) async fn run(session: &Session, args: &FetchArgs) -> Outcome {
             false => FRESH,
         },
         policy: session.project_policy()?,
+        clock: clock(session, &args.how)?,
     };
     carry_out(session, &call, jobs).await
+}
+
+/// The limits of a call, from now on.
+pub(crate) fn clock(session: &Session, how: &HowArgs) -> Outcome<Clock> {
+    let mut limits = session.home.config().map_err(failed)?.fetch;
+    limits.deadline = how.deadline.or(limits.deadline);
+    Ok(Clock::start(limits))
 }
 
 fn jobs_of(args: &FetchArgs) -> Outcome<Vec<Job>> {
@@ -200,7 +212,7 @@ async fn resolve_all(
         let registry = registry.clone();
         async move {
             let krate = job.krate.clone();
-            (krate, resolve(session, registry, job).await)
+            (krate, resolve(session, call.clock, registry, job).await)
         }
     });
     Ok(futures::stream::iter(all)
@@ -218,7 +230,12 @@ pub(crate) fn registry_options(how: &HowArgs) -> RegistryOptions {
     }
 }
 
-async fn resolve(session: &Session, registry: Arc<Registry>, job: Job) -> Outcome<Found> {
+async fn resolve(
+    session: &Session,
+    clock: Clock,
+    registry: Arc<Registry>,
+    job: Job,
+) -> Outcome<Found> {
     let begin = Instant::now();
     let krate = job.krate.clone();
     let asked = tokio::task::spawn_blocking(move || {
@@ -230,7 +247,8 @@ async fn resolve(session: &Session, registry: Arc<Registry>, job: Job) -> Outcom
             (resolved, _) => resolved,
         }
     });
-    let resolved = asked.await.map_err(failed)?;
+    let resolved = late::within(clock, Source::Registry, &job.krate.name, asked).await?;
+    let resolved = resolved.map_err(failed)?;
     let resolved = resolved.map_err(|error| of_registry(&error))?;
     if resolved.yanked {
         session.output.note(format!(
@@ -323,9 +341,12 @@ async fn one(
             offline: call.how.offline,
             refresh: call.how.refresh,
             policy: call.policy.clone(),
+            clock: call.clock,
         };
         if call.how.dry_run {
-            let planned = dry::plan(session, access, &want, resolved).await?;
+            let planned = dry::plan(session, access, &want, resolved);
+            let what = resolved.release.to_string();
+            let planned = late::within(call.clock, Source::Lookup, &what, planned).await??;
             let planned = Box::new(planned.over(found.before));
             return Ok(Came::Planned(planned));
         }

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use indicatif::ProgressBar;
 use qk_node::access::{Access, FetchReport, Stage};
+use qk_node::deadline::{Clock, Source};
 use qk_node::home::Joined;
 use qk_node::node::{FetchEvent, FetchSpec, From, Share, policy_of};
 use qk_node::registry::Resolved;
@@ -18,6 +19,7 @@ use qk_protocol::policy::{Count, Policy};
 use qk_protocol::statement::{Role, Subject};
 use serde::Serialize;
 
+use super::late::{within, within_both};
 use crate::args::{Fallback, FlagArgs, RegistryArgs};
 use crate::commands::build::{Built, Maker, Place, observed_by_principals, publish};
 use crate::commands::of_problem;
@@ -37,6 +39,8 @@ pub(crate) struct Want<'a> {
     pub refresh: bool,
     /// Of the project that asks.
     pub policy: Option<Policy>,
+    /// How long it may take.
+    pub clock: Clock,
 }
 
 /// Where an artifact came from.
@@ -87,7 +91,7 @@ pub(crate) async fn obtain(
         offline: want.offline,
         policy: want.policy.clone(),
     };
-    match fetch(session, access, &spec).await {
+    match fetch(session, access, &spec, want.clock).await {
         Ok(report) => {
             let begin = Instant::now();
             let rebuilt = rebuild(session, want, &spec, resolved, &report).await?;
@@ -99,7 +103,10 @@ pub(crate) async fn obtain(
             Ok(ready)
         }
         Err(failure)
-            if want.fallback == Fallback::Build && may_build(&failure) && !want.offline =>
+            if want.fallback == Fallback::Build
+                && may_build(&failure)
+                && !want.offline
+                && !want.clock.is_over() =>
         {
             build(session, want, &spec, resolved, failure).await
         }
@@ -123,10 +130,14 @@ async fn build(
         session.output.note(format!("  hint: {hint}"));
     }
     let begin = Instant::now();
-    let _alone = BUILDS.lock().await;
-    let mut maker = Maker::new(session).await?;
-    maker.registry = want.registry.clone();
-    let built = maker.make(&spec.wanted, resolved).await?;
+    let building = async {
+        let _alone = BUILDS.lock().await;
+        let mut maker = Maker::new(session).await?;
+        maker.registry = want.registry.clone();
+        maker.make(&spec.wanted, resolved).await
+    };
+    let what = spec.wanted.release.to_string();
+    let built = within(want.clock, Source::Build, &what, building).await??;
     Ok(own(built, stage("build", begin)))
 }
 
@@ -135,12 +146,14 @@ pub(crate) async fn fetch(
     session: &Session,
     access: &Access,
     spec: &FetchSpec,
+    clock: Clock,
 ) -> Outcome<FetchReport> {
     let release = &spec.wanted.release;
     let spinner = session.output.spinner(&release.to_string());
     let bar = std::sync::OnceLock::<ProgressBar>::new();
     let output = session.output;
     let name = release.to_string();
+    let begun = tokio::sync::Notify::new();
     let on_event = |event: FetchEvent| match event {
         FetchEvent::Asking { network } => spinner.set_message(format!("asking {network}")),
         FetchEvent::Waiting => {
@@ -151,6 +164,7 @@ pub(crate) async fn fetch(
             }
         }
         FetchEvent::Begin { here, size } => {
+            begun.notify_one();
             spinner.finish_and_clear();
             let bar = bar.get_or_init(|| output.bytes_bar(size, &name));
             bar.set_position(here);
@@ -169,12 +183,13 @@ pub(crate) async fn fetch(
             output.note(format!("note: provider {provider} {why}{banned}"));
         }
     };
-    let report = access.fetch(spec, &on_event).await;
+    let fetching = access.fetch(spec, &on_event);
+    let report = within_both(clock, &name, fetching, begun.notified()).await;
     spinner.finish_and_clear();
     if let Some(bar) = bar.get() {
         bar.finish_and_clear();
     }
-    report.map_err(|problem| {
+    report?.map_err(|problem| {
         let mut failure = of_problem(&problem);
         failure.error = format!("{release}: {}", failure.error);
         failure
@@ -216,10 +231,14 @@ async fn rebuild(
         principal: None,
         candidate: Candidate::of(&report.trusted.key),
     };
-    let _alone = BUILDS.lock().await;
-    let mut maker = Maker::new(session).await?;
-    maker.registry = want.registry.clone();
-    let built = maker.build(&place, &spec.wanted, resolved).await?;
+    let building = async {
+        let _alone = BUILDS.lock().await;
+        let mut maker = Maker::new(session).await?;
+        maker.registry = want.registry.clone();
+        maker.build(&place, &spec.wanted, resolved).await
+    };
+    let what = spec.wanted.release.to_string();
+    let built = within(want.clock, Source::Build, &what, building).await??;
     if joined.is_some() {
         let earlier = observed_by_principals(session, report.network, &spec.wanted.release).await?;
         let work = built.work_digest();
