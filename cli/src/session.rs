@@ -9,7 +9,7 @@ use std::time::Duration;
 use qk_node::access::Access;
 use qk_node::build::{RustToolchain, Toolchains};
 use qk_node::control::Client;
-use qk_node::home::{Home, Joined};
+use qk_node::home::{Config, Home, HomeError, Joined};
 use qk_node::node::NodeOptions;
 use qk_node::registry::{Registry, RegistryError, RegistryOptions, Resolved};
 use qk_protocol::candidate::Build;
@@ -53,6 +53,14 @@ impl Session {
         options.parent.extend(parents());
         let access = Access::open(self.home.clone(), options).await;
         access.map_err(|problem| crate::commands::of_problem(&problem))
+    }
+
+    /// What the user configured.
+    pub(crate) fn config(&self) -> Outcome<Config> {
+        self.home.config().map_err(|error| match error {
+            HomeError::Malformed { .. } => Failure::new(Kind::Usage, error),
+            error => failed(error),
+        })
     }
 
     /// A joined network by name or by the beginning of its fingerprint; the only one without either.

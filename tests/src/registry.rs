@@ -101,6 +101,23 @@ impl Crates {
         fs::write(index, format!("{known}{line}\n")).expect("a file");
     }
 
+    /// Withdraws a release.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub fn yank(&self, name: &str, version: &str) {
+        let index = self.dir.path().join("registry/index").join(place(name));
+        let known = fs::read_to_string(&index).expect("lines");
+        let is_it = |line: &str| line.contains(&format!("\"vers\":\"{version}\""));
+        let line = |line: &str| match is_it(line) {
+            true => line.replace("\"yanked\":false", "\"yanked\":true") + "\n",
+            false => format!("{line}\n"),
+        };
+        let changed: String = known.lines().map(line).collect();
+        assert_ne!(changed, known, "no {name} {version}");
+        fs::write(index, changed).expect("a file");
+    }
+
     /// The key of a crate as a network's first build has it.
     ///
     /// # Panics

@@ -15,7 +15,9 @@ use qk_node::programs::{Ask, Asked, PROGRAMS_QUOTA_BYTES, Program, Programs, Pro
 use qk_node::registry::Ask as Which;
 use qk_protocol::candidate::{Candidate, Wanted};
 
-use super::fetch::{How, Ready, Want, fetch, fetched, may_build, obtain, of_host, of_unpack};
+use super::fetch::{
+    How, Ready, Want, fetch, fetched, introduce, may_build, obtain, of_host, of_unpack,
+};
 use crate::args::{Fallback, RegistryArgs, RunArgs};
 use crate::failure::{Failure, Kind, Outcome};
 use crate::output::bytes;
@@ -117,6 +119,8 @@ async fn get(
         }
     }
     let resolved = session.resolve(&args.krate, args.offline).await?;
+    let registries = [&*resolved.release.registry].into();
+    introduce(session, session.project_policy()?.as_ref(), &registries).await?;
     let want = Want {
         flags: &args.flags,
         targets: &args.target,
@@ -132,7 +136,7 @@ async fn get(
 
 /// Off this thread, and within the quota.
 async fn unpack(session: &Session, programs: &Programs, ready: &Ready) -> Outcome<Program> {
-    let config = session.home.config().map_err(failed)?;
+    let config = session.config()?;
     let quota = config.programs_quota_bytes.unwrap_or(PROGRAMS_QUOTA_BYTES);
     let programs = programs.clone();
     let (archive, subject, key) = (ready.archive.clone(), ready.subject, ready.key.clone());

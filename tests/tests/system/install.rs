@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use qk_tests::artifact::{SPEC, artifact, forged};
-use qk_tests::lab::{ALICE, BOB, CLIENT, Lab, Ran, run};
+use qk_tests::lab::{ALICE, BOB, CLIENT, Lab, Ran, free_port, run};
 use qk_tests::registry::{Crates, GOOD};
 
 /// A network that vouches for crates of a registry of its own.
@@ -360,7 +360,7 @@ fn people_read_this() {
     let network = tools.lab.joined(CLIENT).network.id().to_string();
     assert_eq!(
         screen.replace(&network, "NETWORK"),
-        "for the first time something is to be installed from network lab\n\
+        "for the first time something is to be taken from network lab\n\
          \x20 fingerprint NETWORK\n\
          \x20 who vouches\n\
          \x20   alice  publisher, verifier\n\
@@ -412,4 +412,121 @@ fn people_read_this() {
         "error: tool is not installed in ROOT\n"
     );
     assert_eq!(tools.said(&["upgrade"]), "nothing is installed in ROOT\n");
+}
+
+#[test]
+fn what_was_yanked_is_taken_only_by_its_own_name() {
+    let tools = Tools::new();
+    tools.publish("tool", "1.0.0");
+    tools.publish("tool", "1.1.0");
+    tools.crates.yank("tool", "1.1.0");
+    assert_eq!(
+        tools.qk(&["fetch", "tool"]).done()["crates"][0]["version"],
+        "1.0.0"
+    );
+    tools.qk(&["fetch", "tool@^1.1"]).failed(
+        10,
+        &["tool 1.1.0 was yanked from its registry; there is 1.0.0"],
+    );
+    let said = tools.said(&["fetch", "tool@1.1.0"]);
+    assert!(said.contains("warning: tool@1.1.0 was yanked"), "{said}");
+    let one = tools.qk(&["fetch", "tool@1.1.0", "--force"]).done();
+    assert_eq!(one["crates"][0]["yanked"], true, "{one}");
+}
+
+#[test]
+fn the_root_is_where_cargo_has_it() {
+    let tools = Tools::new();
+    tools.publish("tool", "1.0.0");
+    let dir = tools.lab.dir();
+    let [named, configured] = ["named", "configured"].map(|name| dir.join(name));
+    let home = tools.crates.variable().1;
+    let fetch = |variable: Option<&PathBuf>| {
+        let mut fetch = tools.lab.command(CLIENT, &["fetch", "tool", "--json"]);
+        fetch.env_remove("CARGO_INSTALL_ROOT");
+        if let Some(root) = variable {
+            fetch.env("CARGO_INSTALL_ROOT", root);
+        }
+        run(&mut fetch).done()["crates"][0]["installed"][0].clone()
+    };
+    let program = |root: &PathBuf| root.join("bin/tool").to_str().unwrap().to_owned();
+    assert_eq!(fetch(None), program(&home));
+    let config = home.join("config.toml");
+    let text = fs::read_to_string(&config).unwrap();
+    fs::write(&config, format!("{text}[install]\nroot = {configured:?}\n")).unwrap();
+    assert_eq!(fetch(None), program(&configured));
+    assert_eq!(fetch(Some(&named)), program(&named));
+    let explicit = tools.qk(&["fetch", "tool"]).done();
+    assert_eq!(
+        explicit["crates"][0]["installed"][0],
+        program(&tools.lab.root())
+    );
+}
+
+/// `QK_CARGO_BINSTALL` names the program, which takes minutes to build and is not built here.
+#[test]
+#[ignore = "needs cargo-binstall"]
+fn what_binstall_installed_qk_knows_and_the_other_way_round() {
+    let binstall = std::env::var_os("QK_CARGO_BINSTALL").expect("a path to cargo-binstall");
+    let mut lab = Lab::new();
+    let address = format!("127.0.0.1:{}", free_port());
+    let listen = lab.alices_address().to_owned();
+    lab.start_with(ALICE, &listen, &["--gateway", &address], &[]);
+    let artifact = artifact(&lab.joined(ALICE).network);
+    lab.publish(ALICE, &artifact);
+    lab.state(BOB, &artifact);
+    let root = lab.root();
+    let install = |more: &[&str]| {
+        let url = format!("http://{address}/{{ name }}/{{ version }}/{{ target }}.tgz");
+        let mut command = Command::new(&binstall);
+        command
+            .args([
+                SPEC,
+                "--no-confirm",
+                "--disable-telemetry",
+                "--strategies",
+                "crate-meta-data",
+            ])
+            .args([
+                "--pkg-fmt",
+                "tgz",
+                "--bin-dir",
+                "{ bin }{ binary-ext }",
+                "--pkg-url",
+                &url,
+            ])
+            .args(more)
+            .arg("--root")
+            .arg(&root);
+        let ran = run(&mut command);
+        assert_eq!(ran.code(), 0, "{ran:?}");
+        format!("{}{}", ran.stdout, ran.stderr)
+    };
+    let qk = |args: &[&str]| {
+        let root = ["--root", root.to_str().unwrap()];
+        lab.qk(CLIENT, &[args, &root].concat()).done()
+    };
+    let records = || fs::read_to_string(root.join("binstall/crates-v1.json")).unwrap();
+    install(&[]);
+    assert!(
+        records().contains(r#""current_version":"0.17.0""#),
+        "{}",
+        records()
+    );
+    assert_eq!(qk(&["list"])[0]["name"], "hexyl");
+    assert_eq!(qk(&["fetch", SPEC])["up_to_date"][0]["name"], "hexyl");
+    qk(&["uninstall", "hexyl"]);
+    assert_eq!(records(), "");
+    assert!(qk(&["list"]).as_array().unwrap().is_empty());
+    // The other way round: what qk wrote down is read, and left alone.
+    qk(&["fetch", SPEC]);
+    let written = records();
+    assert!(
+        written.contains(r#""current_version":"0.17.0""#),
+        "{written}"
+    );
+    let said = install(&[]);
+    assert!(said.contains("already installed"), "{said}");
+    install(&["--force"]);
+    assert_eq!(qk(&["list"])[0]["version"], "0.17.0");
 }

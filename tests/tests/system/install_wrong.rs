@@ -342,7 +342,7 @@ fn a_narrow_terminal_and_none_at_all_are_served() {
     let no = at_terminal("n\n");
     assert_eq!(no.code(), 11, "{no:?}");
     assert!(
-        no.stdout.contains("install what they vouch for? [y/N]"),
+        no.stdout.contains("take what they vouch for? [y/N]"),
         "{no:?}"
     );
     assert!(

@@ -24,6 +24,7 @@ use self::one::stage;
 pub(crate) use self::one::{How, Ready, Want, fetch, fetched, may_build, obtain};
 pub(crate) use self::place::{install_root, of_host, of_install, of_unpack};
 use self::report::{Current, Done, Summary};
+pub(crate) use self::trust::introduce;
 use crate::args::{CrateSpec, FetchArgs, FlagArgs, HowArgs};
 use crate::failure::{Failure, Kind, Outcome};
 use crate::session::{FRESH, Session, failed, host_target, of_registry};
@@ -98,7 +99,7 @@ pub(crate) async fn run(session: &Session, args: &FetchArgs) -> Outcome {
 
 /// The limits of a call, from now on.
 pub(crate) fn clock(session: &Session, how: &HowArgs) -> Outcome<Clock> {
-    let mut limits = session.home.config().map_err(failed)?.fetch;
+    let mut limits = session.config()?.fetch;
     limits.deadline = how.deadline.or(limits.deadline);
     Ok(Clock::start(limits))
 }
@@ -170,7 +171,8 @@ pub(crate) async fn carry_out(session: &Session, call: &Call<'_>, jobs: Vec<Job>
     }
     if !left.is_empty() {
         if !call.how.dry_run {
-            trust::introduce(session, call, &left).await?;
+            let registries = left.iter().map(|one| &*one.resolved.release.registry);
+            introduce(session, call.policy.as_ref(), &registries.collect()).await?;
         }
         let begin = Instant::now();
         let options = NodeOptions {
@@ -194,7 +196,7 @@ pub(crate) async fn carry_out(session: &Session, call: &Call<'_>, jobs: Vec<Job>
         drop(going);
         access.shutdown().await;
     }
-    summary.finish(session)
+    summary.finish(session, call.how)
 }
 
 /// Finds the release of each, as cargo does, in their order.

@@ -209,7 +209,7 @@ async fn rebuild(
     let joined = networks
         .iter()
         .find(|one| one.network.id() == report.network);
-    let config = session.home.config().map_err(failed)?;
+    let config = session.config()?;
     // A node of the whole system has joined networks that this user has not.
     let mut policy = match joined {
         Some(joined) => policy_of(&config, joined.network.manifest()),
@@ -267,7 +267,7 @@ pub(crate) fn may_build(failure: &Failure) -> bool {
 
 /// How many principals the policy could count for a key.
 pub(super) fn electorate(session: &Session, joined: &Joined, key: &ArtifactKey) -> Outcome<usize> {
-    let config = session.home.config().map_err(failed)?;
+    let config = session.config()?;
     let manifest = joined.network.manifest();
     let policy = policy_of(&config, manifest);
     Ok(match policy.count {

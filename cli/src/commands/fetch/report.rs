@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Instant;
 
 use qk_node::access::Stage;
 use qk_node::node::{Share, unix_now};
@@ -33,6 +34,10 @@ pub(super) struct Summary {
     exit_code: Option<u8>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
+    /// How long all of it took; the stages of several crates overlap.
+    seconds: f64,
+    #[serde(skip)]
+    began: Instant,
     /// Place of each crate in the call.
     #[serde(skip)]
     order: BTreeMap<String, usize>,
@@ -107,6 +112,8 @@ impl Summary {
             failures: Vec::new(),
             exit_code: None,
             error: None,
+            seconds: 0.0,
+            began: Instant::now(),
             order: names.zip(0..).collect(),
         }
     }
@@ -129,7 +136,8 @@ impl Summary {
 
     /// One failure fails with its own reason, several for different reasons with exit code 1; what was
     /// installed stays installed.
-    pub(super) fn finish(mut self, session: &Session) -> Outcome {
+    pub(super) fn finish(mut self, session: &Session, how: &HowArgs) -> Outcome {
+        self.seconds = self.began.elapsed().as_secs_f64();
         // In the order of the call, whichever was ready first.
         let place = |name: &String| self.order.get(name).copied();
         self.crates.sort_by_key(|one| place(&one.name));
@@ -152,7 +160,11 @@ impl Summary {
         if session.output.json {
             session.output.document(&self);
         } else if self.order.len() > 1 {
-            session.output.line(self.in_one_line());
+            let seconds = match how.timings {
+                true => format!(", in {:.1} ms", self.seconds * 1000.0),
+                false => String::new(),
+            };
+            session.output.line(self.in_one_line() + &seconds);
         }
         match failure {
             Some(failure) => {

@@ -1,11 +1,12 @@
 //! Who vouches, shown before the first installation from a network, and once.
 
+use std::collections::BTreeSet;
+
 use qk_node::home::Joined;
 use qk_node::node::policy_of;
 use qk_protocol::manifest::Manifest;
 use qk_protocol::policy::{Count, OnDissent, Policy};
 
-use super::{Call, Found};
 use crate::failure::{Failure, Kind, Outcome};
 use crate::output::ask;
 use crate::session::{Session, failed};
@@ -13,26 +14,33 @@ use crate::session::{Session, failed};
 /// Principals that are named.
 const NAMED_MAX: usize = 16;
 
-/// Shows who vouches in each network that is about to be asked for the first time, and asks at a
-/// terminal whether to go on. What was shown is not shown again.
-pub(super) async fn introduce(session: &Session, call: &Call<'_>, found: &[Found]) -> Outcome {
+/// Shows who vouches in each network that is about to be asked for something of these registries for
+/// the first time, and asks at a terminal whether to go on. What was shown is not shown again.
+pub(crate) async fn introduce(
+    session: &Session,
+    project: Option<&Policy>,
+    registries: &BTreeSet<&str>,
+) -> Outcome {
     if session.output.json || session.output.quiet {
         return Ok(());
     }
-    let config = session.home.config().map_err(failed)?;
+    let config = session.config()?;
     for joined in session.home.networks().map_err(failed)? {
         let (id, manifest) = (joined.network.id(), joined.network.manifest());
-        let serves = |one: &Found| manifest.registries.contains(&one.resolved.release.registry);
-        if session.home.is_introduced(id) || !found.iter().any(serves) {
+        let serves = manifest
+            .registries
+            .iter()
+            .any(|one| registries.contains(&**one));
+        if session.home.is_introduced(id) || !serves {
             continue;
         }
         let policy = policy_of(&config, manifest);
-        let policy = match &call.policy {
+        let policy = match project {
             Some(project) => policy.stricter(project),
             None => policy,
         };
         session.output.note(screen(&joined, &policy));
-        if ask("install what they vouch for?").await? == Some(false) {
+        if ask("take what they vouch for?").await? == Some(false) {
             let message = format!(
                 "network {} was not accepted: nothing was done",
                 manifest.name
@@ -51,7 +59,7 @@ fn screen(joined: &Joined, policy: &Policy) -> String {
     let manifest = joined.network.manifest();
     let mut lines = vec![
         format!(
-            "for the first time something is to be installed from network {}",
+            "for the first time something is to be taken from network {}",
             manifest.name
         ),
         format!("  fingerprint {}", joined.network.id()),

@@ -19,7 +19,7 @@ pub(crate) fn tell(session: &Session) -> Outcome {
     if session.output.json || session.output.quiet {
         return Ok(());
     }
-    let confirms = session.home.config().map_err(failed)?.confirm_changes;
+    let confirms = session.config()?.confirm_changes;
     for joined in session.home.networks().map_err(failed)? {
         let (network, manifest) = (&joined.network, joined.network.manifest());
         if let Some(warning) = warn_of_end(&joined) {

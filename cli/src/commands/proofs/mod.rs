@@ -133,7 +133,7 @@ pub(crate) fn judge(
     held: &[Held],
     project: Option<&Policy>,
 ) -> Outcome<Option<(Candidate, Verdict)>> {
-    let config = session.home.config().map_err(failed)?;
+    let config = session.config()?;
     let manifest = joined.network.manifest();
     let policy = match project {
         Some(project) => policy_of(&config, manifest).stricter(project),
