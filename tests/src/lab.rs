@@ -415,8 +415,11 @@ impl Lab {
 
     /// The command of [`fetch`](Self::fetch) for somebody. It fetches whatever is installed already.
     pub fn fetch_command<S: AsRef<OsStr>>(&self, name: &str, args: &[S]) -> Command {
-        let mut command = self.command(name, &["fetch", "--fallback", "none", "--force", "--json"]);
+        let mut command = self.command(name, &["fetch", "--fallback", "none", "--json"]);
         command.arg("--root").arg(self.root()).args(args);
+        if args.iter().all(|arg| arg.as_ref() != "--force") {
+            command.arg("--force");
+        }
         command
     }
 
