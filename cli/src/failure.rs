@@ -88,6 +88,21 @@ impl Failure {
         }
     }
 
+    /// What several come to: one keeps its own reason, several for different reasons give exit code 1.
+    pub(crate) fn of_all<'a>(all: impl IntoIterator<Item = &'a Self>, what: &str) -> Option<Self> {
+        let all: Vec<&Self> = all.into_iter().collect();
+        match &all[..] {
+            [] => None,
+            [one] => Some((*one).clone()),
+            [first, rest @ ..] => {
+                let same = rest.iter().all(|other| other.kind == first.kind);
+                let kind = if same { first.kind } else { Kind::Other };
+                let printed = all.iter().all(|one| one.printed);
+                Some(Self::new(kind, format!("{} {what} failed", all.len())).printed(printed))
+            }
+        }
+    }
+
     /// Marks a failure that the result shows already, so that it is not printed again.
     pub(crate) fn printed(mut self, printed: bool) -> Self {
         self.printed = printed;

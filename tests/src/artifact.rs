@@ -47,6 +47,8 @@ pub struct Options {
     pub features: BTreeSet<String>,
     /// Let the program ask for a glibc that is not there yet.
     pub future_glibc: bool,
+    /// The processor that the program says it is for, as ELF numbers them; this machine's, if none.
+    pub machine: Option<u16>,
     /// What is changed about the key that a client of the network would derive.
     pub rekey: Option<fn(&mut ArtifactKey)>,
     /// Name of the executable, where it is not the crate's.
@@ -320,6 +322,11 @@ fn program(dir: &Path, key: &ArtifactKey, options: &Options) -> PathBuf {
     );
     if options.future_glibc {
         ask_for_glibc_2_99(&program);
+    }
+    if let Some(machine) = options.machine {
+        let mut bytes = fs::read(&program).expect("a program");
+        bytes[18..20].copy_from_slice(&machine.to_le_bytes());
+        fs::write(&program, bytes).expect("a program");
     }
     program
 }

@@ -113,7 +113,7 @@ pub(crate) async fn uninstall(session: &Session, args: &UninstallArgs) -> Outcom
             }
         }
     }
-    let failure = removed.failures.first().cloned();
+    let failure = Failure::of_all(&removed.failures, "crates");
     removed.exit_code = failure.as_ref().map(|failure| failure.exit_code);
     removed.error = failure.as_ref().map(|failure| failure.error.clone());
     if session.output.json {

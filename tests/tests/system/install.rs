@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use qk_tests::artifact::{SPEC, artifact, forged};
 use qk_tests::lab::{ALICE, BOB, CLIENT, Lab, Ran, free_port, run};
 use qk_tests::registry::{Crates, GOOD};
+use serde_json::{Value, json};
 
 /// A network that vouches for crates of a registry of its own.
 pub(crate) struct Tools {
@@ -412,6 +413,100 @@ fn people_read_this() {
         "error: tool is not installed in ROOT\n"
     );
     assert_eq!(tools.said(&["upgrade"]), "nothing is installed in ROOT\n");
+}
+
+/// A document with what differs from run to run left out.
+fn stable(document: &Value) -> Value {
+    const VARYING: [&str; 12] = [
+        "source",
+        "lock",
+        "key_id",
+        "root",
+        "bytes",
+        "providers",
+        "blocks_verified",
+        "observations",
+        "archive",
+        "stages",
+        "seconds",
+        "rustc",
+    ];
+    match document {
+        Value::Object(members) => members
+            .iter()
+            .map(|(name, value)| match VARYING.contains(&name.as_str()) {
+                true => (name.clone(), json!("…")),
+                false => (name.clone(), stable(value)),
+            })
+            .collect::<serde_json::Map<_, _>>()
+            .into(),
+        Value::Array(all) => all.iter().map(stable).collect(),
+        other => other.clone(),
+    }
+}
+
+#[test]
+fn programs_read_this() {
+    let tools = Tools::new();
+    tools.publish("tool", "1.0.0");
+    let program = tools.program("tool");
+    let root = tools.lab.root();
+    let document = |args: &[&str]| stable(&tools.qk(args).json());
+
+    assert_eq!(
+        document(&["fetch", "tool", "--dry-run"]),
+        json!({"crates": [], "seconds": "…", "planned": [{
+            "name": "tool", "version": "1.0.0", "how": "network", "target": "x86_64-unknown-linux-gnu",
+            "root": "…", "bytes": "…", "network": "lab", "observations": "…", "principals": 3,
+        }]})
+    );
+    assert_eq!(
+        document(&["fetch", "tool"]),
+        json!({"seconds": "…", "crates": [{
+            "name": "tool", "version": "1.0.0", "how": "network", "source": "…", "lock": "…", "key_id": "…",
+            "root": "…", "bytes": "…", "providers": "…", "blocks_verified": "…", "network": "lab",
+            "observations": "…", "principals": 3, "yanked": false, "rebuilt": false, "archive": "…",
+            "installed": [program], "stages": "…",
+        }]})
+    );
+    assert_eq!(
+        document(&["fetch", "tool", "not-there", "--fallback", "none"]),
+        json!({
+            "crates": [], "seconds": "…",
+            "up_to_date": [{"name": "tool", "version": "1.0.0", "installed": [program]}],
+            "failures": [{
+                "crate": "not-there", "kind": "not-found", "exit_code": 10,
+                "error": "there is no crate not-there in crates.io",
+            }],
+            "exit_code": 10, "error": "there is no crate not-there in crates.io",
+        })
+    );
+    assert_eq!(
+        document(&["list"]),
+        json!([{
+            "name": "tool", "version": "1.0.0", "source": "…", "bins": ["tool"], "version_req": null,
+            "features": [], "all_features": false, "no_default_features": false, "profile": "release",
+            "target": "x86_64-unknown-linux-gnu", "rustc": "…", "partial": false,
+        }])
+    );
+    assert_eq!(
+        document(&["upgrade"]),
+        json!({"crates": [], "seconds": "…", "up_to_date": [{"name": "tool", "version": "1.0.0"}]})
+    );
+    let missing = format!("a is not installed in {}", root.display());
+    assert_eq!(
+        document(&["uninstall", "tool", "a"]),
+        json!({
+            "crates": [{"name": "tool", "version": "1.0.0", "executables": [program]}],
+            "failures": [{"kind": "not-found", "exit_code": 10, "error": missing}],
+            "exit_code": 10, "error": missing,
+        })
+    );
+    assert_eq!(document(&["list"]), json!([]));
+    assert_eq!(
+        document(&["upgrade"]),
+        json!({"crates": [], "seconds": "…"})
+    );
 }
 
 #[test]

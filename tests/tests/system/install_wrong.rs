@@ -6,6 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use qk_protocol::key::Linker;
 use qk_tests::artifact::{Options, SPEC, artifact, artifact_with};
 use qk_tests::lab::{ALICE, BOB, CLIENT, Lab, run};
 use qk_tests::registry::{ENDLESS, GOOD};
@@ -358,4 +359,79 @@ fn a_narrow_terminal_and_none_at_all_are_served() {
     );
     let again = at_terminal("");
     assert!(!again.stdout.contains("who vouches"), "{again:?}");
+}
+
+const GNU: &str = "x86_64-unknown-linux-gnu";
+const MUSL: &str = "x86_64-unknown-linux-musl";
+
+fn without_glibc(linker: &mut Linker) {
+    if let Linker::Zig { glibc, .. } = linker {
+        *glibc = None;
+    }
+}
+
+/// A network that builds for musl, too, and what its principals made of the crate for this machine.
+fn with_musl(options: &Options) -> Lab {
+    let mut lab = Lab::new();
+    let next = lab.next_version(|manifest| {
+        let mut musl = manifest.builds[0].clone();
+        MUSL.clone_into(&mut musl.target);
+        without_glibc(&mut musl.linker);
+        manifest.builds.push(musl);
+    });
+    for name in [ALICE, BOB, CLIENT] {
+        lab.know(name, next.clone());
+    }
+    lab.start_alice();
+    let made = artifact_with(&next, options);
+    let musl = Options {
+        rekey: Some(|key| {
+            key.target = MUSL.to_owned();
+            without_glibc(&mut key.flags.linker);
+        }),
+        ..Options::default()
+    };
+    for artifact in [made, artifact_with(&next, &musl)] {
+        lab.publish(ALICE, &artifact);
+        lab.state(BOB, &artifact);
+    }
+    lab
+}
+
+#[test]
+fn a_program_for_another_processor_is_not_installed() {
+    let options = Options {
+        machine: Some(183),
+        ..Options::default()
+    };
+    let lab = with_musl(&options);
+    lab.fetch(&[SPEC])
+        .failed(16, &["hexyl: made for aarch64, and this machine is x86_64"]);
+    assert!(lab.installed().is_empty());
+}
+
+#[test]
+fn the_next_target_is_taken_where_the_first_does_not_run_here() {
+    let options = Options {
+        future_glibc: true,
+        ..Options::default()
+    };
+    let lab = with_musl(&options);
+    lab.fetch(&[SPEC, "--target", GNU])
+        .failed(16, &["needs glibc 2.99"]);
+    let ran = lab.fetch(&[SPEC, "--target", GNU, "--target", MUSL]);
+    assert_eq!(ran.done()["crates"][0]["how"], "network");
+    let tracked = fs::read_to_string(lab.root().join(".crates2.json")).unwrap();
+    assert!(
+        tracked.contains(&format!("\"target\":\"{MUSL}\"")),
+        "{tracked}"
+    );
+    let mut said = lab.command(CLIENT, &["fetch", SPEC, "--force", "--target"]);
+    let said = run(said
+        .arg(format!("{GNU},{MUSL}"))
+        .arg("--root")
+        .arg(lab.root()));
+    let expected = format!("hexyl@0.17.0 for {GNU}: hexyl: needs glibc 2.99");
+    assert!(said.stderr.contains(&expected), "{said:?}");
+    assert!(said.stderr.contains(&format!("trying {MUSL}")), "{said:?}");
 }

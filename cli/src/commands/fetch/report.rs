@@ -14,7 +14,7 @@ use super::dry::Planned;
 use super::{Came, How, Job, Ready};
 use crate::args::{CrateSpec, HowArgs};
 use crate::commands::proofs::statements;
-use crate::failure::{Failure, Kind, Outcome};
+use crate::failure::{Failure, Outcome};
 use crate::output::{ago, bytes};
 use crate::session::Session;
 
@@ -143,18 +143,13 @@ impl Summary {
         self.crates.sort_by_key(|one| place(&one.name));
         self.planned.sort_by_key(|one| place(&one.name));
         self.failures.sort_by_key(|one| place(&one.name));
-        let failure = match &self.failures[..] {
-            [] => None,
-            [one] => Some(one.failure.clone()),
-            [first, rest @ ..] => {
-                let kind = first.failure.kind;
-                let same = rest.iter().all(|other| other.failure.kind == kind);
-                Some(Failure::new(
-                    if same { kind } else { Kind::Other },
-                    format!("{} crates failed", self.failures.len()),
-                ))
-            }
-        };
+        let failures = self.failures.iter().map(|one| &one.failure);
+        // That several failed is worth a line of its own.
+        let failure =
+            Failure::of_all(failures, "crates").map(|failure| match self.failures.len() {
+                1 => failure,
+                _ => failure.printed(false),
+            });
         self.exit_code = failure.as_ref().map(|failure| failure.exit_code);
         self.error = failure.as_ref().map(|failure| failure.error.clone());
         if session.output.json {
