@@ -32,5 +32,6 @@ pub mod statement;
 pub(crate) mod testing;
 pub mod time;
 pub mod transfer;
+pub mod upkeep;
 pub mod watch;
 pub mod work;

@@ -1,19 +1,38 @@
-//! The protocol in virtual time: the machines of `qk-protocol` over a wire that one seed decides.
+//! The protocol in virtual time: the machines of `qk-protocol` among many nodes, over a network, against
+//! faults and attackers that one seed decides.
 //!
-//! This is the first piece: one client ([`Fetch`](qk_protocol::fetch::Fetch), then
-//! [`Transfer`](qk_protocol::transfer::Transfer)) and a few nodes that answer with
-//! [`index::answer`](qk_protocol::index::answer) and encode blocks of an artifact in memory.
-//! Nothing here knows of sockets, files or the clock: the same scenario and seed give the same
-//! events, byte for byte, and [`Report::trace_hash`] says so.
+//! Clients are [`Fetch`](qk_protocol::fetch::Fetch) and [`Transfer`](qk_protocol::transfer::Transfer),
+//! nodes answer by [`index::answer`](qk_protocol::index::answer), verifiers follow
+//! [`watch`](qk_protocol::watch) and [`assign`](qk_protocol::assign). Nothing here knows of sockets, files
+//! or the clock: the same scenario and seed give the same events, and [`Report::trace_hash`] says so.
+//! What is modelled, and not the protocol's own: [routing tables](routing), latencies and lines, sessions,
+//! builds; blocks are typed, so that a forged one is known to be so where it would be verified.
 
-mod client;
+mod engine;
+mod fetching;
+mod figures;
+mod finish;
+mod job;
 mod node;
+mod plot;
+mod rebuilds;
 mod report;
+pub mod routing;
+mod run;
 mod scenario;
-mod setup;
+mod serve;
+mod stage;
+mod tally;
+mod verifier;
 mod wire;
+mod workload;
 mod world;
 
-pub use report::{Check, Fault, Report};
-pub use scenario::{Expect, Faults, Scenario, ScenarioError, WireModel};
-pub use world::run;
+pub use figures::{Size, figures};
+pub use report::{Check, Difference, Fault, Performance, Quantiles, Report, compare};
+pub use run::{Campaign, Failure, campaign, run, run_telling};
+pub use scenario::{
+    Check as CheckModel, Churn, Hostile, NetworkModel, Nodes, Partition, PolicyModel, Principals,
+    Scenario, ScenarioError, Without, Workload, Wrong,
+};
+pub use world::Progress;

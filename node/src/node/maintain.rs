@@ -13,6 +13,7 @@ use qk_protocol::key::Linker;
 use qk_protocol::manifest::NetworkFile;
 use qk_protocol::statement::Statement;
 use qk_protocol::time::UnixTime;
+use qk_protocol::upkeep::{ANNOUNCE_SECONDS, REFRESH_SECONDS, put_again};
 use tokio::sync::oneshot;
 
 use super::member::{Member, unix_now};
@@ -24,19 +25,15 @@ use crate::home::{HomeError, Joined};
 use crate::store::Entry;
 
 /// How often newer manifests and timestamps are asked for.
-const REFRESH_EVERY: Duration = Duration::from_secs(600);
+const REFRESH_EVERY: Duration = Duration::from_secs(REFRESH_SECONDS);
 /// How often others are told again what this node has, which they forget after a day.
-const ANNOUNCE_EVERY: Duration = Duration::from_secs(6 * 3600);
+const ANNOUNCE_EVERY: Duration = Duration::from_secs(ANNOUNCE_SECONDS);
 /// How often nodes that came are given what they lack.
 const REPAIR_EVERY: Duration = Duration::from_secs(3600);
 /// How often the store is cleaned up and scrubbed.
 const CLEAN_EVERY: Duration = Duration::from_secs(3600);
 /// How old a timestamp gets before the node beside its key renews it.
 pub(super) const RENEW_AFTER_SECONDS: u64 = 24 * 3600;
-/// A week has so many turns of [`ANNOUNCE_EVERY`].
-const TURNS: u64 = 7 * 24 * 3600 / ANNOUNCE_EVERY.as_secs();
-/// A statement is put again at every turn for so long: when it was signed nobody may have listened.
-const NEW_SECONDS: u64 = 24 * 3600;
 /// Points of its own that a node looks through for what to announce.
 const OWN_POINTS_MAX: usize = 100_000;
 
@@ -277,7 +274,7 @@ impl Node {
     /// others hold them, and each has its turn once a week.
     async fn announce_due(&self) -> Result<(), NodeError> {
         let now = unix_now();
-        self.announce_those(move |point, stored| is_due(point, stored, now))
+        self.announce_those(move |point, stored| put_again(point, stored, now))
             .await
     }
 
@@ -356,31 +353,5 @@ impl Node {
             Ok(by_point)
         })
         .await
-    }
-}
-
-/// Whether statements at a point are to be put again: new ones, and those whose turn of the week it is.
-fn is_due(point: &Point, stored: UnixTime, now: UnixTime) -> bool {
-    let turn = u64::from(u16::from_be_bytes([point.0[0], point.0[1]])) % TURNS;
-    now.since(stored) < NEW_SECONDS || now.0 / ANNOUNCE_EVERY.as_secs() % TURNS == turn
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_new_is_put_at_once_and_all_else_once_a_week() {
-        let (stored, day) = (UnixTime(1_000_000_000), 24 * 3600);
-        for first in 0..=255 {
-            let point = Point([first; 32]);
-            let turns = |from: u64, days: u64| {
-                let turns = (0..days * day).step_by(ANNOUNCE_EVERY.as_secs() as usize);
-                let at = turns.map(|after| UnixTime(stored.0 + from + after));
-                at.filter(|now| is_due(&point, stored, *now)).count()
-            };
-            assert_eq!(turns(0, 1), 4, "in the first day");
-            assert_eq!(turns(2 * day, 7), 1, "in a week after that");
-        }
     }
 }
