@@ -6,6 +6,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use qk_node::gateway::client::GatewayUrl;
 use qk_node::manners::Size;
 use qk_node::registry::Ask;
 use qk_node::watch::{CpuHours, Time};
@@ -131,6 +132,10 @@ pub(crate) struct HowArgs {
     /// Show what would be done; download and install nothing
     #[arg(long, short = 'n')]
     pub dry_run: bool,
+    /// Ask only this gateway, over HTTPS, where nothing else gets out; what is proven is decided here all
+    /// the same. Can be given several times
+    #[arg(long, value_name = "URL", conflicts_with = "offline")]
+    pub gateway: Vec<GatewayUrl>,
     /// Use only what is on this machine
     #[arg(long)]
     pub offline: bool,

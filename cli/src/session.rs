@@ -9,6 +9,7 @@ use std::time::Duration;
 use qk_node::access::Access;
 use qk_node::build::{RustToolchain, Toolchains};
 use qk_node::control::Client;
+use qk_node::gateway::client::{GatewayUrl, gateways};
 use qk_node::home::{Config, Home, HomeError, Joined};
 use qk_node::node::NodeOptions;
 use qk_node::registry::{Registry, RegistryError, RegistryOptions, Resolved};
@@ -51,8 +52,44 @@ impl Session {
     /// The node that runs here, or one of this process that only asks.
     pub(crate) async fn access(&self, mut options: NodeOptions) -> Outcome<Access> {
         options.parent.extend(parents());
+        let is_asked_for = !options.only.is_empty();
+        if !is_asked_for && !options.offline {
+            options.only = self.only_gateways()?;
+        }
         let access = Access::open(self.home.clone(), options).await;
-        access.map_err(|problem| crate::commands::of_problem(&problem))
+        let access = access.map_err(|problem| crate::commands::of_problem(&problem))?;
+        if is_asked_for && access.is_daemon() {
+            let message = "a node runs here, which asks the network and not the gateways";
+            let failure = Failure::new(Kind::Usage, message);
+            return Err(failure.hint("stop it, or leave --gateway out"));
+        }
+        Ok(access)
+    }
+
+    /// Gateways that the environment or the configuration wants asked in place of nodes.
+    fn only_gateways(&self) -> Outcome<Vec<GatewayUrl>> {
+        let config = self.config()?.gateway;
+        let only = match std::env::var("QK_GATEWAY_ONLY").as_deref() {
+            Ok("1" | "true") => true,
+            Ok("0" | "false" | "") => false,
+            Ok(other) => {
+                let message = format!("QK_GATEWAY_ONLY is {other:?}: expected 1 or 0");
+                return Err(Failure::new(Kind::Usage, message));
+            }
+            Err(_) => config.only,
+        };
+        if !only {
+            return Ok(Vec::new());
+        }
+        let usage = |error: String| Failure::new(Kind::Usage, error);
+        let gateways = gateways(&config).map_err(|error| usage(error.to_string()))?;
+        match gateways.is_empty() {
+            true => Err(
+                usage("only gateways are to be asked, and none is named".to_owned())
+                    .hint("QK_GATEWAY, or `from` below [gateway] in config.toml, names them"),
+            ),
+            false => Ok(gateways),
+        }
     }
 
     /// What the user configured.

@@ -384,6 +384,9 @@ impl Lab {
             .env("QK_TOOLCHAINS", &self.toolchains)
             .env_remove("QK_LOG")
             .env_remove("QK_PARENT")
+            .env_remove("QK_GATEWAY")
+            .env_remove("QK_GATEWAY_ONLY")
+            .env_remove("QK_GATEWAY_TOKEN_FILE")
             .env_remove("QK_SECRET_FILE")
             // Whatever the machine of this test runs on: a node there would pause.
             .env("QK_POWER_SUPPLY_DIR", self.dir.path().join("no-supplies"))

@@ -49,6 +49,11 @@ impl Namespace {
         Some(Arc::new(namespace))
     }
 
+    /// What `ip netns` calls it.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// A program that runs in it.
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new("ip");

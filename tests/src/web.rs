@@ -119,6 +119,58 @@ fn parse_range(text: &str) -> Option<(usize, usize)> {
     Some((first.parse().ok()?, last.parse().ok()?))
 }
 
+/// What a gateway in between makes of an answer.
+#[derive(Debug)]
+pub enum Between {
+    /// This body.
+    Body(Vec<u8>),
+    /// Bytes without end.
+    Endless,
+}
+
+/// A gateway that asks another one and changes the bodies of its answers, by the path that was asked for.
+pub fn between(
+    upstream: &str,
+    change: impl Fn(&str, Vec<u8>) -> Between + Send + Sync + 'static,
+) -> Server {
+    let upstream = upstream.to_owned();
+    Server::start(move |mut stream, head, asked| {
+        asked.fetch_add(1, Ordering::SeqCst);
+        let path = head.split(' ').nth(1).unwrap_or_default().to_owned();
+        let mut there = TcpStream::connect(&upstream)?;
+        let once = head.replacen("\r\n", "\r\nConnection: close\r\n", 1);
+        there.write_all(once.as_bytes())?;
+        let mut answer = Vec::new();
+        there.read_to_end(&mut answer)?;
+        let end = answer.windows(4).position(|four| four == b"\r\n\r\n");
+        let body = answer.split_off(end.map_or(answer.len(), |end| end + 4));
+        let lines = String::from_utf8_lossy(&answer).into_owned();
+        let kept = lines.lines().filter(|line| {
+            let line = line.to_ascii_lowercase();
+            !line.is_empty()
+                && !line.starts_with("content-length")
+                && !line.starts_with("connection")
+        });
+        let kept: String = kept.map(|line| format!("{line}\r\n")).collect();
+        match change(&path, body) {
+            Between::Body(body) => {
+                let length = body.len();
+                write!(
+                    stream,
+                    "{kept}Content-Length: {length}\r\nConnection: close\r\n\r\n"
+                )?;
+                stream.write_all(&body)
+            }
+            Between::Endless => {
+                write!(stream, "{kept}Connection: close\r\n\r\n")?;
+                loop {
+                    stream.write_all(&[0; 16 << 10])?;
+                }
+            }
+        }
+    })
+}
+
 /// Makes a certificate for 127.0.0.1 that vouches for itself: `own.pem`, its `key.pem`, and
 /// `trusted.pem`, which has those that the registry is known by as well. `None` where openssl is not
 /// installed.

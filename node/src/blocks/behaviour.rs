@@ -70,6 +70,12 @@ pub struct Lanes {
 }
 
 impl Lanes {
+    /// Lanes of a node without connections: none opens.
+    pub(crate) fn closed() -> Self {
+        let (commands, _) = mpsc::channel(1);
+        Self { commands }
+    }
+
     /// Opens a lane to a connected peer; see [`Lane::new`] for `stall_max`.
     pub async fn open(&self, peer: PeerId, stall_max: Duration) -> Result<Lane, LaneError> {
         Ok(Lane::new(self.stream(peer).await?, stall_max))

@@ -5,24 +5,35 @@
 //! form that peers send, so that what is wrong is found, and blamed, in the one place where
 //! everything is verified.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::io::{self, Read};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use axum::http::{HeaderName, Response, StatusCode, Uri, header};
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use qk_protocol::blocks::{Blob, BlockRange, EncodeError, OutboardWalk, RangeError, weave};
+use qk_protocol::hash::NetworkId;
+use qk_protocol::message::REPLY_BYTES_MAX;
 use qk_protocol::transfer::{RANGE_TIMEOUT, Why};
 use tokio::sync::oneshot;
 use ureq::tls::{RootCerts, TlsConfig};
-use ureq::{Agent, Body};
+use ureq::typestate::WithoutBody;
+use ureq::{Agent, Body, RequestBuilder};
 
 use super::GatewayConfig;
+use super::guard::read_token_text;
 
 /// Gateways in the place of those of the configuration, separated by commas or spaces.
 pub const GATEWAYS_VARIABLE: &str = "QK_GATEWAY";
+/// A file with the token of the gateways, in the place of those of the configuration.
+pub const TOKEN_VARIABLE: &str = "QK_GATEWAY_TOKEN_FILE";
 /// Gateways that are asked; each costs connections of its own.
 pub const GATEWAYS_MAX: usize = 8;
 /// A gateway's address may be this long.
@@ -48,7 +59,7 @@ pub struct GatewayUrl {
 #[error("gateway {given:?}: {why}")]
 pub struct GatewayUrlError {
     given: String,
-    why: &'static str,
+    why: Cow<'static, str>,
 }
 
 impl GatewayUrl {
@@ -59,7 +70,7 @@ impl GatewayUrl {
     pub fn parse(text: &str) -> Result<Self, GatewayUrlError> {
         let refuse = |why| GatewayUrlError {
             given: text.chars().take(100).collect(),
-            why,
+            why: Cow::Borrowed(why),
         };
         if text.len() > URL_BYTES_MAX {
             return Err(refuse("too long"));
@@ -90,6 +101,35 @@ impl GatewayUrl {
         }
         Ok(Self { text, is_https })
     }
+
+    /// Host and, if there is one, port.
+    fn authority(&self) -> &str {
+        let rest = self.text.split_once("://").map_or("", |(_, rest)| rest);
+        rest.split('/').next().unwrap_or_default()
+    }
+
+    fn is_loopback(&self) -> bool {
+        let address = self.authority().parse::<SocketAddr>();
+        address.is_ok_and(|address| address.ip().is_loopback())
+    }
+}
+
+impl std::str::FromStr for GatewayUrl {
+    type Err = GatewayUrlError;
+
+    fn from_str(text: &str) -> Result<Self, GatewayUrlError> {
+        Self::parse(text)
+    }
+}
+
+/// A token, which is shown nowhere.
+#[derive(Clone)]
+struct Token(Arc<str>);
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token")
+    }
 }
 
 impl fmt::Display for GatewayUrl {
@@ -108,6 +148,46 @@ pub fn gateways(config: &GatewayConfig) -> Result<Vec<GatewayUrl>, GatewayUrlErr
         Ok(text) => parse_all(text.split([',', ' ']).filter(|one| !one.is_empty())),
         Err(_) => parse_all(config.from.iter().map(String::as_str)),
     }
+}
+
+/// A client for each gateway, with its token where one is configured; relative paths are below `dir`.
+///
+/// # Errors
+/// When a token cannot be read, or would be sent where others can read it.
+pub(crate) fn clients(
+    urls: Vec<GatewayUrl>,
+    config: &GatewayConfig,
+    dir: &Path,
+) -> Result<Vec<Client>, GatewayUrlError> {
+    let everywhere = std::env::var_os(TOKEN_VARIABLE).filter(|value| !value.is_empty());
+    let client = |url: GatewayUrl| {
+        let file = match &everywhere {
+            Some(file) => Some(PathBuf::from(file)),
+            None => config
+                .tokens
+                .get(url.authority())
+                .map(|file| dir.join(file)),
+        };
+        let refuse = |why: String| GatewayUrlError {
+            given: url.to_string(),
+            why: Cow::Owned(why),
+        };
+        let token = match file {
+            None => None,
+            Some(_) if !url.is_https && !url.is_loopback() => {
+                return Err(refuse("its token is sent over https only".to_owned()));
+            }
+            Some(file) => {
+                let text = read_token_text(&file).map_err(|error| refuse(error.to_string()))?;
+                Some(Token(text.into()))
+            }
+        };
+        Ok(Client {
+            token,
+            ..Client::new(url)
+        })
+    };
+    urls.into_iter().map(client).collect()
 }
 
 fn parse_all<'a>(texts: impl Iterator<Item = &'a str>) -> Result<Vec<GatewayUrl>, GatewayUrlError> {
@@ -217,6 +297,7 @@ impl From<ureq::Error> for GatewayPullError {
 pub struct Client {
     url: GatewayUrl,
     agent: Agent,
+    token: Option<Token>,
 }
 
 /// A blob at one gateway, whose outboard was fetched. Cheap to clone.
@@ -256,7 +337,40 @@ impl Client {
         Self {
             url,
             agent: config.new_agent(),
+            token: None,
         }
+    }
+
+    /// A request; a redirect to another place goes without the token.
+    fn get(&self, url: &str) -> RequestBuilder<WithoutBody> {
+        let request = self.agent.get(url);
+        match &self.token {
+            Some(Token(token)) => request.header(header::AUTHORIZATION, format!("Bearer {token}")),
+            None => request,
+        }
+    }
+
+    /// Asks what a node of a network would answer; both are messages of `/qk/index/1`. Nothing that it
+    /// says is verified here.
+    ///
+    /// # Errors
+    /// See [`GatewayPullError`].
+    pub async fn ask_index(
+        &self,
+        network: NetworkId,
+        request: Vec<u8>,
+    ) -> Result<Vec<u8>, GatewayPullError> {
+        let client = self.clone();
+        on_thread(move |cancelled| {
+            let asked = BASE64_URL_SAFE_NO_PAD.encode(request);
+            let url = format!("{}-/networks/{network}/index?{asked}", client.url);
+            let response = client.get(&url).call()?;
+            match response.status() {
+                StatusCode::OK => at_most(response, REPLY_BYTES_MAX, cancelled),
+                status => Err(refusal(status)),
+            }
+        })
+        .await
     }
 
     /// Where it asks.
@@ -292,7 +406,7 @@ impl Client {
         cancelled: &AtomicBool,
     ) -> Result<Vec<u8>, GatewayPullError> {
         let url = format!("{}artifacts/{}.obao4", self.url, blob.root());
-        let response = self.agent.get(&url).call()?;
+        let response = self.get(&url).call()?;
         match response.status() {
             StatusCode::OK => {}
             status => return Err(refusal(status)),
@@ -342,7 +456,7 @@ impl RemoteBlob {
         let (span, size) = (self.blob.bytes_of(range), self.blob.size());
         let asked = format!("{}-{}", span.start, span.end.saturating_sub(1));
         let url = format!("{}artifacts/{}", self.client.url, self.blob.root());
-        let request = self.client.agent.get(&url);
+        let request = self.client.get(&url);
         let response = request.header("range", format!("bytes={asked}")).call()?;
         match response.status() {
             StatusCode::PARTIAL_CONTENT => {
@@ -390,11 +504,24 @@ fn body(
     if length.is_some_and(|length: usize| length != expected) {
         return Err(GatewayPullError::Malformed("has a file of another size"));
     }
+    let bytes = at_most(response, expected, cancelled)?;
+    match bytes.len() {
+        got if got < expected => Err(GatewayPullError::Truncated { got, expected }),
+        _ => Ok(bytes),
+    }
+}
+
+/// Reads a body of at most `bytes_max` bytes.
+fn at_most(
+    response: Response<Body>,
+    bytes_max: usize,
+    cancelled: &AtomicBool,
+) -> Result<Vec<u8>, GatewayPullError> {
     let mut reader = response.into_body().into_reader();
     // One byte more tells too much from enough, and lets the connection be used again.
-    let mut bytes = vec![0; expected + 1];
+    let mut bytes = vec![0; bytes_max + 1];
     let mut got = 0;
-    while got <= expected {
+    while got <= bytes_max {
         if cancelled.load(Ordering::Relaxed) {
             return Err(GatewayPullError::Cancelled);
         }
@@ -407,15 +534,12 @@ fn body(
             Err(error) => return Err(read_error(error)),
         }
     }
-    if got > expected {
+    if got > bytes_max {
         return Err(GatewayPullError::Malformed(
             "sends more than it was asked for",
         ));
     }
-    if got < expected {
-        return Err(GatewayPullError::Truncated { got, expected });
-    }
-    bytes.truncate(expected);
+    bytes.truncate(got);
     Ok(bytes)
 }
 

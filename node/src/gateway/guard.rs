@@ -174,11 +174,21 @@ fn read_file(path: &Path) -> Result<Vec<u8>, GatewayError> {
 }
 
 fn read_token(path: &Path) -> Result<Token, GatewayError> {
+    let text = read_token_text(path)?;
+    Ok(Token(blake3::hash(text.as_bytes())))
+}
+
+/// The token in a file.
+///
+/// # Errors
+/// When it cannot be read, or holds none.
+pub(super) fn read_token_text(path: &Path) -> Result<String, GatewayError> {
     let bytes = read_file(path)?;
-    let text = bytes.trim_ascii();
-    let is_token = text.len() >= TOKEN_BYTES_MIN && text.iter().all(u8::is_ascii_graphic);
+    let text = std::str::from_utf8(bytes.trim_ascii()).unwrap_or_default();
+    let is_token =
+        text.len() >= TOKEN_BYTES_MIN && text.bytes().all(|byte| byte.is_ascii_graphic());
     match is_token {
-        true => Ok(Token(blake3::hash(text))),
+        true => Ok(text.to_owned()),
         // What it holds is not shown: it may be a token with a typing error.
         false => Err(GatewayError::File {
             path: path.to_owned(),

@@ -28,6 +28,7 @@ const BUCKETS: [f64; 10] = [0.001, 0.005, 0.025, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0,
 pub(super) enum Route {
     Artifact,
     Named,
+    Index,
     Health,
     Metrics,
     Unknown,
@@ -39,6 +40,7 @@ impl Route {
             "/healthz" | "/readyz" => Self::Health,
             "/metrics" => Self::Metrics,
             _ if path.starts_with("/artifacts/") => Self::Artifact,
+            _ if path.starts_with("/-/networks") => Self::Index,
             _ if (2..=3).contains(&path.matches('/').count()) => Self::Named,
             _ => Self::Unknown,
         }
@@ -48,6 +50,7 @@ impl Route {
         match self {
             Self::Artifact => "artifacts",
             Self::Named => "named",
+            Self::Index => "index",
             Self::Health => "health",
             Self::Metrics => "metrics",
             Self::Unknown => "unknown",

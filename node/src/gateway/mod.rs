@@ -8,6 +8,9 @@
 //! GET …<any of these>.sig               its signature by the gateway, as minisign has it
 //! GET /<name>/<version>/<target>.json   what was decided, and on whose word
 //! GET /<name>-<version>/<name>-<version>-<target>.tar.gz   the executables, as cargo-quickinstall has them
+//! GET /-/networks                       the networks that this node takes part in
+//! GET /-/networks/<id>                  the file that others join one with
+//! GET /-/networks/<id>/index?<request>  what a node would answer, in the messages of /qk/index/1
 //! GET /minisign.pub                     the gateway's key
 //! GET /healthz                          200 while the process is alive
 //! GET /readyz                           200 when it can serve its networks, else 503 and the reasons
@@ -23,6 +26,7 @@ pub mod client;
 mod forms;
 mod guard;
 mod health;
+mod index;
 mod metrics;
 mod named;
 mod paced;
@@ -33,6 +37,7 @@ mod sign;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -68,4 +73,8 @@ pub struct GatewayConfig {
     pub packed_bytes_max: Option<u64>,
     /// Gateways of others that artifacts may be had from, as `https://host/path/`.
     pub from: Vec<String>,
+    /// Whether commands ask those for everything and connect with nobody else.
+    pub only: bool,
+    /// Files with the tokens of gateways, by host or host:port.
+    pub tokens: BTreeMap<String, PathBuf>,
 }

@@ -31,6 +31,7 @@ use super::artifact::artifact;
 use super::forms::Forms;
 use super::guard::{Guard, guarded};
 use super::health::{healthz, readyz};
+use super::index::{index, network, networks};
 use super::metrics::{HttpCounters, Route, metrics};
 use super::named::{Names, by_release, quick};
 use super::paced::Paced;
@@ -323,6 +324,9 @@ fn router(shared: Shared) -> Router {
         .route("/{name}/{version}/{file}", get(by_release))
         .route("/{release}/{file}", get(quick))
         .route("/minisign.pub", get(public_key))
+        .route("/-/networks", get(networks))
+        .route("/-/networks/{id}", get(network))
+        .route("/-/networks/{id}/index", get(index))
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))

@@ -23,6 +23,7 @@ use super::looking::{Looking, Parents};
 use super::maintain::RENEW_AFTER_SECONDS;
 use super::member::{Member, unix_now};
 use super::{Node, NodeError, keep};
+use crate::blocks::behaviour::Lanes;
 use crate::blocks::download::{self, DownloadError, DownloadOptions, Progress};
 use crate::blocks::part::{Finished, Part, PartError};
 use crate::blocks::source::Source;
@@ -539,8 +540,10 @@ impl Node {
         }
         let blob = Blob::new(root, trusted.subject.size)?;
         let member = looking.member.clone();
-        let Some(net) = member.net().cloned() else {
-            return Err(NodeError::Stopping.into());
+        let lanes = match member.net() {
+            Some(net) => net.lanes(),
+            None if member.is_on_web() => Lanes::closed(),
+            None => return Err(NodeError::Stopping.into()),
         };
         let Some(part) = self.part(blob, on_event).await? else {
             return Ok(Got::Nothing);
@@ -628,7 +631,7 @@ impl Node {
             }
         };
         let downloading = download::download(
-            net.lanes(),
+            lanes,
             part,
             receiver,
             DownloadOptions {

@@ -119,6 +119,9 @@ impl Member {
         self: &Arc<Self>,
         contact: &message::Contact,
     ) -> Option<message::Contact> {
+        if self.gateway(&contact.node).is_some() {
+            return Some(contact.clone());
+        }
         let dialled = self.to_dial(contact);
         if !contact.addrs.is_empty() || dialled.is_some_and(|one| !one.addrs.is_empty()) {
             return Some(contact.clone());

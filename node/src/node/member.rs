@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use libp2p::multiaddr::Protocol;
 use qk_protocol::blocks::BlockRange;
-use qk_protocol::hash::{NetworkId, NetworkKey, Point, Root};
+use qk_protocol::hash::{Blake3, NetworkId, NetworkKey, Point, Root};
 use qk_protocol::hidden::hidden;
 use qk_protocol::index::{self, Hints, Rules, Write};
 use qk_protocol::lookup::{ASK_TIMEOUT, Lookup, LookupIn, LookupOut, WIDTH};
@@ -28,6 +28,7 @@ use super::kin::{self, Named};
 use super::shelf::{StoreShelf, record};
 use crate::blocks::serve::Server;
 use crate::counters::Counters;
+use crate::gateway::client::Client;
 use crate::home::Joined;
 use crate::net::address::CIRCUITS_MAX;
 use crate::net::{AskError, Circuit, LanRole, Multiaddr, Net, PeerId};
@@ -50,6 +51,8 @@ pub struct Member {
     net: OnceLock<Net>,
     server: OnceLock<Arc<Server>>,
     named: Named,
+    /// Gateways that are asked in place of nodes.
+    web: Vec<Client>,
     /// LAN nodes that may be asked.
     on_lan: RwLock<Vec<(crate::net::Contact, LanRole)>>,
     /// This node as a cache, if it is one.
@@ -107,6 +110,7 @@ impl Member {
         door: Arc<Door>,
         logs: GivenLogs,
         named: Named,
+        web: Vec<Client>,
         cache: Option<Arc<Cache>>,
         counters: Counters,
     ) -> Arc<Self> {
@@ -120,6 +124,7 @@ impl Member {
             net: OnceLock::new(),
             server: OnceLock::new(),
             named,
+            web,
             on_lan: RwLock::default(),
             cache,
             watched: Mutex::default(),
@@ -244,6 +249,36 @@ impl Member {
         });
         *self.joined.write().unwrap_or_else(PoisonError::into_inner) = joined.clone();
         Ok(joined)
+    }
+
+    /// Whether gateways are asked in place of nodes, and nothing else is.
+    pub(super) fn is_on_web(&self) -> bool {
+        !self.web.is_empty()
+    }
+
+    /// Answers a question of somebody without a node; `None` where it is none. `looks` says whether a cache
+    /// looks up what it does not know.
+    pub(crate) async fn answer_on_web(self: Arc<Self>, bytes: &[u8], looks: bool) -> Option<Reply> {
+        let request = Request::decode(bytes).ok()?.message;
+        match &request {
+            Request::Get(get) => {
+                if let (Some(cache), true, 256) = (&self.cache, looks, get.bits) {
+                    cache.look(&self, get.point).await;
+                }
+            }
+            Request::Near { .. } | Request::Network { .. } => {}
+            // Nothing is taken from who is not there to be asked.
+            Request::Put(_) | Request::Have(_) | Request::Log { .. } => return None,
+        }
+        self.counters.index_asked(Some(&request));
+        let nobody = Contact {
+            node: NodeId(Vec::new()),
+            addrs: Vec::new(),
+        };
+        let answered = tokio::task::spawn_blocking(move || {
+            self.answer_from_disk(&nobody, request, Vec::new(), false)
+        });
+        answered.await.ok()?.ok()
     }
 
     /// Answers a peer's request; no bytes where it is not a request. Runs as a task of its own.
@@ -381,6 +416,9 @@ impl Member {
     /// Nodes to begin a look-up with: parents and neighbours that may be asked, those that were named,
     /// mirrors, then those of the routing table.
     pub(super) async fn seeds(&self, point: Point) -> Vec<Contact> {
+        if self.is_on_web() {
+            return self.web.iter().map(on_web).collect();
+        }
         let mut seeds = self.parents().await;
         let neighbours = self.on_lan();
         let first = neighbours.iter().map(|(contact, _)| contact);
@@ -413,6 +451,9 @@ impl Member {
         request: &Request,
         time: Duration,
     ) -> Result<Reply, Unanswered> {
+        if let Some(gateway) = self.gateway(&contact.node) {
+            return self.ask_gateway(gateway, request, time).await;
+        }
         let (Some(net), Some(dialled)) = (self.net(), self.to_dial(contact)) else {
             return Err(Unanswered::Failed);
         };
@@ -437,6 +478,38 @@ impl Member {
                     true => Unanswered::Late,
                     false => Unanswered::Failed,
                 })
+            }
+        }
+    }
+
+    /// The gateway that goes by this name, in place of a node.
+    pub(super) fn gateway(&self, node: &NodeId) -> Option<&Client> {
+        self.web.iter().find(|client| on_web(client).node == *node)
+    }
+
+    async fn ask_gateway(
+        &self,
+        gateway: &Client,
+        request: &Request,
+        time: Duration,
+    ) -> Result<Reply, Unanswered> {
+        let asking = gateway.ask_index(self.id, request.encode());
+        let Ok(answered) = tokio::time::timeout(time, asking).await else {
+            return Err(Unanswered::Late);
+        };
+        let reply = match answered {
+            Ok(bytes) => Reply::decode(&bytes).map_err(|error| error.to_string()),
+            Err(error) => Err(error.to_string()),
+        };
+        match reply {
+            // Nodes that it names cannot be asked.
+            Ok(decoded) => Ok(Reply {
+                closer: Vec::new(),
+                answer: without_providers(decoded.message.answer),
+            }),
+            Err(error) => {
+                tracing::warn!(gateway = %gateway.url(), %error, "a gateway did not say what it knows");
+                Err(Unanswered::Failed)
             }
         }
     }
@@ -687,6 +760,28 @@ pub(super) async fn next<T: Send + 'static>(
         }
     };
     tokio::time::timeout(wait, finished).await.ok().flatten()
+}
+
+/// A gateway in the place of a node.
+fn on_web(client: &Client) -> Contact {
+    let url = client.url().to_string().into_bytes();
+    Contact {
+        node: NodeId([b"gateway ", &Blake3::of(&url).0[..]].concat()),
+        addrs: vec![ByteBuf::from(url)],
+    }
+}
+
+fn without_providers(answer: Answer) -> Answer {
+    match answer {
+        Answer::Statements {
+            statements, next, ..
+        } => Answer::Statements {
+            statements,
+            providers: Vec::new(),
+            next,
+        },
+        other => other,
+    }
 }
 
 /// Of the addresses that a peer claims, those at the host it was seen at, and those over relays that

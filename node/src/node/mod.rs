@@ -60,7 +60,7 @@ use self::shelf::{StoreShelf, record};
 use self::traffic::Traffic;
 use crate::blocks::serve::Blobs;
 use crate::counters::Counters;
-use crate::gateway::client::{Client, GatewayUrl, GatewayUrlError, gateways};
+use crate::gateway::client::{Client, GatewayUrl, GatewayUrlError, clients, gateways};
 use crate::home::{Config, Home, HomeError};
 use crate::manners::{Manners, ShareConfig, ShareFlags};
 use crate::net::{Contact, Multiaddr, StartError};
@@ -110,6 +110,8 @@ pub struct NodeOptions {
     pub hold: bool,
     /// Whether to stay off the network.
     pub offline: bool,
+    /// Gateways that are asked for everything, in place of nodes: no connection is made to others.
+    pub only: Vec<GatewayUrl>,
     /// Whether to be a cache for the neighbours, whatever the configuration says.
     pub cache: bool,
     /// What the command line says of sharing.
@@ -182,7 +184,11 @@ impl Node {
     /// See [`NodeError`]; when none of the networks could be started, why the first one was not.
     pub async fn start(home: Home, options: NodeOptions) -> Result<Self, NodeError> {
         let config = home.config()?;
-        let gateways = gateways(&config.gateway)?;
+        let gateways = match options.only.is_empty() {
+            true => gateways(&config.gateway)?,
+            false => options.only.clone(),
+        };
+        let gateways = clients(gateways, &config.gateway, home.dir())?;
         let is_cache = options.hold && (options.cache || config.cache.enabled);
         // Beside the configuration, with which a file that is read again is compared.
         let told = Config {
@@ -220,7 +226,7 @@ impl Node {
             started: Instant::now(),
             traffic: Arc::default(),
             counters: Counters::default(),
-            gateways: Mutex::new(gateways.into_iter().map(Client::new).collect()),
+            gateways: Mutex::new(gateways),
             moved: Arc::default(),
             reloads: watch::Sender::default(),
         };
@@ -274,6 +280,11 @@ impl Node {
     fn gateways(&self) -> Vec<Client> {
         let gateways = self.gateways.lock();
         gateways.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether gateways are asked in place of nodes.
+    fn is_on_web(&self) -> bool {
+        !self.options.only.is_empty()
     }
 
     /// Asks a gateway nothing more until this node starts again.

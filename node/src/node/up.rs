@@ -24,12 +24,12 @@ impl Node {
         let identity = net::identity_of(self.home.key("node")?.to_bytes())?;
         let own = identity.public().to_peer_id();
         let is_other = |contact: &Contact| contact.peer != own;
-        let mut named = Named {
-            parents: parents_of(&self.options, &self.config())?,
-            bootstrap: Vec::new(),
-            itself: Vec::new(),
-            is_local: false,
-        };
+        let mut named = Named::default();
+        if self.is_on_web() {
+            // Gateways are asked in their place.
+            return Ok(self.member_of(joined, named));
+        }
+        named.parents = parents_of(&self.options, &self.config())?;
         for text in &joined.network.manifest().bootstrap {
             let parsed = text.parse::<Multiaddr>().map_err(|error| error.to_string());
             let contact = parsed
@@ -54,14 +54,23 @@ impl Node {
         named.bootstrap = others;
         let itself: Vec<Contact> = itself;
         named.itself = itself.into_iter().flat_map(|one| one.addrs).collect();
-        Ok(Member::new(
+        Ok(self.member_of(joined, named))
+    }
+
+    fn member_of(&self, joined: Joined, named: Named) -> Arc<Member> {
+        let web = match self.is_on_web() {
+            true => self.gateways(),
+            false => Vec::new(),
+        };
+        Member::new(
             joined,
             self.door.clone(),
             GivenLogs::new(self.home.logs(), self.manners.clone()),
             named,
+            web,
             self.cache.clone(),
             self.counters.clone(),
-        ))
+        )
     }
 
     /// Starts the network side of a network, unless it has started or the node is offline.
@@ -69,7 +78,7 @@ impl Node {
     /// # Errors
     /// When it cannot be started.
     pub(crate) async fn up(&self, member: &Arc<Member>) -> Result<(), NodeError> {
-        if self.options.offline || member.net().is_some() {
+        if self.options.offline || self.is_on_web() || member.net().is_some() {
             return Ok(());
         }
         let _one_at_a_time = self.starting.lock().await;

@@ -16,6 +16,7 @@ mod gateway;
 mod gateways;
 mod hidden;
 mod hostile;
+mod https_only;
 mod install;
 mod install_kill;
 mod install_wrong;

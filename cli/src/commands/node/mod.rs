@@ -52,6 +52,7 @@ async fn foreground(session: &Session, args: &NodeArgs) -> Outcome {
         parent: args.parent.iter().cloned().chain(parents()).collect(),
         hold: true,
         offline: false,
+        only: Vec::new(),
         cache: args.cache,
         share: manners::flags(&args.share, listen.is_none()),
     };
