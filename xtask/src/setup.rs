@@ -61,7 +61,7 @@ const OPENSSL: Need = Need {
 };
 
 /// What only some tests need; without it they say that they are skipped.
-const FOR_TESTS: [Need; 3] = [
+const FOR_TESTS: [Need; 4] = [
     Need {
         name: "nftables",
         probe: &["nft", "--version"],
@@ -73,6 +73,11 @@ const FOR_TESTS: [Need; 3] = [
         probe: &["ip", "-Version"],
         how: "install it with the distribution's package manager, on Debian and Ubuntu: \
               apt-get install iproute2",
+    },
+    Need {
+        name: "chromium",
+        probe: &["chromium", "--version"],
+        how: "install it with the distribution's package manager, on Debian: apt-get install chromium",
     },
     Need {
         name: "tcpdump",

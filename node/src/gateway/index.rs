@@ -21,7 +21,7 @@ const QUESTION_BYTES_MAX: usize = 1024;
 
 /// Networks that may be shown to who asks. That of a private one is only shown to those with the token: who
 /// has no secret is to learn nothing of it.
-fn shown(shared: &Shared) -> Vec<Arc<Member>> {
+pub(super) fn shown(shared: &Shared) -> Vec<Arc<Member>> {
     let mut members = shared.node.members();
     members.retain(|one| one.joined().secret.is_none() || shared.guard.has_token());
     members

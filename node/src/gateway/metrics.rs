@@ -29,6 +29,7 @@ pub(super) enum Route {
     Artifact,
     Named,
     Index,
+    Page,
     Health,
     Metrics,
     Unknown,
@@ -41,6 +42,7 @@ impl Route {
             "/metrics" => Self::Metrics,
             _ if path.starts_with("/artifacts/") => Self::Artifact,
             _ if path.starts_with("/-/networks") => Self::Index,
+            _ if path.starts_with("/-/") => Self::Page,
             _ if (2..=3).contains(&path.matches('/').count()) => Self::Named,
             _ => Self::Unknown,
         }
@@ -51,6 +53,7 @@ impl Route {
             Self::Artifact => "artifacts",
             Self::Named => "named",
             Self::Index => "index",
+            Self::Page => "page",
             Self::Health => "health",
             Self::Metrics => "metrics",
             Self::Unknown => "unknown",

@@ -8,6 +8,8 @@
 //! GET …<any of these>.sig               its signature by the gateway, as minisign has it
 //! GET /<name>/<version>/<target>.json   what was decided, and on whose word
 //! GET /<name>-<version>/<name>-<version>-<target>.tar.gz   the executables, as cargo-quickinstall has them
+//! GET /-/                               a dashboard, for the local network or who has the token
+//! GET /-/badges/<crate>.svg             a badge
 //! GET /-/networks                       the networks that this node takes part in
 //! GET /-/networks/<id>                  the file that others join one with
 //! GET /-/networks/<id>/index?<request>  what a node would answer, in the messages of /qk/index/1
@@ -23,6 +25,7 @@
 
 mod artifact;
 pub mod client;
+mod dashboard;
 mod forms;
 mod guard;
 mod health;

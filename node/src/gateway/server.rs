@@ -28,6 +28,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use super::artifact::artifact;
+use super::dashboard::{self, Pages};
 use super::forms::Forms;
 use super::guard::{Guard, guarded};
 use super::health::{healthz, readyz};
@@ -157,6 +158,7 @@ pub(super) struct Shared {
     pub(super) guard: Arc<Guard>,
     pub(super) forms: Arc<Forms>,
     pub(super) names: Arc<Names>,
+    pub(super) pages: Arc<Pages>,
 }
 
 impl Gateway {
@@ -219,6 +221,7 @@ impl Gateway {
             guard: self.guard.clone(),
             forms: self.forms.clone(),
             names: Arc::default(),
+            pages: Arc::default(),
         });
         let ending = CancellationToken::new();
         let mut connections = JoinSet::new();
@@ -330,6 +333,7 @@ fn router(shared: Shared) -> Router {
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
+        .merge(dashboard::routes())
         .fallback(unknown)
         .layer(middleware::from_fn_with_state(
             shared.guard.clone(),

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use qk_protocol::decide::Held;
-use qk_protocol::hash::{NetworkId, Point, Root};
+use qk_protocol::hash::{NetworkId, Point, PublicKey, Root};
 use qk_protocol::index::Rules;
 use qk_protocol::key::Release;
 use qk_protocol::mirror::Walk;
@@ -112,6 +112,22 @@ impl Node {
     /// # Errors
     /// When the store cannot be read. A network that does not answer is no error: the report says so.
     pub async fn search(&self, spec: &SearchSpec) -> Result<SearchReport, NodeError> {
+        self.search_as(spec, Some(self.own())).await
+    }
+
+    /// The same for others, whom the owner's own builds do not suffice.
+    pub(crate) async fn search_for_others(
+        &self,
+        spec: &SearchSpec,
+    ) -> Result<SearchReport, NodeError> {
+        self.search_as(spec, None).await
+    }
+
+    async fn search_as(
+        &self,
+        spec: &SearchSpec,
+        own: Option<PublicKey>,
+    ) -> Result<SearchReport, NodeError> {
         let mut report = SearchReport::default();
         for member in self.members() {
             let name = member.joined().network.manifest().name.clone();
@@ -125,7 +141,7 @@ impl Node {
                 answered: there.answered,
                 whole: there.whole || (spec.offline && !here.is_cut),
             });
-            let hits = self.hits(&member, spec, &here, there.statements);
+            let hits = self.hits(&member, spec, own, &here, there.statements);
             report.hits.extend(hits.into_iter().map(|hit| NetworkHit {
                 network: name.clone(),
                 here: (hit.root).is_some_and(|root| here.executables.contains_key(&root)),
@@ -141,6 +157,7 @@ impl Node {
         &self,
         member: &Member,
         spec: &SearchSpec,
+        own: Option<PublicKey>,
         here: &Here,
         there: Vec<Arc<Statement>>,
     ) -> Vec<Hit> {
@@ -160,7 +177,7 @@ impl Node {
             &Known {
                 network: &joined.network,
                 policy: &policy,
-                own: Some(self.own()),
+                own,
                 statements: &statements,
                 executables: &here.executables,
                 now,

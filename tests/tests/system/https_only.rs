@@ -44,7 +44,7 @@ fn marked(lab: &Lab, mark: &str) -> Artifact {
 }
 
 fn fetch(lab: &Lab, urls: &[&str]) -> Ran {
-    let mut command = lab.fetch_command(CLIENT, &[SPEC, "--force"]);
+    let mut command = lab.fetch_command(CLIENT, &[SPEC]);
     urls.iter().for_each(|url| {
         command.args(["--gateway", url]);
     });

@@ -9,6 +9,7 @@ mod churn;
 mod compare;
 mod container;
 mod crowd;
+mod dashboard;
 mod enemies;
 mod fetch;
 mod formats;
