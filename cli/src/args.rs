@@ -199,8 +199,8 @@ pub(crate) struct RegistryArgs {
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  qk upgrade --dry-run\n  qk upgrade\n  qk upgrade ripgrep bat\n\n\
-What was installed from the registry is upgraded within the requirement that it was installed with, with\n\
-the same features and for the same target. What was installed in an exact version stays;\n\
+What was installed from the registry is upgraded within the requirement that it was installed with,\n\
+with the same features and for the same target. What was installed in an exact version stays;\n\
 `qk fetch CRATE` moves it. Exit codes are those of `qk fetch`"
 )]
 pub(crate) struct UpgradeArgs {
@@ -702,16 +702,6 @@ pub(crate) struct DemoArgs {
 pub(crate) struct CrateSpec {
     pub name: String,
     pub ask: Ask,
-}
-
-impl CrateSpec {
-    /// The version, if exactly one is asked for.
-    pub(crate) fn exact(&self) -> Option<&semver::Version> {
-        match &self.ask {
-            Ask::Exact(version) => Some(version),
-            Ask::Newest | Ask::Matching(_) => None,
-        }
-    }
 }
 
 impl std::str::FromStr for CrateSpec {

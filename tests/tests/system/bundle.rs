@@ -124,6 +124,12 @@ fn a_bundle_is_checked_later_elsewhere_and_offline() {
     proven
         .check(STRANGER, &["--network", &id, "hexyl@0.16.0"])
         .failed(15, &["hexyl@0.17.0", "not about hexyl@0.16.0"]);
+    proven
+        .check(STRANGER, &["--network", &id, "hexyl@~0.16"])
+        .failed(15, &["hexyl@0.17.0", "not about hexyl@~0.16"]);
+    proven
+        .check(STRANGER, &["--network", &id, "hexyl@>=0.16"])
+        .done();
     // Whoever checks may ask for more, and a project for more still.
     proven.lab.configure(CLIENT, "[policy]\nthreshold = 3\n");
     proven.check(CLIENT, &[]).failed(11, &["2 of 3 principals"]);

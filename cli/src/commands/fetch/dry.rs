@@ -100,7 +100,8 @@ pub(super) async fn plan(
             break;
         }
     }
-    last.error = format!("{release}: {}", last.error);
+    let why = last.error;
+    last.error = format!("{release}: {why}");
     if want.fallback == Fallback::None || want.offline || !may_build(&last) {
         return Err(last);
     }
@@ -116,7 +117,7 @@ pub(super) async fn plan(
         observations: Vec::new(),
         principals: None,
         contested_by: None,
-        why: Some(last.error),
+        why: Some(why),
         explained: Vec::new(),
     })
 }

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use qk_node::home::Joined;
 use qk_node::node::{policy_of, unix_now};
+use qk_node::registry::Ask;
 use qk_protocol::bundle::{BUNDLE_BYTES_MAX, Bundle, BundleError, Checked};
 use qk_protocol::decide::{Decision, Verdict};
 use qk_protocol::hash::{KeyId, NetworkId};
@@ -191,8 +192,13 @@ pub(super) fn check(
 }
 
 fn same_release(about: &CrateSpec, key: &ArtifactKey) -> Result<(), String> {
-    let version = about.exact().map(ToString::to_string);
-    if about.name == key.name && version.is_none_or(|version| version == key.version) {
+    let version = &key.version;
+    let is_it = match &about.ask {
+        Ask::Newest => true,
+        Ask::Exact(asked) => asked.to_string() == *version,
+        Ask::Matching(req) => version.parse().is_ok_and(|version| req.matches(&version)),
+    };
+    if about.name == key.name && is_it {
         return Ok(());
     }
     Err(format!("it is about {}, not about {about}", key.release()))
