@@ -101,7 +101,7 @@ fn source_of(source: &str) -> (&'static str, &str) {
 mod tests {
     use super::*;
 
-    /// What cargo-binstall 1.x wrote, with a member of a later version.
+    /// In the form that binstalk-types 0.10 gives to its `CrateInfo`, with a member of a later version.
     const WRITTEN: &str = concat!(
         r#"{"name":"bat","version_req":"*","current_version":"0.25.0","source":{"source_type":"Registry","#,
         r#""url":"https://github.com/rust-lang/crates.io-index"},"target":"x86_64-unknown-linux-gnu","bins":["bat"],"later":1}"#,
