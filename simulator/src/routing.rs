@@ -4,7 +4,7 @@
 //! for each node. As in kad, bucket `b` has up to [`BUCKET`] nodes that share exactly `b` bits with its owner:
 //! all of them where there are no more, otherwise some that stay the same. A node looks through its
 //! table at intervals and until then names nodes that have gone; of the nearest it learns at once,
-//! since a newcomer greets them and they miss who does not answer. `tests/` compares this with real tables.
+//! since a newcomer greets them and they miss who does not answer.
 
 use qk_protocol::hash::Point;
 
