@@ -42,6 +42,8 @@ pub(crate) enum Command {
     Diff(DiffArgs),
     Log(LogArgs),
     Search(SearchArgs),
+    Sbom(SbomArgs),
+    Audit(AuditArgs),
     Node(NodeCli),
     Status(StatusArgs),
     /// Show the peers that the node is connected with
@@ -55,9 +57,17 @@ pub(crate) enum Command {
     /// Install what building needs: the pinned zig and cargo-zigbuild, and bubblewrap
     #[command(after_help = "Example:\n  qk setup")]
     Setup,
-    /// Say what is missing on this machine, and how to get it
-    #[command(after_help = "Example:\n  qk doctor")]
-    Doctor,
+    /// Say what is not in order on this machine, and how to mend it
+    #[command(
+        after_help = "Examples:\n  qk doctor\n  qk doctor --offline --json\n\n\
+Looked at are the directory of qk and its disk, PATH, what building needs, the clock, the joined networks and their\n\
+nodes, and whether the policy can be met. Exit code 1 when something is not in order"
+    )]
+    Doctor {
+        /// Ask no node
+        #[arg(long)]
+        offline: bool,
+    },
     Demo(DemoArgs),
     /// Print completions for a shell
     #[command(
@@ -492,6 +502,45 @@ pub(crate) struct SearchArgs {
     /// Ask nobody
     #[arg(long)]
     pub offline: bool,
+}
+
+/// Print what an artifact was made of: a bill of materials in CycloneDX 1.6
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  qk sbom hexyl@0.17.0 --output hexyl.cdx.json\n  qk sbom 1317a6d8\n  qk sbom ./artifact.tar\n\n\
+It lists all packages of the Cargo.lock in the artifact. Licences are what the packages' own manifests state, where\n\
+cargo's cache has the files that the lock names; they are unknown otherwise. There is no time in it"
+)]
+pub(crate) struct SbomArgs {
+    /// A crate whose artifact is in the store, the beginning of a root, or an archive
+    #[arg(value_name = "CRATE[@VER]|ROOT|FILE")]
+    pub what: String,
+
+    /// Write it to this file
+    #[arg(long, short, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+}
+
+/// Look up the packages of artifacts in the RustSec advisory database
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  qk audit\n  qk audit hexyl@0.17.0 --deny-warnings\n  qk audit --database ./advisory-db --json\n\n\
+Nothing is downloaded: the database is a checkout of https://github.com/RustSec/advisory-db. Exit codes: 0 nothing\n\
+known, or only warnings; 1 a vulnerability; 10 no database, or no such artifact; 15 a database with a file that is\n\
+no advisory"
+)]
+pub(crate) struct AuditArgs {
+    /// Crates whose artifacts are in the store [default: all]
+    #[arg(value_name = "CRATE[@VER]")]
+    pub crates: Vec<CrateSpec>,
+
+    /// Where the database is [default: advisory-db in cargo's home]
+    #[arg(long, value_name = "DIR")]
+    pub database: Option<PathBuf>,
+
+    /// Fail for warnings, too: unmaintained, unsound and notices
+    #[arg(long)]
+    pub deny_warnings: bool,
 }
 
 /// Run a node in the foreground until Ctrl-C, or as a service in the background

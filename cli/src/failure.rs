@@ -39,6 +39,26 @@ impl Kind {
 }
 
 impl Kind {
+    /// What to do next, where nothing better is known.
+    fn next_step(self) -> &'static str {
+        match self {
+            Self::Other => "`qk doctor` says what is not in order here; QK_LOG=debug tells more",
+            Self::Usage => {
+                "`qk COMMAND --help` shows what it takes, `qk doctor` reads the configuration"
+            }
+            Self::NotFound => "`qk search` looks for crates, `qk store ls` lists what is here",
+            Self::Unproven => "`qk proofs CRATE` shows what was observed, and what is missing",
+            Self::Disputed => "`qk proofs CRATE` shows who observed what",
+            Self::BuildFailed => "`qk doctor` says whether this machine has what building needs",
+            Self::Network => "`qk doctor` looks whether nodes can be reached",
+            Self::Corrupt => {
+                "nothing of it was used; `qk store fsck` looks for damage on this machine"
+            }
+            Self::Incompatible => "`qk build` builds it for this machine, `--target` names another",
+            Self::Stale => "`qk doctor` says which network's word ended, and why",
+        }
+    }
+
     /// The kind behind the exit code of another `qk`.
     pub(crate) fn from_exit_code(code: Option<i32>) -> Self {
         let all = [
@@ -82,7 +102,7 @@ impl Failure {
             exit_code: kind.exit_code(),
             error: error.to_string(),
             reason: None,
-            hint: None,
+            hint: Some(kind.next_step().to_owned()),
             printed: false,
             explained: Vec::new(),
         }
@@ -114,6 +134,12 @@ impl Failure {
         self
     }
 
+    /// Where the message says all that there is to say.
+    pub(crate) fn without_hint(mut self) -> Self {
+        self.hint = None;
+        self
+    }
+
     pub(crate) fn hint(mut self, hint: impl fmt::Display) -> Self {
         self.hint = Some(hint.to_string());
         self
@@ -131,3 +157,24 @@ impl fmt::Display for Failure {
 }
 
 pub(crate) type Outcome<T = ()> = Result<T, Failure>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_says_what_went_wrong_and_what_to_do_next() {
+        let bare = Failure::new(Kind::Network, "none of the 3 known nodes answered");
+        insta::assert_snapshot!(bare, @r"
+        error: none of the 3 known nodes answered
+          hint: `qk doctor` looks whether nodes can be reached
+        ");
+        let told = bare.hint("join another network");
+        insta::assert_snapshot!(serde_json::to_string(&told).unwrap(), @r#"{"kind":"network","exit_code":14,"error":"none of the 3 known nodes answered","hint":"join another network"}"#);
+        insta::assert_snapshot!(told.without_hint(), @"error: none of the 3 known nodes answered");
+        let codes: Vec<u8> = (0..=17)
+            .map(|code| Kind::from_exit_code(Some(code)).exit_code())
+            .collect();
+        insta::assert_snapshot!(format!("{codes:?}"), @"[1, 1, 2, 1, 1, 1, 1, 1, 1, 1, 10, 11, 12, 13, 14, 15, 16, 17]");
+    }
+}

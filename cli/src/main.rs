@@ -97,7 +97,7 @@ fn in_runtime<T>(ends_itself: bool, work: impl Future<Output = Outcome<T>>) -> O
         tokio::select! {
             done = work => done,
             // What runs is dropped: children die, temporary files go, downloads stay for the next time.
-            () = stopped, if !ends_itself => Err(Failure::new(Kind::Other, "interrupted")),
+            () = stopped, if !ends_itself => Err(Failure::new(Kind::Other, "interrupted").without_hint()),
         }
     });
     // A blocking task that is still at work must not hold the terminal.
@@ -131,7 +131,9 @@ async fn dispatch(command: Command, output: Output) -> Outcome {
         Command::Join(args) => commands::network::join(&session, &args).await,
         Command::Store(command) => commands::store::run(&session, command).await,
         Command::Setup => commands::doctor::setup(&session).await,
-        Command::Doctor => commands::doctor::doctor(&session).await,
+        Command::Sbom(args) => commands::supply::bill(&session, &args).await,
+        Command::Audit(args) => commands::supply::audit(&session, &args).await,
+        Command::Doctor { offline } => commands::doctor::doctor(&session, offline).await,
         Command::Demo(args) => commands::demo::run(args, output).await,
         Command::Run(_) | Command::Completions { .. } | Command::Man { .. } => Ok(()),
     }

@@ -20,5 +20,6 @@ pub mod registry;
 pub mod secret;
 pub mod service;
 pub mod store;
+pub mod supply;
 pub mod unpack;
 pub mod watch;

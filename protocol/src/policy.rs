@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::hash::PrincipalId;
+use crate::manifest::{KeyState, Manifest};
 
 /// How many distinct principals have to agree unless somebody says otherwise.
 pub const THRESHOLD_DEFAULT: u32 = 2;
@@ -162,6 +163,64 @@ impl Policy {
             on_dissent: Some(self.on_dissent()),
             ..self.clone()
         }
+    }
+
+    /// Why nothing for a target can be trusted in a network, whoever agrees: each demand that asks for more
+    /// principals than the manifest names. None where all can be met.
+    pub fn shortages(&self, manifest: &Manifest, target: &str) -> Vec<String> {
+        let any: BTreeSet<PrincipalId> = manifest
+            .principals
+            .iter()
+            .filter(|one| one.observes())
+            .filter(|one| one.keys.iter().any(|key| key.state == KeyState::Active))
+            .map(|one| one.id)
+            .collect();
+        let builds = manifest.builds.iter().filter(|one| one.target == target);
+        let assigned = builds.map(|build| {
+            let verifiers = manifest
+                .principals
+                .iter()
+                .filter(|one| any.contains(&one.id) && one.verifies(target, &build.rustc.version));
+            verifiers.map(|one| one.id).collect::<BTreeSet<_>>()
+        });
+        // What one compiler's committee can prove suffices.
+        let assigned = assigned.max_by_key(BTreeSet::len).unwrap_or_default();
+        let size = manifest.committee.size as usize;
+        let at_most = |count: Count, of: &BTreeSet<PrincipalId>| {
+            let among = |all: &BTreeSet<PrincipalId>| match of.is_empty() {
+                true => all.len(),
+                false => all.intersection(of).count(),
+            };
+            match count {
+                Count::Any => among(&any),
+                Count::Assigned => among(&assigned).min(size),
+            }
+        };
+        let mut demands = vec![("the policy", self.threshold, self.count, &self.principals)];
+        demands.extend(
+            self.groups
+                .iter()
+                .map(|group| (group.name.as_str(), group.threshold, group.count, &group.of)),
+        );
+        demands.extend(
+            self.crates
+                .iter()
+                .map(|(name, over)| (name.as_str(), over.threshold, self.count, &self.principals)),
+        );
+        let short =
+            demands
+                .into_iter()
+                .filter_map(|(name, threshold, count, of)| {
+                    let have = at_most(count, of);
+                    let counted = match count {
+                        Count::Any => "can observe",
+                        Count::Assigned => "can be assigned",
+                    };
+                    (have < threshold as usize).then(|| {
+                format!("{name} asks for {threshold} principals, and {have} that count {counted}")
+            })
+                });
+        short.collect()
     }
 
     /// Whether this client rebuilds what it fetches this time; `random` is the caller's.

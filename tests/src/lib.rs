@@ -12,6 +12,7 @@ pub mod lan;
 pub mod namespace;
 pub mod node_load;
 pub mod peer;
+pub mod python;
 pub mod registry;
 pub mod store_load;
 pub mod web;

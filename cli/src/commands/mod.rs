@@ -15,6 +15,7 @@ pub(crate) mod run;
 pub(crate) mod search;
 pub(crate) mod shell;
 pub(crate) mod store;
+pub(crate) mod supply;
 pub(crate) mod verify;
 
 use qk_node::access::{Problem, ProblemKind};

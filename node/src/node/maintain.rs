@@ -15,6 +15,7 @@ use qk_protocol::statement::Statement;
 use qk_protocol::time::UnixTime;
 use qk_protocol::upkeep::{ANNOUNCE_SECONDS, REFRESH_SECONDS, put_again};
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use super::member::{Member, unix_now};
 use super::shelf::StoreShelf;
@@ -30,6 +31,8 @@ const REFRESH_EVERY: Duration = Duration::from_secs(REFRESH_SECONDS);
 const ANNOUNCE_EVERY: Duration = Duration::from_secs(ANNOUNCE_SECONDS);
 /// How often nodes that came are given what they lack.
 const REPAIR_EVERY: Duration = Duration::from_secs(3600);
+/// How long after the start for the first time.
+const REPAIR_AFTER: Duration = Duration::from_secs(60);
 /// How often the store is cleaned up and scrubbed.
 const CLEAN_EVERY: Duration = Duration::from_secs(3600);
 /// How old a timestamp gets before the node beside its key renews it.
@@ -59,7 +62,8 @@ impl Node {
         let mut pauses = self.manners().changes();
         let mut refresh = tokio::time::interval(REFRESH_EVERY);
         let mut announce = tokio::time::interval(ANNOUNCE_EVERY);
-        let mut repair = tokio::time::interval(REPAIR_EVERY);
+        // Who has just begun knows nobody yet.
+        let mut repair = tokio::time::interval_at(Instant::now() + REPAIR_AFTER, REPAIR_EVERY);
         let mut clean = tokio::time::interval(CLEAN_EVERY);
         loop {
             let done = tokio::select! {

@@ -26,6 +26,7 @@ pub use config::CargoConfig;
 pub use error::RegistryError;
 pub use http::HttpError;
 pub use index::IndexError;
+pub(crate) use package::manifest_in;
 pub use package::{CRATE_BYTES_MAX, LOCK_BYTES_MAX, PackageError, lock_digest};
 
 use ask::{nearest, pick};

@@ -213,14 +213,47 @@ pub(super) fn lock_in(
     release: &Release,
     unpacked_bytes_max: u64,
 ) -> Result<Option<(Sha256, Vec<u8>)>, String> {
-    let wanted = Path::new(&format!("{}-{}", release.name, release.version)).join("Cargo.lock");
+    let directory = format!("{}-{}", release.name, release.version);
+    let lock = entry_in(packed, &directory, "Cargo.lock", unpacked_bytes_max)?;
+    Ok(lock.map(|bytes| (Sha256::of(&bytes), bytes)))
+}
+
+/// The `Cargo.toml` of a `.crate` file, if that is the one with this checksum.
+pub(crate) fn manifest_in(
+    mut file: File,
+    name: &str,
+    version: &str,
+    checksum: &Sha256,
+) -> Result<Option<Vec<u8>>, String> {
+    let about = file.metadata().map_err(|error| error.to_string())?;
+    if !about.is_file() || about.len() > CRATE_BYTES_MAX {
+        return Ok(None);
+    }
+    let mut packed = Vec::new();
+    let read = (&mut file).take(CRATE_BYTES_MAX).read_to_end(&mut packed);
+    read.map_err(|error| error.to_string())?;
+    if Sha256::of(&packed) != *checksum {
+        return Ok(None);
+    }
+    let directory = format!("{name}-{version}");
+    entry_in(&packed[..], &directory, "Cargo.toml", UNPACKED_BYTES_MAX)
+}
+
+/// One file of a `.crate`, which has everything in one directory.
+fn entry_in(
+    packed: impl Read,
+    directory: &str,
+    name: &str,
+    unpacked_bytes_max: u64,
+) -> Result<Option<Vec<u8>>, String> {
+    let wanted = Path::new(directory).join(name);
     // Cargo reads one gzip member and no more; so does this.
     let unpacked = flate2::read::GzDecoder::new(packed).take(unpacked_bytes_max + 1);
     let mut archive = tar::Archive::new(unpacked);
     let entries = archive
         .entries()
         .map_err(|error| format!("cannot be read: {error}"))?;
-    let mut lock = None;
+    let mut found = None;
     // The whole archive is read: where a name comes twice, unpacking takes the last one.
     for (number, entry) in entries.enumerate() {
         let mut entry = entry.map_err(|error| format!("cannot be read: {error}"))?;
@@ -234,10 +267,10 @@ pub(super) fn lock_in(
             continue;
         }
         if !entry.header().entry_type().is_file() {
-            return Err("has something else than a file as Cargo.lock".to_owned());
+            return Err(format!("has something else than a file as {name}"));
         }
-        if lock.is_some() {
-            return Err("has two Cargo.lock".to_owned());
+        if found.is_some() {
+            return Err(format!("has two {name}"));
         }
         let mut bytes = Vec::new();
         (&mut entry)
@@ -245,16 +278,14 @@ pub(super) fn lock_in(
             .read_to_end(&mut bytes)
             .map_err(|error| format!("cannot be read: {error}"))?;
         if bytes.len() as u64 > LOCK_BYTES_MAX {
-            return Err(format!(
-                "has a Cargo.lock of more than {LOCK_BYTES_MAX} bytes"
-            ));
+            return Err(format!("has a {name} of more than {LOCK_BYTES_MAX} bytes"));
         }
-        lock = Some((Sha256::of(&bytes), bytes));
+        found = Some(bytes);
     }
     if archive.into_inner().limit() == 0 {
         return Err(format!("unpacks to more than {unpacked_bytes_max} bytes"));
     }
-    Ok(lock)
+    Ok(found)
 }
 
 /// Whether unpacking would write both names to the same place.

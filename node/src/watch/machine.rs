@@ -72,7 +72,7 @@ fn load_percent(file: &Path) -> Option<u64> {
 }
 
 /// Bytes that are free for this user on the disk that `dir` lies on, or will.
-fn free_bytes(dir: &Path) -> Option<u64> {
+pub fn free_bytes(dir: &Path) -> Option<u64> {
     let there = dir
         .ancestors()
         .find_map(|dir| rustix::fs::statvfs(dir).ok())?;

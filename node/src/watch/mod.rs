@@ -17,7 +17,7 @@ use qk_protocol::watch::budget::{Budget, Wait};
 use serde::{Deserialize, Serialize};
 
 pub use self::config::{CpuHours, Settings, Time, VerifyConfig};
-pub use self::machine::{Machine, children_cpu_millis};
+pub use self::machine::{Machine, children_cpu_millis, free_bytes};
 use crate::control::{Problem, ProblemKind};
 use crate::home::{Home, create_private_dir};
 use crate::manners::replace_file;

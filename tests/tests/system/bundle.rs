@@ -1,11 +1,12 @@
 //! Bundles: a proof that is checked later, elsewhere, offline, and by other programs.
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::PathBuf;
+use std::process::Command;
 
 use qk_tests::artifact::{Artifact, Options, SPEC, artifact, artifact_with};
 use qk_tests::lab::{ALICE, BOB, CAROL, CLIENT, Lab, Ran, run};
+use qk_tests::python;
 use serde_json::Value;
 
 /// Somebody who has nothing but the file.
@@ -219,7 +220,8 @@ fn a_dispute_and_what_was_taken_back_since() {
 
 #[test]
 fn verifiers_of_others_read_the_envelopes() {
-    let Some(python) = readers() else {
+    let import = "import in_toto_attestation.v1.statement, securesystemslib.dsse";
+    let Some(python) = python::with("readers", &READERS, import) else {
         eprintln!(
             "SKIPPED: {READERS:?} cannot be installed with pip, so no other program read a bundle"
         );
@@ -234,30 +236,4 @@ fn verifiers_of_others_read_the_envelopes() {
     let roots: Vec<String> = serde_json::from_slice(&done.stdout).unwrap();
     let root = proven.artifact.subject.root.to_string();
     assert_eq!(roots, [root.clone(), root]);
-}
-
-/// A Python that has the readers, in an environment of its own; `None` where pip cannot get them.
-fn readers() -> Option<PathBuf> {
-    let this = std::env::current_exe().ok()?;
-    let dir = this.parent()?.join("qk-tests-readers");
-    let python = dir.join("bin/python");
-    let quiet = |command: &mut Command| {
-        let done = command.stdout(Stdio::null()).status();
-        done.is_ok_and(|status| status.success())
-    };
-    let has = |python: &Path| {
-        let import = "import in_toto_attestation.v1.statement, securesystemslib.dsse";
-        quiet(
-            Command::new(python)
-                .args(["-c", import])
-                .stderr(Stdio::null()),
-        )
-    };
-    if has(&python) {
-        return Some(python);
-    }
-    let made = quiet(Command::new("python3").args(["-m", "venv"]).arg(&dir));
-    let mut pip = Command::new(&python);
-    pip.args(["-m", "pip", "install", "--quiet"]).args(READERS);
-    (made && quiet(&mut pip) && has(&python)).then_some(python)
 }

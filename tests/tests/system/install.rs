@@ -410,7 +410,7 @@ fn people_read_this() {
     );
     assert_eq!(
         tools.said(&["uninstall", "tool"]),
-        "error: tool is not installed in ROOT\n"
+        "error: tool is not installed in ROOT\n  hint: `qk list` shows what is installed\n"
     );
     assert_eq!(tools.said(&["upgrade"]), "nothing is installed in ROOT\n");
 }

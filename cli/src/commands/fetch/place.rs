@@ -137,6 +137,7 @@ pub(crate) fn of_install(error: &InstallError) -> Failure {
             _ => failure,
         },
         InstallError::Ambiguous { .. } => failure.hint("name one as CRATE@VERSION"),
+        InstallError::NotInstalled { .. } => failure.hint("`qk list` shows what is installed"),
         _ => failure,
     }
 }
