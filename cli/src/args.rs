@@ -35,6 +35,7 @@ pub(crate) enum Command {
     List(ListArgs),
     Upgrade(UpgradeArgs),
     Uninstall(UninstallArgs),
+    Update(UpdateArgs),
     Build(BuildArgs),
     Repro(ReproArgs),
     Verify(VerifyArgs),
@@ -90,7 +91,9 @@ nodes, and whether the policy can be met. Exit code 1 when something is not in o
 #[command(
     visible_alias = "install",
     disable_version_flag = true,
-    after_help = "Examples:\n  qk fetch hexyl\n  qk fetch hexyl@0.17.0 --fallback none --timings\n  qk fetch ripgrep fd-find@^10 bat --dry-run\n\n\
+    after_help = "Examples:\n  qk fetch hexyl\n  qk fetch hexyl@0.17.0 --fallback none --timings\n  qk fetch ripgrep fd-find@^10 bat --dry-run\n  qk fetch --locked\n\n\
+Without crates the tools of qk.toml in this directory are fetched and linked in .qk/bin, or below --root,\n\
+and pinned in qk.lock with their proofs; --locked takes what is pinned.\n\n\
 A version without an operator is that one; ^1.2, ~1.2, >=1, =1.2.3 and * are requirements, of which\n\
 the newest release is taken. What is installed in that version and with these choices is left alone;\n\
 without an exact version the registry is asked for a newer one, at most every 10 minutes.\n\n\
@@ -98,12 +101,16 @@ Exit codes: 0 done, 2 usage, 10 not found, 11 unproven, 12 disputed or blocked, 
 14 network, 15 corrupt or tampered, 16 incompatible with this host, 17 stale, 1 anything else"
 )]
 pub(crate) struct FetchArgs {
-    /// Crates, each as NAME or NAME@REQ, such as hexyl, hexyl@0.17.0 or hexyl@^0.17
-    #[arg(required = true, value_name = "CRATE[@REQ]")]
+    /// Crates, each as NAME or NAME@REQ, such as hexyl, hexyl@0.17.0 or hexyl@^0.17 [default: the tools
+    /// of qk.toml]
+    #[arg(value_name = "CRATE[@REQ]")]
     pub crates: Vec<CrateSpec>,
     /// The version or requirement of all that name none behind an @
     #[arg(long = "version", alias = "vers", value_name = "REQ", value_parser = ask)]
     pub req: Option<Ask>,
+    /// Join the network that qk.toml names, if this is its fingerprint
+    #[arg(long, value_name = "FINGERPRINT", conflicts_with = "crates")]
+    pub accept_network: Option<String>,
     #[command(flatten)]
     pub flags: FlagArgs,
     /// Target triples, in order of preference [default: this machine's]
@@ -118,7 +125,8 @@ pub(crate) struct FetchArgs {
     /// Do not write down for cargo what is installed; overwrites nothing without --force
     #[arg(long)]
     pub no_track: bool,
-    /// Build with the crate's own Cargo.lock, as is always done here
+    /// Build with the crate's own Cargo.lock, as is always done here. Without crates: take what
+    /// qk.lock pins, and refuse where that is not what qk.toml asks for
     #[arg(long)]
     pub locked: bool,
     #[command(flatten)]
@@ -158,6 +166,21 @@ pub(crate) struct HowArgs {
     /// Show where the time went
     #[arg(long)]
     pub timings: bool,
+}
+
+/// Move what qk.lock pins to the newest that qk.toml asks for and that is proven
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  qk update\n  qk update ripgrep --dry-run\n\n\
+Nothing is linked anew: `qk fetch` does that. What fails stays pinned as it is. Exit codes are those of `qk fetch`"
+)]
+pub(crate) struct UpdateArgs {
+    /// Only these [default: all tools of qk.toml]
+    #[arg(value_name = "TOOL")]
+    pub tools: Vec<String>,
+    /// Show what would be pinned, and whether it is proven; fetch and write nothing
+    #[arg(long, short = 'n')]
+    pub dry_run: bool,
 }
 
 /// Run an executable of a crate, without installing it

@@ -117,6 +117,7 @@ async fn dispatch(command: Command, output: Output) -> Outcome {
         Command::List(args) => commands::installed::list(&session, &args),
         Command::Upgrade(args) => commands::installed::upgrade(&session, &args).await,
         Command::Uninstall(args) => commands::installed::uninstall(&session, &args).await,
+        Command::Update(args) => commands::project::update(&session, &args).await,
         Command::Build(args) => commands::build::run(&session, &args).await,
         Command::Repro(args) => commands::repro::run(&session, &args).await,
         Command::Verify(args) => commands::verify::run(&session, &args).await,

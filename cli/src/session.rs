@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{ErrorKind, Read};
-use std::path::Path;
 use std::time::Duration;
 
 use qk_node::access::Access;
@@ -19,14 +18,11 @@ use qk_protocol::dsse::public_key;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use qk_protocol::policy::Policy;
-use serde::Deserialize;
+use qk_protocol::project::{PROJECT_BYTES_MAX, Project};
 
 use crate::args::{CrateSpec, FlagArgs};
 use crate::failure::{Failure, Kind, Outcome};
 use crate::output::Output;
-
-/// A project's file may be this long.
-const PROJECT_BYTES_MAX: u64 = 64 * 1024;
 
 /// How long `qk fetch` does not ask a registry again for newer releases of a crate.
 pub(crate) const FRESH: Duration = Duration::from_secs(600);
@@ -147,30 +143,24 @@ impl Session {
     /// The policy of `qk.toml` in this directory, if there is one. It can only make the user's
     /// stricter: nothing in a project's directory weakens what its user asks for.
     pub(crate) fn project_policy(&self) -> Outcome<Option<Policy>> {
-        #[derive(Deserialize)]
-        #[serde(deny_unknown_fields)]
-        struct Project {
-            #[serde(default)]
-            policy: Option<Policy>,
-        }
-        let path = Path::new("qk.toml");
+        Ok(self.project()?.and_then(|project| project.policy))
+    }
+
+    /// `qk.toml` in this directory, if there is one.
+    pub(crate) fn project(&self) -> Outcome<Option<Project>> {
         let usage = |why: String| Failure::new(Kind::Usage, format!("qk.toml: {why}"));
-        let file = match File::open(path) {
+        let file = match File::open("qk.toml") {
             Ok(file) => file,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(usage(error.to_string())),
         };
-        let mut text = String::new();
-        let read = file.take(PROJECT_BYTES_MAX + 1).read_to_string(&mut text);
+        let mut bytes = Vec::new();
+        let read = file
+            .take(PROJECT_BYTES_MAX as u64 + 1)
+            .read_to_end(&mut bytes);
         read.map_err(|error| usage(error.to_string()))?;
-        if text.len() as u64 > PROJECT_BYTES_MAX {
-            return Err(usage(format!("more than {PROJECT_BYTES_MAX} bytes")));
-        }
-        let project: Project = toml::from_str(&text).map_err(|error| usage(error.to_string()))?;
-        if let Some(policy) = &project.policy {
-            policy.check().map_err(usage)?;
-        }
-        Ok(project.policy)
+        let project = Project::parse(&bytes).map_err(|error| usage(error.to_string()))?;
+        Ok(Some(project))
     }
 
     /// Finds a release as cargo does.

@@ -20,6 +20,8 @@ use qk_protocol::manifest::draft::Draft;
 use qk_protocol::manifest::membership::Membership;
 use qk_protocol::manifest::{Manifest, Network, NetworkFile};
 use qk_protocol::message::{Reply, Request};
+use qk_protocol::project::Project;
+use qk_protocol::project::lock::Lock;
 use qk_protocol::statement::{STATEMENT_BYTES_MAX, Statement};
 use qk_protocol::{canonical, dsse};
 
@@ -36,9 +38,11 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("dsse", dsse),
     ("inspect", inspect),
     ("key", key),
+    ("lock", lock),
     ("manifest", manifest),
     ("membership", membership),
     ("network", network),
+    ("project", project),
     ("reply", reply),
     ("request", request),
     ("statement", statement),
@@ -86,6 +90,35 @@ pub fn bundle(data: &[u8]) -> bool {
     assert_eq!(bundle.to_bytes().unwrap(), data);
     let now = bundle.network().timestamp().expires;
     assert!(bundle.decide(Some(bundle.network()), None, now).is_ok());
+    true
+}
+
+/// A project's tools: what is read can be asked about.
+pub fn project(data: &[u8]) -> bool {
+    let Ok(project) = Project::parse(data) else {
+        return false;
+    };
+    let lock = Lock::default();
+    for (name, tool) in &project.tools {
+        assert!(lock.locked(name, tool, "x86_64-unknown-linux-gnu").is_err());
+    }
+    true
+}
+
+/// What pins a project's tools: it is written the same each time, and what proves something can be decided about.
+pub fn lock(data: &[u8]) -> bool {
+    let Ok(lock) = Lock::parse(data) else {
+        return false;
+    };
+    let bytes = lock.to_bytes();
+    assert_eq!(Lock::parse(&bytes).unwrap().to_bytes(), bytes);
+    for tool in lock.tools() {
+        if let Ok(bundle) = lock.bundle(tool) {
+            assert_eq!(*bundle.key(), tool.key);
+            let now = bundle.network().timestamp().expires;
+            assert!(bundle.decide(Some(bundle.network()), None, now).is_ok());
+        }
+    }
     true
 }
 

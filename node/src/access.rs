@@ -34,7 +34,9 @@ pub use crate::control::{
 };
 use crate::home::Home;
 pub use crate::manners::{PauseReason, ShareStatus};
-use crate::node::{FetchEvent, FetchSpec, Node, NodeOptions, Published, SearchReport, SearchSpec};
+use crate::node::{
+    FetchEvent, FetchSpec, LockedSpec, Node, NodeOptions, Published, SearchReport, SearchSpec,
+};
 use crate::store::FsckReport;
 
 /// A node to work with.
@@ -111,6 +113,22 @@ impl Access {
         match self {
             Self::Node(node) => Ok(node.fetch_report(spec, on_event).await?),
             Self::Daemon(client) => client.fetch(spec, on_event).await,
+        }
+    }
+
+    /// As [`fetch`](Self::fetch), for what a lock pins: its own proof decides.
+    ///
+    /// # Errors
+    /// As [`fetch`](Self::fetch); [`ProblemKind::Corrupt`] where the proof does not verify, or is of
+    /// something else.
+    pub async fn fetch_locked(
+        &self,
+        spec: &LockedSpec,
+        on_event: &(dyn Fn(FetchEvent) + Send + Sync),
+    ) -> Result<FetchReport, Problem> {
+        match self {
+            Self::Node(node) => Ok(node.fetch_locked_report(spec, on_event).await?),
+            Self::Daemon(client) => client.fetch_locked(spec, on_event).await,
         }
     }
 

@@ -61,6 +61,8 @@ pub struct Checked {
     /// By a newer version of the manifest that is known to whoever checks, if there is one, and its
     /// number.
     pub newer: Option<(u64, Verdict)>,
+    /// With what else whoever checks knows to be stated, if anything is.
+    pub since: Option<Verdict>,
 }
 
 /// Why bytes are no bundle, or why none can be made.
@@ -174,7 +176,20 @@ impl Bundle {
             manifests: file.manifests.iter().map(text).collect::<Result<_, _>>()?,
             timestamp: text(&file.timestamp)?,
         })?;
-        let statements = file.statements.iter().zip(1..).map(|(value, number)| {
+        Self::of(network, file.key, &file.statements)
+    }
+
+    /// A bundle of these parts: a network that was verified, the artifact key, and the envelopes of
+    /// statements, at most [`BUNDLE_STATEMENTS_MAX`], in the order of their ids.
+    ///
+    /// # Errors
+    /// As [`parse`](Self::parse).
+    pub fn of(
+        network: Network,
+        key: ArtifactKey,
+        statements: &[Value],
+    ) -> Result<Self, BundleError> {
+        let statements = statements.iter().zip(1..).map(|(value, number)| {
             let read = Statement::read(&canonical::to_bytes(value)?);
             read.map(Arc::new)
                 .map_err(|error| BundleError::Statement { number, error })
@@ -182,7 +197,7 @@ impl Bundle {
         let bundle = Self {
             statements: statements.collect::<Result<_, _>>()?,
             network,
-            key: file.key,
+            key,
         };
         bundle.check()?;
         Ok(bundle)
@@ -270,6 +285,21 @@ impl Bundle {
         own: Option<&Policy>,
         now: UnixTime,
     ) -> Result<Checked, BundleError> {
+        self.decide_knowing(known, own, &[], now)
+    }
+
+    /// As [`decide`](Self::decide), and what is `held` here about the key can take back what the bundle
+    /// says: a dissent, a retraction. It cannot add to it, since the bundle has to suffice by itself.
+    ///
+    /// # Errors
+    /// As [`decide`](Self::decide).
+    pub fn decide_knowing(
+        &self,
+        known: Option<&Network>,
+        own: Option<&Policy>,
+        held: &[Held],
+        now: UnixTime,
+    ) -> Result<Checked, BundleError> {
         let policy = with(&self.network, own);
         let newer = match known {
             None => None,
@@ -289,23 +319,33 @@ impl Bundle {
                     ..policy.stricter(&known.manifest().policy)
                 };
                 (version > self.network.manifest().version)
-                    .then(|| (version, self.verdict(known, &policy, known.as_of(now))))
+                    .then(|| (version, self.verdict(known, &policy, &[], known.as_of(now))))
             }
         };
         let as_of = self.network.as_of(now);
+        let since = (!held.is_empty()).then(|| {
+            let network = known.unwrap_or(&self.network);
+            let policy = Policy {
+                max_age_days: None,
+                ..policy.stricter(&network.manifest().policy)
+            };
+            self.verdict(network, &policy, held, network.as_of(now))
+        });
         Ok(Checked {
-            verdict: self.verdict(&self.network, &policy, as_of),
+            verdict: self.verdict(&self.network, &policy, &[], as_of),
             as_of,
             newer,
+            since,
         })
     }
 
-    fn verdict(&self, network: &Network, policy: &Policy, at: UnixTime) -> Verdict {
+    fn verdict(&self, network: &Network, policy: &Policy, more: &[Held], at: UnixTime) -> Verdict {
         let held = |statement: &Arc<Statement>| Held {
             statement: statement.clone(),
             stored: at,
         };
-        let statements: Vec<Held> = self.statements.iter().map(held).collect();
+        let mut statements: Vec<Held> = self.statements.iter().map(held).collect();
+        statements.extend(more.iter().cloned());
         decide(&Question {
             policy,
             network,
@@ -325,10 +365,12 @@ impl Checked {
 
     /// The verdict that [`decision`](Self::decision) is of.
     pub fn decisive(&self) -> &Verdict {
-        match (&self.verdict.decision, &self.newer) {
-            (Decision::Trusted(_), Some((_, newer))) => newer,
-            _ => &self.verdict,
-        }
+        let newer = self.newer.as_ref().map(|(_, newer)| newer);
+        let is_trusted = |one: &Verdict| matches!(one.decision, Decision::Trusted(_));
+        let later = [newer, self.since.as_ref()].into_iter().flatten();
+        let last = later.clone().last().unwrap_or(&self.verdict);
+        let mut all = [&self.verdict].into_iter().chain(later);
+        all.find(|one| !is_trusted(one)).unwrap_or(last)
     }
 }
 

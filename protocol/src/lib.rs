@@ -25,6 +25,7 @@ pub mod manifest;
 pub mod message;
 pub mod mirror;
 pub mod policy;
+pub mod project;
 pub mod repair;
 pub mod search;
 pub mod statement;

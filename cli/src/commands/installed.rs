@@ -14,7 +14,7 @@ use crate::failure::{Failure, Kind, Outcome};
 use crate::session::{Session, of_registry};
 
 /// Cargo's source id of crates.io.
-const CRATES_IO: &str = "registry+https://github.com/rust-lang/crates.io-index";
+pub(crate) const CRATES_IO: &str = "registry+https://github.com/rust-lang/crates.io-index";
 
 pub(crate) fn list(session: &Session, args: &ListArgs) -> Outcome {
     let root = install_root(args.root.as_deref())?;

@@ -9,6 +9,7 @@ pub(crate) mod installed;
 pub(crate) mod log;
 pub(crate) mod network;
 pub(crate) mod node;
+pub(crate) mod project;
 pub(crate) mod proofs;
 pub(crate) mod repro;
 pub(crate) mod run;
@@ -20,6 +21,7 @@ pub(crate) mod verify;
 
 use qk_node::access::{Problem, ProblemKind};
 use qk_node::build::BuildError;
+use qk_node::programs::ProgramsError;
 use qk_protocol::decide::{Decision, Effect, Line, Verdict};
 use qk_protocol::hash::Root;
 
@@ -132,6 +134,15 @@ fn hint(problem: ProblemKind, kind: Kind) -> Option<&'static str> {
             "are its nodes and the parent, if there is one, running and reachable from here? `qk network show` names the nodes; a cache can be named by `parent` in config.toml or QK_PARENT",
         ),
         _ => None,
+    }
+}
+
+/// Executables that could not be made ready, as the user sees it.
+pub(crate) fn of_programs(error: &ProgramsError) -> Failure {
+    match error {
+        ProgramsError::Unpack(error) => fetch::of_unpack(error),
+        ProgramsError::Incompatible { name, error } => fetch::of_host(name, error),
+        ProgramsError::Io { .. } => Failure::new(Kind::Other, error),
     }
 }
 

@@ -11,13 +11,12 @@ use qk_node::access::Access;
 use qk_node::deadline::Clock;
 use qk_node::home::Home;
 use qk_node::node::{FetchSpec, NodeOptions, unix_now};
-use qk_node::programs::{Ask, Asked, PROGRAMS_QUOTA_BYTES, Program, Programs, ProgramsError};
+use qk_node::programs::{Ask, Asked, PROGRAMS_QUOTA_BYTES, Program, Programs};
 use qk_node::registry::Ask as Which;
 use qk_protocol::candidate::{Candidate, Wanted};
 
-use super::fetch::{
-    How, Ready, Want, fetch, fetched, introduce, may_build, obtain, of_host, of_unpack,
-};
+use super::fetch::{How, Ready, Want, fetch, fetched, introduce, may_build, obtain};
+use super::of_programs;
 use crate::args::{Fallback, RegistryArgs, RunArgs};
 use crate::failure::{Failure, Kind, Outcome};
 use crate::output::bytes;
@@ -110,6 +109,7 @@ async fn get(
             wanted: asked.wanted,
             refresh: false,
             offline: args.offline,
+            network: None,
             policy: session.project_policy()?,
         };
         match fetch(session, access, &spec, Clock::default()).await {
@@ -199,12 +199,4 @@ fn choose(program: &Program, args: &RunArgs) -> Outcome<PathBuf> {
         };
         failure.hint(format!("--bin names one of: {}", names.join(", ")))
     })
-}
-
-fn of_programs(error: &ProgramsError) -> Failure {
-    match error {
-        ProgramsError::Unpack(error) => of_unpack(error),
-        ProgramsError::Incompatible { name, error } => of_host(name, error),
-        ProgramsError::Io { .. } => Failure::new(Kind::Other, error),
-    }
 }

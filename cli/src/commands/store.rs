@@ -70,7 +70,7 @@ async fn gc(session: &Session, access: &Access) -> Outcome {
         .store_gc()
         .await
         .map_err(|problem| of_problem(&problem))?;
-    let quota = session.home.config().map_err(failed)?.programs_quota_bytes;
+    let quota = session.config()?.programs_quota_bytes;
     let programs = Programs::of(&session.home);
     let programs =
         tokio::task::spawn_blocking(move || programs.clean(quota.unwrap_or(PROGRAMS_QUOTA_BYTES)));

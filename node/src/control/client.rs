@@ -34,7 +34,7 @@ use super::{
 };
 use crate::home::{Home, create_private_dir};
 use crate::manners::{PauseReason, PauseRequest};
-use crate::node::{FetchEvent, FetchSpec, Published, SearchReport, SearchSpec};
+use crate::node::{FetchEvent, FetchSpec, LockedSpec, Published, SearchReport, SearchSpec};
 use crate::service::SYSTEM_SOCKET;
 use crate::store::FsckReport;
 
@@ -292,20 +292,27 @@ impl Client {
         spec: &FetchSpec,
         on_event: &(dyn Fn(FetchEvent) + Send + Sync),
     ) -> Result<FetchReport, Problem> {
-        let Some(shared) = &self.shared else {
-            return self.fetch_there(spec, on_event).await;
-        };
-        let policy = self.floored(spec.policy.clone());
         let spec = FetchSpec {
-            policy,
+            policy: self.floored(spec.policy.clone()),
             ..spec.clone()
         };
-        let mut report = self.fetch_there(&spec, on_event).await?;
-        let subject = &report.trusted.subject;
-        report.archive = self
-            .receive(subject.root, subject.size, shared.received.path())
-            .await?;
-        Ok(report)
+        self.fetch_there("/fetch", &spec, on_event).await
+    }
+
+    /// See [`Access::fetch_locked`](crate::access::Access::fetch_locked), and [`fetch`](Self::fetch).
+    ///
+    /// # Errors
+    /// As [`status`](Self::status).
+    pub async fn fetch_locked(
+        &self,
+        spec: &LockedSpec,
+        on_event: &(dyn Fn(FetchEvent) + Send + Sync),
+    ) -> Result<FetchReport, Problem> {
+        let spec = LockedSpec {
+            policy: self.floored(spec.policy.clone()),
+            ..spec.clone()
+        };
+        self.fetch_there("/fetch-locked", &spec, on_event).await
     }
 
     /// What is asked for in another user's node: this user's own policy is a floor there, too.
@@ -335,12 +342,29 @@ impl Client {
         receiving.finish()
     }
 
+    /// Fetches in the running node; what another user's node got is handed over.
     async fn fetch_there(
         &self,
-        spec: &FetchSpec,
+        path: &str,
+        spec: &impl Serialize,
         on_event: &(dyn Fn(FetchEvent) + Send + Sync),
     ) -> Result<FetchReport, Problem> {
-        let mut exchange = self.ask(Method::POST, "/fetch", to_json(spec)?).await?;
+        let mut report = self.fetched_there(path, spec, on_event).await?;
+        if let Some(shared) = &self.shared {
+            let subject = &report.trusted.subject;
+            let received = self.receive(subject.root, subject.size, shared.received.path());
+            report.archive = received.await?;
+        }
+        Ok(report)
+    }
+
+    async fn fetched_there(
+        &self,
+        path: &str,
+        spec: &impl Serialize,
+        on_event: &(dyn Fn(FetchEvent) + Send + Sync),
+    ) -> Result<FetchReport, Problem> {
+        let mut exchange = self.ask(Method::POST, path, to_json(spec)?).await?;
         if !exchange.response.status().is_success() {
             return Err(exchange.problem().await);
         }

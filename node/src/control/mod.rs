@@ -13,6 +13,7 @@
 //! POST /store/fsck      -> FsckReport
 //! POST /store/pin       {root} -> {changed}          /store/unpin likewise
 //! POST /fetch           FetchSpec -> lines of {event} and at the end one {fetched} or {problem}
+//! POST /fetch-locked    LockedSpec -> the same lines
 //! POST /publish         {archive?, envelope} -> Published
 //! POST /find            FindSpec -> statements' envelopes, providers, answered, known
 //! POST /search          SearchSpec -> SearchReport
@@ -51,6 +52,8 @@ use crate::node::FetchEvent;
 
 /// Bytes of a request's body: a statement of 16 KiB as a JSON string, and a path.
 pub const REQUEST_BYTES_MAX: usize = 128 << 10;
+/// Bytes of a request that brings its own proof: a bundle as a JSON string, and a policy.
+pub const LOCKED_BYTES_MAX: usize = 2 * qk_protocol::bundle::BUNDLE_BYTES_MAX;
 /// Bytes of an answer, or of one line of a fetch's.
 pub const ANSWER_BYTES_MAX: usize = 64 << 20;
 

@@ -26,12 +26,13 @@ const GROUPS_BYTES_MAX: u64 = 1 << 20;
 
 /// What a member of the group may ask; whatever is not named here is the administrator's. A path
 /// that ends in `/` stands for all below it.
-const OF_MEMBERS: [(Method, &str); 7] = [
+const OF_MEMBERS: [(Method, &str); 8] = [
     (Method::GET, "/status"),
     (Method::GET, "/peers"),
     (Method::GET, "/store"),
     (Method::GET, "/archive/"),
     (Method::POST, "/fetch"),
+    (Method::POST, "/fetch-locked"),
     (Method::POST, "/find"),
     (Method::POST, "/search"),
 ];

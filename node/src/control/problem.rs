@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::blocks::download::DownloadError;
 use crate::blocks::part::PartError;
 use crate::home::HomeError;
-use crate::node::{FetchError, NodeError};
+use crate::node::{FetchError, LockedError, NodeError};
 use crate::store::StoreError;
 
 /// Why something was not done: the same for an embedded node and for a running one.
@@ -145,6 +145,8 @@ impl From<FetchError> for Problem {
             FetchError::Spent { .. } => plain(ProblemKind::Download),
             FetchError::Part(error) => plain(of_part(&error)),
             FetchError::Size(_) => plain(ProblemKind::Corrupt),
+            FetchError::Locked(LockedError::NotJoined(_)) => plain(ProblemKind::NotJoined),
+            FetchError::Locked(_) => plain(ProblemKind::Corrupt),
             FetchError::Node(error) => error.into(),
         }
     }

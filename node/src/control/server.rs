@@ -20,7 +20,6 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use futures::Stream;
 use qk_protocol::hash::NetworkId;
 use qk_protocol::key::ArtifactKey;
 use qk_protocol::statement::Statement;
@@ -34,13 +33,13 @@ use tokio_util::sync::CancellationToken;
 use super::peer::{self, Peer, admit};
 use super::report::{FindWire, HeldWire};
 use super::{
-    Artifact, ChangedWire, Cleaned, FetchLine, FetchReport, FindSpec, LookWire, PeerReport,
-    Problem, ProblemKind, PublishWire, REQUEST_BYTES_MAX, Reloaded, RootWire, Status, SurveyWire,
-    archive,
+    Artifact, ChangedWire, Cleaned, FetchLine, FetchReport, FindSpec, LOCKED_BYTES_MAX, LookWire,
+    PeerReport, Problem, ProblemKind, PublishWire, REQUEST_BYTES_MAX, Reloaded, RootWire, Status,
+    SurveyWire, archive,
 };
 use crate::home::{Home, create_private_dir};
 use crate::manners::{PauseReason, PauseRequest};
-use crate::node::{FetchEvent, FetchSpec, Node, Published, SearchReport, SearchSpec};
+use crate::node::{FetchEvent, FetchSpec, LockedSpec, Node, Published, SearchReport, SearchSpec};
 use crate::store::FsckReport;
 
 /// Connections at once; more wait to be accepted.
@@ -369,6 +368,10 @@ fn router(control: Control) -> Router {
         .route("/store/pin", post(store_pin))
         .route("/store/unpin", post(store_unpin))
         .route("/fetch", post(fetch))
+        .route(
+            "/fetch-locked",
+            post(fetch_locked).layer(DefaultBodyLimit::max(LOCKED_BYTES_MAX)),
+        )
         .route("/publish", post(publish))
         .route("/find", post(find))
         .route("/search", post(search))
@@ -496,20 +499,35 @@ async fn look(State(control): State<Control>, body: Given) -> Answer<Vec<HeldWir
 
 async fn fetch(State(control): State<Control>, body: Given) -> Result<Response, Problem> {
     let spec: FetchSpec = read(body)?;
-    let lines = Body::from_stream(fetch_lines(control, spec));
-    Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], lines).into_response())
+    Ok(fetch_lines(control, Fetch::Wanted(spec)))
+}
+
+async fn fetch_locked(State(control): State<Control>, body: Given) -> Result<Response, Problem> {
+    let spec: LockedSpec = read(body)?;
+    Ok(fetch_lines(control, Fetch::Locked(spec)))
+}
+
+/// What is to be fetched.
+enum Fetch {
+    Wanted(FetchSpec),
+    Locked(LockedSpec),
 }
 
 /// The lines of a fetch. The fetch runs as this stream is read: when the client goes away, the
 /// stream is dropped and the fetch with it.
-fn fetch_lines(control: Control, spec: FetchSpec) -> impl Stream<Item = io::Result<Bytes>> + Send {
+fn fetch_lines(control: Control, fetch: Fetch) -> Response {
     let (events, receiver) = Events::new();
     let told = events.clone();
     let fetching = async move {
         let tell = |event| told.tell(event);
-        let fetch = control.node.fetch_report(&spec, &tell);
+        let fetched = async {
+            match &fetch {
+                Fetch::Wanted(spec) => control.node.fetch_report(spec, &tell).await,
+                Fetch::Locked(spec) => control.node.fetch_locked_report(spec, &tell).await,
+            }
+        };
         tokio::select! {
-            result = fetch => result.map_err(Problem::from),
+            result = fetched => result.map_err(Problem::from),
             () = control.ending.cancelled() => Err(stopping()),
         }
     };
@@ -518,7 +536,7 @@ fn fetch_lines(control: Control, spec: FetchSpec) -> impl Stream<Item = io::Resu
         receiver,
         state: Fetching::Runs(Box::pin(fetching)),
     };
-    futures::stream::unfold(lines, |mut lines| async move {
+    let lines = futures::stream::unfold(lines, |mut lines| async move {
         let line = lines.next().await?;
         // Only a map with keys that are no strings could fail, and there is none.
         let written = serde_json::to_vec(&line).map_err(io::Error::other);
@@ -527,7 +545,9 @@ fn fetch_lines(control: Control, spec: FetchSpec) -> impl Stream<Item = io::Resu
             Bytes::from(line)
         });
         Some((line, lines))
-    })
+    });
+    let lines = Body::from_stream(lines);
+    ([(header::CONTENT_TYPE, "application/x-ndjson")], lines).into_response()
 }
 
 struct Lines {

@@ -290,6 +290,7 @@ pub(super) async fn vouched(
         },
         refresh: false,
         offline: !obtains,
+        network: None,
         policy: None,
     };
     let fetched = shared.node.fetch_for_others(&spec).await;

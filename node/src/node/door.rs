@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -24,6 +25,8 @@ pub struct Door {
     dir: PathBuf,
     options: Options,
     held: Option<Store>,
+    /// The one that somebody uses right now, of those that are opened for moments.
+    used: Mutex<Weak<Store>>,
 }
 
 impl Door {
@@ -33,7 +36,12 @@ impl Door {
     /// When it cannot be opened; [`StoreError::Locked`] when another node has it.
     pub fn hold(dir: PathBuf, options: Options) -> Result<Self, StoreError> {
         let held = Some(Store::open(&dir, options.clone())?);
-        Ok(Self { dir, options, held })
+        Ok(Self {
+            dir,
+            options,
+            held,
+            used: Mutex::default(),
+        })
     }
 
     /// Opens the store only while it is used, for milliseconds each time, so that several commands
@@ -48,6 +56,7 @@ impl Door {
             dir,
             options,
             held: None,
+            used: Mutex::default(),
         }
     }
 
@@ -76,8 +85,19 @@ impl Door {
     ) -> Result<T, StoreError> {
         match &self.held {
             Some(store) => work(store),
-            None => work(&self.open()?),
+            None => work(&*self.used()?),
         }
+    }
+
+    /// Several that use it at once share one opening, which the last of them closes.
+    fn used(&self) -> Result<Arc<Store>, StoreError> {
+        let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(store) = used.upgrade() {
+            return Ok(store);
+        }
+        let store = Arc::new(self.open()?);
+        *used = Arc::downgrade(&store);
+        Ok(store)
     }
 
     fn open(&self) -> Result<Store, StoreError> {

@@ -19,6 +19,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::here::{Archive, INSTALL_TIME, archive};
+use super::locked::LockedError;
 use super::looking::{Looking, Parents};
 use super::maintain::RENEW_AFTER_SECONDS;
 use super::member::{Member, unix_now};
@@ -41,7 +42,7 @@ const UNREACHED_MAX: usize = 3;
 const PART_POLL: Duration = Duration::from_millis(100);
 
 /// How long a command waits for a cache to answer on the LAN, in a network that may have one.
-const LAN_PATIENCE: Duration = Duration::from_millis(300);
+pub(super) const LAN_PATIENCE: Duration = Duration::from_millis(300);
 /// The same where nobody else answered.
 const LAN_PATIENCE_ALONE: Duration = Duration::from_millis(2500);
 /// What is to be fetched, and how.
@@ -57,6 +58,9 @@ pub struct FetchSpec {
     /// A policy of the project that asks; it can only make the owner's stricter.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy: Option<Policy>,
+    /// The only network that is asked; all that are joined, if none is named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<NetworkId>,
 }
 
 /// A trusted artifact in the store.
@@ -210,6 +214,9 @@ pub enum FetchError {
     /// No blob can have that size.
     #[error(transparent)]
     Size(#[from] RangeError),
+    /// A lock that does not lead to it.
+    #[error(transparent)]
+    Locked(#[from] LockedError),
     /// The node itself.
     #[error(transparent)]
     Node(#[from] NodeError),
@@ -269,6 +276,9 @@ impl Node {
         for member in self.members() {
             let joined = member.joined();
             let manifest = joined.network.manifest();
+            if spec.network.is_some_and(|only| only != member.id()) {
+                continue;
+            }
             if !manifest.registries.contains(registry) {
                 continue;
             }
@@ -352,7 +362,7 @@ impl Node {
     }
 
     /// Fails closed where the user wants to be asked before a manifest widens what is trusted.
-    fn check_accepted(&self, member: &Member) -> Result<(), FetchError> {
+    pub(super) fn check_accepted(&self, member: &Member) -> Result<(), FetchError> {
         if !self.config().confirm_changes {
             return Ok(());
         }
@@ -375,6 +385,9 @@ impl Node {
         asked: Asked<'_>,
         mut clock: Stages,
     ) -> Result<Fetched, FetchError> {
+        let Asked {
+            whose, on_event, ..
+        } = asked;
         let point = candidates
             .first()
             .map(|candidate| candidate.release.location(member.key()).point());
@@ -410,13 +423,17 @@ impl Node {
             let is_new = !self.door.is_begun();
             let preparing = self.prepare(member, statements, trusted.subject);
             let downloaded = if is_new {
-                let downloading = self.download(&mut looking, named, &trusted, asked);
+                let downloading = self.download(&mut looking, named, &trusted, whose, on_event);
                 let (prepared, downloaded) = tokio::join!(preparing, downloading);
                 prepared.map(|_| downloaded)?
             } else {
                 match preparing.await? {
                     Some(path) => Ok(Got::Here(path)),
-                    None => self.download(&mut looking, named, &trusted, asked).await,
+                    None => {
+                        let downloading =
+                            self.download(&mut looking, named, &trusted, whose, on_event);
+                        downloading.await
+                    }
                 }
             };
             clock.end("download");
@@ -489,7 +506,7 @@ impl Node {
 
     /// Takes a finished download into the store and says where the archive is. Without one, another
     /// process has put it there.
-    async fn adopt(
+    pub(super) async fn adopt(
         &self,
         finished: Option<Finished>,
         root: Root,
@@ -524,16 +541,14 @@ impl Node {
         }
     }
 
-    async fn download(
+    pub(super) async fn download(
         &self,
         looking: &mut Looking,
         named: Vec<Contact>,
         trusted: &Trusted,
-        asked: Asked<'_>,
+        whose: Whose,
+        on_event: OnEvent<'_>,
     ) -> Result<Got, FetchError> {
-        let Asked {
-            whose, on_event, ..
-        } = asked;
         let root = trusted.subject.root;
         if !self.manners().may_download(whose) {
             return Err(FetchError::Spent { root });
@@ -689,7 +704,7 @@ impl Node {
 }
 
 /// How an artifact was had.
-enum Got {
+pub(super) enum Got {
     /// It was here.
     Here(PathBuf),
     /// This is to be taken into the store.
@@ -724,20 +739,20 @@ fn shares(given: BTreeMap<Source, u64>) -> Vec<Share> {
 }
 
 /// Measures stages one after another.
-struct Stages {
+pub(super) struct Stages {
     begin: Instant,
-    stages: Vec<(&'static str, Duration)>,
+    pub(super) stages: Vec<(&'static str, Duration)>,
 }
 
 impl Stages {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self {
             begin: Instant::now(),
             stages: Vec::new(),
         }
     }
 
-    fn end(&mut self, name: &'static str) {
+    pub(super) fn end(&mut self, name: &'static str) {
         self.stages.push((name, self.begin.elapsed()));
         self.begin = Instant::now();
     }
@@ -765,7 +780,7 @@ fn texts(changes: &[Change]) -> String {
     texts.join("; ")
 }
 
-fn not_trusted(member: &Member, decided: Decided) -> FetchError {
+pub(super) fn not_trusted(member: &Member, decided: Decided) -> FetchError {
     let network = member.joined().network.manifest().name.clone();
     let unproven = matches!(decided.verdict.decision, Decision::Unproven(_));
     if unproven && decided.answered == 0 && decided.known > 0 {

@@ -13,7 +13,7 @@ use qk_protocol::time::UnixTime;
 
 use super::fetch::{FetchError, FetchSpec, Fetched, OnEvent};
 use super::member::{Found, Member, unix_now};
-use super::{Node, NodeError};
+use super::{LockedSpec, Node, NodeError};
 use crate::control::{
     Artifact, Cleaned, ConnectionReport, Counters, FetchReport, FindReport, FindSpec,
     NetworkStatus, PeerReport, ReachStatus, Status, StoreStatus,
@@ -155,6 +155,21 @@ impl Node {
     }
 
     fn reported(&self, fetched: Fetched) -> Result<FetchReport, FetchError> {
+        let member = self.member(fetched.network)?;
+        let name = member.joined().network.manifest().name.clone();
+        Ok(FetchReport::new(fetched, name))
+    }
+
+    /// As [`fetch_locked`](Self::fetch_locked), with a report that can be written down.
+    ///
+    /// # Errors
+    /// See [`FetchError`].
+    pub async fn fetch_locked_report(
+        &self,
+        spec: &LockedSpec,
+        on_event: OnEvent<'_>,
+    ) -> Result<FetchReport, FetchError> {
+        let fetched = self.fetch_locked(spec, on_event).await?;
         let member = self.member(fetched.network)?;
         let name = member.joined().network.manifest().name.clone();
         Ok(FetchReport::new(fetched, name))

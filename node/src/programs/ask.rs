@@ -45,10 +45,31 @@ pub struct Asked {
     pub root: Root,
     /// Whether it was built here and nobody else vouches for it.
     pub built: bool,
-    /// When it was decided.
-    pub at: UnixTime,
-    /// What it was decided by.
-    from: Vec<(PathBuf, Option<Stamp>)>,
+    basis: Basis,
+}
+
+/// What something was decided by, and when.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Basis {
+    at: UnixTime,
+    files: Vec<(PathBuf, Option<Stamp>)>,
+}
+
+impl Basis {
+    /// What is in this home and directory now. `None` where somebody else's networks decide: these are
+    /// not to be seen from here.
+    pub(super) fn new(home: &Home, at: UnixTime) -> Option<Self> {
+        let files = inputs(home)?;
+        Some(Self { at, files })
+    }
+
+    /// Whether nothing changed.
+    pub(super) fn holds(&self, home: &Home, now: UnixTime) -> bool {
+        now >= self.at
+            && now.since(self.at) < HOLDS_SECONDS
+            && inputs(home).as_ref() == Some(&self.files)
+    }
 }
 
 impl Asked {
@@ -62,19 +83,16 @@ impl Asked {
         now: UnixTime,
     ) -> Option<Self> {
         Some(Self {
-            from: inputs(home)?,
             wanted,
             root,
             built,
-            at: now,
+            basis: Basis::new(home, now)?,
         })
     }
 
     /// Whether nothing changed that it was decided by.
     pub fn holds(&self, home: &Home, now: UnixTime) -> bool {
-        now >= self.at
-            && now.since(self.at) < HOLDS_SECONDS
-            && inputs(home).as_ref() == Some(&self.from)
+        self.basis.holds(home, now)
     }
 }
 

@@ -4,6 +4,7 @@
 //! <root>/bin/<name>      an executable, mode 0555
 //! <root>/seal.json       key, subject, and the stamp of each executable; its time of change is the last use
 //! asks/<hash>.json       what was asked for came to which root (`ask`)
+//! projects/<hash>.json   what a project's directory has links to (`project`)
 //! ```
 //!
 //! When it is unpacked an archive is checked as a whole ([`unpack`]), and that its executables run here.
@@ -15,6 +16,7 @@
 //! replace qk.
 
 mod ask;
+mod project;
 mod stamp;
 
 use std::collections::BTreeMap;
@@ -31,6 +33,8 @@ use qk_protocol::statement::Subject;
 use serde::{Deserialize, Serialize};
 
 pub use self::ask::{Ask, Asked};
+pub use self::project::Links;
+use self::project::PROJECTS;
 pub use self::stamp::Stamp;
 use crate::home::{Home, create_private_dir};
 use crate::install::{Incompatible, runs_here};
@@ -252,7 +256,8 @@ impl Programs {
         at(&place, self.get(root).ok_or_else(changed))
     }
 
-    /// Removes what nobody ran for long, and what was used least recently beyond the quota. Nothing is lost: it
+    /// Removes what nobody ran for long, and what was used least recently beyond the quota, but nothing that a
+    /// project has a link to. Nothing is lost: it
     /// is unpacked again when it is needed.
     ///
     /// # Errors
@@ -264,6 +269,7 @@ impl Programs {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Removed::default()),
             Err(error) => return Err(error),
         };
+        let linked = self.linked();
         let now = SystemTime::now();
         let age = |time: SystemTime| now.duration_since(time).unwrap_or_default();
         for entry in entries {
@@ -271,6 +277,8 @@ impl Programs {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             if name == ASKS {
                 clean_asks(&path, &age)?;
+            }
+            if name == ASKS || name == PROJECTS {
                 continue;
             }
             let used = fs::metadata(path.join(SEAL)).or_else(|_| fs::metadata(&path));
@@ -292,8 +300,9 @@ impl Programs {
         removed.bytes_after = removed.bytes_before;
         for (unused, root, bytes, path) in all {
             let is_over = removed.bytes_after > quota_bytes || unused >= UNUSED_MAX;
+            let is_linked = root.is_some_and(|root| linked.contains(&root));
             // What has no root for a name is left from an unpacking that was killed.
-            if unused >= IN_USE && (is_over || root.is_none()) {
+            if unused >= IN_USE && !is_linked && (is_over || root.is_none()) {
                 remove(&path)?;
                 removed.bytes_after -= bytes;
                 removed.roots.extend(root);

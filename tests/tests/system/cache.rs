@@ -326,6 +326,7 @@ fn fetch_on_a_lan(namespace: &Arc<Namespace>, named_by: NamedBy) -> Result<Strin
         wanted: wanted(&release().resolved),
         refresh: false,
         offline: false,
+        network: None,
         policy: None,
     };
     let fetch = |lab: &Lab, name: &str| {

@@ -96,6 +96,7 @@ fn a_killed_download_goes_on_where_it_was() {
         wanted: wanted(&release().resolved),
         refresh: false,
         offline: false,
+        network: None,
         policy: None,
     };
     let report = lab

@@ -31,6 +31,7 @@ mod networks;
 mod node;
 mod node_kill;
 mod private;
+mod project;
 mod providers;
 mod run;
 mod search;

@@ -112,6 +112,7 @@ impl Two {
             wanted: wanted.clone(),
             refresh: true,
             offline: false,
+            network: None,
             policy: None,
         };
         let mut fetcher = self.lab.program(env!("CARGO_BIN_EXE_fetcher").as_ref());

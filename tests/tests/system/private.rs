@@ -62,6 +62,7 @@ impl Watched {
             wanted,
             refresh: false,
             offline: false,
+            network: None,
             policy: None,
         };
         let fetched = self

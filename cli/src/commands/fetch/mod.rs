@@ -21,7 +21,7 @@ use qk_protocol::policy::Policy;
 use semver::Version;
 
 use self::one::stage;
-pub(crate) use self::one::{How, Ready, Want, fetch, fetched, may_build, obtain};
+pub(crate) use self::one::{How, Ready, Want, fetch, fetched, may_build, obtain, show};
 pub(crate) use self::place::{install_root, of_host, of_install, of_unpack};
 use self::report::{Current, Done, Summary};
 pub(crate) use self::trust::introduce;
@@ -79,6 +79,9 @@ enum Came {
 }
 
 pub(crate) async fn run(session: &Session, args: &FetchArgs) -> Outcome {
+    if args.crates.is_empty() {
+        return super::project::fetch(session, args).await;
+    }
     let jobs = jobs_of(args)?;
     let call = Call {
         how: &args.how,

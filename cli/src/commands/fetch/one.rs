@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use indicatif::ProgressBar;
-use qk_node::access::{Access, FetchReport, Stage};
+use qk_node::access::{Access, FetchReport, Problem, Stage};
 use qk_node::deadline::{Clock, Source};
 use qk_node::home::Joined;
 use qk_node::node::{FetchEvent, FetchSpec, From, Share, policy_of};
@@ -24,6 +24,7 @@ use crate::args::{Fallback, FlagArgs, RegistryArgs};
 use crate::commands::build::{Built, Maker, Place, observed_by_principals, publish};
 use crate::commands::of_problem;
 use crate::failure::{Failure, Kind, Outcome};
+use crate::output::Output;
 use crate::session::{Session, failed};
 
 /// What is to be had, and how.
@@ -89,6 +90,7 @@ pub(crate) async fn obtain(
         wanted: Session::wanted(resolved, want.flags, want.targets.to_vec()),
         refresh: want.refresh,
         offline: want.offline,
+        network: None,
         policy: want.policy.clone(),
     };
     match fetch(session, access, &spec, want.clock).await {
@@ -148,11 +150,22 @@ pub(crate) async fn fetch(
     spec: &FetchSpec,
     clock: Clock,
 ) -> Outcome<FetchReport> {
-    let release = &spec.wanted.release;
-    let spinner = session.output.spinner(&release.to_string());
+    let name = spec.wanted.release.to_string();
+    show(session.output, &name, clock, async |on_event| {
+        access.fetch(spec, on_event).await
+    })
+    .await
+}
+
+/// Shows how a fetch goes, and ends it when its time is over.
+pub(crate) async fn show(
+    output: Output,
+    name: &str,
+    clock: Clock,
+    fetching: impl AsyncFnOnce(&(dyn Fn(FetchEvent) + Send + Sync)) -> Result<FetchReport, Problem>,
+) -> Outcome<FetchReport> {
+    let spinner = output.spinner(name);
     let bar = std::sync::OnceLock::<ProgressBar>::new();
-    let output = session.output;
-    let name = release.to_string();
     let begun = tokio::sync::Notify::new();
     let on_event = |event: FetchEvent| match event {
         FetchEvent::Asking { network } => spinner.set_message(format!("asking {network}")),
@@ -166,7 +179,7 @@ pub(crate) async fn fetch(
         FetchEvent::Begin { here, size } => {
             begun.notify_one();
             spinner.finish_and_clear();
-            let bar = bar.get_or_init(|| output.bytes_bar(size, &name));
+            let bar = bar.get_or_init(|| output.bytes_bar(size, name));
             bar.set_position(here);
         }
         FetchEvent::Verified { bytes } => {
@@ -183,15 +196,14 @@ pub(crate) async fn fetch(
             output.note(format!("note: provider {provider} {why}{banned}"));
         }
     };
-    let fetching = access.fetch(spec, &on_event);
-    let report = within_both(clock, &name, fetching, begun.notified()).await;
+    let report = within_both(clock, name, fetching(&on_event), begun.notified()).await;
     spinner.finish_and_clear();
     if let Some(bar) = bar.get() {
         bar.finish_and_clear();
     }
     report?.map_err(|problem| {
         let mut failure = of_problem(&problem);
-        failure.error = format!("{release}: {}", failure.error);
+        failure.error = format!("{name}: {}", failure.error);
         failure
     })
 }

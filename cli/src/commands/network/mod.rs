@@ -288,6 +288,27 @@ fn history(network: &Network) -> Vec<Version> {
 }
 
 pub(crate) async fn join(session: &Session, args: &JoinArgs) -> Outcome {
+    let kept = joining(session, args).await?;
+    keep(session, kept).await
+}
+
+/// Joins a network that a project names and its user accepts.
+pub(crate) async fn accept_named(session: &Session, from: &str, id: NetworkId) -> Outcome {
+    let args = JoinArgs {
+        from: from.to_owned(),
+        fingerprint: Some(id.to_string()),
+        secret: std::env::var_os("QK_SECRET_FILE").map(PathBuf::from),
+        first: false,
+    };
+    let kept = joining(session, &args).await?;
+    let name = kept.network.manifest().name.clone();
+    take(session, kept)?;
+    session.reload_node().await;
+    session.output.note(format!("joined network {name}, {id}"));
+    Ok(())
+}
+
+async fn joining(session: &Session, args: &JoinArgs) -> Outcome<Kept<'static>> {
     let bytes = match args.from.strip_prefix("https://") {
         Some(_) => {
             let from = args.from.clone();
@@ -339,12 +360,11 @@ pub(crate) async fn join(session: &Session, args: &JoinArgs) -> Outcome {
     };
     let secret = secret::fitting(network.manifest(), given).map_err(|error| of_secret(&error))?;
     let first = known.iter().map(|one| one.place).min();
-    let kept = Kept {
+    Ok(Kept {
         secret,
         place: first.filter(|_| args.first).map(|first| first - 1),
         ..Kept::of(network)
-    };
-    keep(session, kept).await
+    })
 }
 
 /// Shows the order in which networks are asked, after it was changed if some are named.
@@ -432,16 +452,30 @@ impl Kept<'_> {
 /// Keeps a network and shows it, with all that changed since its user was told last; a node that runs
 /// takes it at once.
 async fn keep(session: &Session, kept: Kept<'_>) -> Outcome {
+    let (file, secret_file) = (kept.file, kept.secret_file);
+    if let Some(path) = file {
+        write_file(path, &kept.network)?;
+    }
+    let (joined, changes) = take(session, kept)?;
+    session.reload_node().await;
+    let own = public_key(&session.home.key("observer").map_err(failed)?);
+    let shown = Shown {
+        secret_file: secret_file.map(|path| path.display().to_string()),
+        changes,
+        ..shown(&joined.network, own, file)
+    };
+    session.output.result(&shown, describe);
+    Ok(())
+}
+
+/// Keeps a network; with it, what changed since its user was told last.
+fn take(session: &Session, kept: Kept<'_>) -> Outcome<(Joined, Vec<Change>)> {
     let Kept {
         network,
         secret,
         place,
-        file,
-        secret_file,
+        ..
     } = kept;
-    if let Some(path) = file {
-        write_file(path, &network)?;
-    }
     let known = session.home.networks().map_err(failed)?;
     let known = known
         .into_iter()
@@ -452,20 +486,12 @@ async fn keep(session: &Session, kept: Kept<'_>) -> Outcome {
         joined: known.as_ref().map_or_else(unix_now, |known| known.joined),
         place: place.unwrap_or_else(|| known.as_ref().map_or(0, |known| known.place)),
         secret: secret.or_else(|| known.and_then(|known| known.secret)),
-        // It is shown below.
+        // It is shown by whoever keeps it.
         accepted: network.manifest().version,
         network,
     };
     session.home.keep_network(&joined).map_err(failed)?;
-    session.reload_node().await;
-    let own = public_key(&session.home.key("observer").map_err(failed)?);
-    let shown = Shown {
-        secret_file: secret_file.map(|path| path.display().to_string()),
-        changes,
-        ..shown(&joined.network, own, file)
-    };
-    session.output.result(&shown, describe);
-    Ok(())
+    Ok((joined, changes))
 }
 
 fn shown(network: &Network, own: PublicKey, file: Option<&Path>) -> Shown {

@@ -280,6 +280,7 @@ pub(crate) fn fetch_of(name: &str) -> FetchSpec {
         },
         refresh: false,
         offline: false,
+        network: None,
         policy: None,
     }
 }

@@ -103,6 +103,7 @@ impl Node {
             },
             refresh: false,
             offline: false,
+            network: None,
             policy: None,
         };
         let watched = self.traffic.watch(&release);
