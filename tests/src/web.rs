@@ -221,3 +221,22 @@ pub fn proxy() -> Server {
         Ok(())
     })
 }
+
+/// Gives out the files of a directory.
+pub fn files(directory: &Path) -> Server {
+    let directory = directory.to_owned();
+    Server::start(move |mut stream, head, asked| {
+        asked.fetch_add(1, Ordering::SeqCst);
+        let path = head.split(' ').nth(1).unwrap_or_default();
+        let (status, body) = match fs::read(directory.join(path.trim_start_matches('/'))) {
+            Ok(body) => ("200 OK", body),
+            Err(_) => ("404 Not Found", Vec::new()),
+        };
+        let length = body.len();
+        write!(
+            stream,
+            "HTTP/1.1 {status}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"
+        )?;
+        stream.write_all(&body)
+    })
+}

@@ -6,6 +6,7 @@ mod bad_input;
 mod bundle;
 mod cache;
 mod churn;
+mod ci;
 mod compare;
 mod container;
 mod crowd;
