@@ -8,6 +8,7 @@ pub mod bench;
 pub mod campaign;
 pub mod cargo;
 pub mod deny;
+pub mod release;
 pub mod setup;
 pub mod survey;
 pub mod test;

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
-use xtask::{bench, campaign, cargo, deny, setup, survey, test};
+use xtask::{bench, campaign, cargo, deny, release, setup, survey, test};
 
 /// The project's own commands.
 #[derive(Parser)]
@@ -53,6 +53,11 @@ enum Task {
         The report and the table are written beside the list, as .jsonl and .md."
     )]
     Survey(SurveyArgs),
+    /// Build qk with qk in the network that you joined, and write archive, checksums and proof
+    #[command(
+        after_help = "Example: cargo xtask release --output target/release-files -- --no-gate"
+    )]
+    Release(ReleaseArgs),
     /// Measure
     #[command(subcommand)]
     Bench(Bench),
@@ -134,6 +139,21 @@ struct SurveyArgs {
     /// This executable in place of one that is built first
     #[arg(long, value_name = "FILE")]
     qk: Option<std::path::PathBuf>,
+}
+
+#[derive(Args)]
+struct ReleaseArgs {
+    /// The directory that gets the files; made if it is missing
+    #[arg(
+        long,
+        short,
+        value_name = "DIR",
+        default_value = "target/release-files"
+    )]
+    output: std::path::PathBuf,
+    /// Passed to `qk build`
+    #[arg(last = true)]
+    build: Vec<String>,
 }
 
 #[derive(Subcommand)]
@@ -244,6 +264,7 @@ fn run(task: Task) -> Result<()> {
         Task::Flips(args) => campaign::flips(args.rounds, seed(args.seed)),
         Task::Crowd(args) => crowd(&args),
         Task::Survey(args) => survey(args),
+        Task::Release(args) => release(args),
         Task::Bench(Bench::Fetch(args)) => bench_fetch(args),
         Task::Bench(Bench::Transfer(args)) => bench_transfer(args),
         Task::Bench(Bench::Idle(args)) => bench_idle(args),
@@ -288,6 +309,14 @@ fn survey(args: SurveyArgs) -> Result<()> {
         jobs: args.jobs,
     };
     survey::run(&qk, &options)
+}
+
+fn release(args: ReleaseArgs) -> Result<()> {
+    let options = release::Options {
+        output: args.output,
+        build: args.build,
+    };
+    release::run(&setup::run()?, &options)
 }
 
 /// The seed asked for, or one that differs from run to run.
