@@ -158,8 +158,12 @@ struct ReleaseArgs {
 
 #[derive(Subcommand)]
 enum Bench {
-    /// A fetch from a network of three nodes, beside `cargo install` and `curl | tar`
-    #[command(after_help = "Example: cargo xtask bench fetch --crate hexyl@0.17.0 --json")]
+    /// One crate from a network of three nodes, and twenty locked ones from a cache on this machine, beside
+    /// `cargo install`, `curl | tar` and cargo-binstall
+    #[command(
+        after_help = "Example: cargo xtask bench fetch --only tools --json\n\n\
+        The first time builds what the list names, which takes an hour or so; it is kept below target/bench."
+    )]
     Fetch(FetchArgs),
     /// A large artifact from node to node, beside curl from nginx and iroh-blobs
     #[command(after_help = "Example: cargo xtask bench transfer --mib 64 --only curl --json")]
@@ -207,9 +211,32 @@ struct FetchArgs {
     /// Leave out `cargo install`, which compiles the crate twice
     #[arg(long)]
     no_cargo_install: bool,
+    /// Only this part
+    #[arg(long)]
+    only: Option<FetchPart>,
+    /// The tools that are locked: a crate a line, NAME@VER
+    #[arg(long, value_name = "FILE", default_value = "contrib/bench/tools.txt")]
+    tools: std::path::PathBuf,
+    /// Where what was built for the second part is kept
+    #[arg(long, value_name = "DIR", default_value = "target/bench/tools")]
+    home: std::path::PathBuf,
+    /// Leave out cargo-binstall, which is compiled first
+    #[arg(long)]
+    no_binstall: bool,
+    /// This executable in place of one that is built as it is released
+    #[arg(long, value_name = "FILE")]
+    qk: Option<std::path::PathBuf>,
     /// A JSON array instead of a table
     #[arg(long)]
     json: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum FetchPart {
+    /// One crate from a network
+    Crate,
+    /// Many locked ones from a cache
+    Tools,
 }
 
 #[derive(Args)]
@@ -324,17 +351,36 @@ fn seed(asked: Option<u64>) -> u64 {
     asked.unwrap_or_else(|| RandomState::new().hash_one("seed"))
 }
 
-/// Measures an optimised `qk`, as people run it.
+/// Measures `qk` as it is released.
 fn bench_fetch(args: FetchArgs) -> Result<()> {
     setup::prepare()?;
-    let qk = cargo::build("qk", &["--package", "qk", "--release"])?;
-    setup::toolchain(&qk)?;
-    let options = bench::fetch::Options {
-        package: args.package,
-        runs: args.runs,
-        cargo_install: !args.no_cargo_install,
+    let qk = match args.qk {
+        Some(qk) => std::path::absolute(qk)?,
+        None => cargo::build("qk", &["--package", "qk", "--profile", "dist"])?,
     };
-    let rows = bench::fetch::rows(&qk, &options)?;
+    setup::toolchain(&qk)?;
+    let mut rows = Vec::new();
+    if args.only != Some(FetchPart::Tools) {
+        let options = bench::fetch::Options {
+            package: args.package,
+            runs: args.runs,
+            cargo_install: !args.no_cargo_install,
+        };
+        rows.extend(bench::fetch::rows(&qk, &options)?);
+    }
+    if args.only != Some(FetchPart::Crate) {
+        let binstall = match args.no_binstall {
+            true => None,
+            false => Some(setup::binstall()?),
+        };
+        let options = bench::tools::Options {
+            tools: survey::crates(&args.tools)?,
+            runs: args.runs,
+            home: args.home,
+            binstall,
+        };
+        rows.extend(bench::tools::rows(&qk, &options)?);
+    }
     bench::write(&rows, args.json, &mut std::io::stdout().lock())?;
     Ok(())
 }

@@ -93,8 +93,12 @@ fn registry(scratch: &Path, home: &Path) -> Result<()> {
     package.arg(scratch);
     package.args(PACKAGES.iter().flat_map(|name| ["--package", name]));
     cargo::run_aside(package.stdin(Stdio::null()))?;
-    // What cargo itself resolved the packages against.
+    // What cargo itself resolved the packages against, but for members that it leaves open.
     let registry = scratch.join("package/tmp-registry");
+    for name in PACKAGES {
+        let path = registry.join("index").join(place(name));
+        fs::write(&path, published(&fs::read_to_string(&path)?)?)?;
+    }
     cargo::run_aside(cargo::command().args(["fetch", "--locked"]))?;
     let lock = fs::read_to_string(cargo::workspace().join("Cargo.lock"))?;
     let lock: Lock = toml::from_str(&lock)?;
@@ -111,6 +115,20 @@ fn registry(scratch: &Path, home: &Path) -> Result<()> {
     );
     fs::write(home.join("config.toml"), config)?;
     Ok(())
+}
+
+/// A line of an index as a registry would give it: cargo writes `null` for what only a registry knows.
+fn published(line: &str) -> Result<String> {
+    let mut line: serde_json::Map<String, Value> = serde_json::from_str(line)?;
+    line.retain(|_, value| !value.is_null());
+    line.insert("yanked".to_owned(), false.into());
+    let dependencies = line.get_mut("deps").and_then(Value::as_array_mut);
+    for dependency in dependencies.into_iter().flatten() {
+        if let Some(members) = dependency.as_object_mut() {
+            members.retain(|_, value| !value.is_null());
+        }
+    }
+    Ok(serde_json::to_string(&line)? + "\n")
 }
 
 /// What cargo keeps of registries.
@@ -250,6 +268,17 @@ mod tests {
             .current_dir(dir.path())
             .status();
         assert!(check.unwrap().success());
+    }
+
+    #[test]
+    fn what_cargo_leaves_open_is_left_out() {
+        let line =
+            r#"{"deps":[{"name":"a","target":null}],"name":"qk","vers":"1.0.0","yanked":null}"#;
+        let line = published(line).unwrap();
+        assert_eq!(
+            line,
+            "{\"deps\":[{\"name\":\"a\"}],\"name\":\"qk\",\"vers\":\"1.0.0\",\"yanked\":false}\n"
+        );
     }
 
     #[test]

@@ -196,6 +196,14 @@ fn differs(said: &Value) -> Option<String> {
     (!parts.is_empty()).then(|| parts.join("; "))
 }
 
+/// The crates of a list.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn crates(path: &Path) -> Result<Vec<String>> {
+    Ok(list(path)?.into_iter().map(|(krate, _)| krate).collect())
+}
+
 /// The crates of a list, each with its remark.
 fn list(path: &Path) -> Result<Vec<(String, String)>> {
     let mut text = String::new();

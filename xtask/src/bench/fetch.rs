@@ -40,7 +40,7 @@ pub struct Options {
 /// # Errors
 /// When a program that is measured fails, or the artifact did not come from where it should.
 pub fn rows(qk: &Path, options: &Options) -> Result<Vec<Row>> {
-    let mut lab = Lab::start(qk, &options.package, Ipv4Addr::LOCALHOST.into())?;
+    let lab = Lab::start(qk, &options.package, Ipv4Addr::LOCALHOST.into())?;
     let package = &options.package;
     eprintln!("Fetching it {} times each way", options.runs);
 
@@ -210,7 +210,7 @@ impl Series {
 }
 
 /// The median, held against the goal, and both ends.
-fn spread(name: &str, seconds: &Samples, goal: Option<Goal>) -> Vec<Row> {
+pub(super) fn spread(name: &str, seconds: &Samples, goal: Option<Goal>) -> Vec<Row> {
     let median = Row::new(format!("{name}_s"), seconds.median(), "s");
     vec![
         match goal {

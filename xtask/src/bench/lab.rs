@@ -1,9 +1,12 @@
 //! A network of real `qk` processes on one machine that holds one artifact, proven by two principals.
 
+use std::collections::BTreeSet;
+use std::fs;
 use std::io::{BufRead, BufReader};
-use std::net::{IpAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
@@ -21,8 +24,10 @@ pub struct Lab {
     /// Shared by all operators.
     toolchains: PathBuf,
     nodes: Vec<Child>,
-    clients: usize,
+    clients: AtomicUsize,
     host: IpAddr,
+    /// Where the publisher's home stays from run to run; with the others' otherwise.
+    kept: Option<PathBuf>,
 }
 
 impl Lab {
@@ -37,8 +42,9 @@ impl Lab {
             qk: qk.to_owned(),
             toolchains: toolchains()?,
             nodes: Vec::new(),
-            clients: 0,
+            clients: AtomicUsize::new(0),
             host,
+            kept: None,
         };
         lab.found()?;
         eprintln!("Building {package} three times, in three sandboxes");
@@ -49,13 +55,90 @@ impl Lab {
         Ok(lab)
     }
 
+    /// A network whose only principal is the publisher, with what it built in earlier runs below `dir`;
+    /// builds what of `packages` is missing, once each, and starts the publisher's node.
+    ///
+    /// # Errors
+    /// When a process fails; what it said is in the message.
+    pub fn kept(qk: &Path, dir: &Path, packages: &[String]) -> Result<Self> {
+        fs::create_dir_all(dir)?;
+        let mut lab = Self {
+            dir: tempfile::Builder::new().prefix("qk-bench-").tempdir()?,
+            qk: qk.to_owned(),
+            toolchains: toolchains()?,
+            nodes: Vec::new(),
+            clients: AtomicUsize::new(0),
+            host: Ipv4Addr::LOCALHOST.into(),
+            kept: Some(fs::canonicalize(dir)?),
+        };
+        let file = lab.network_file();
+        let listen = dir.join("address");
+        if !Path::new(&file).exists() {
+            let address = lab.listen(free_port()?);
+            fs::write(&listen, &address)?;
+            let new = ["network", "new", "bench", "--principal", PUBLISHER];
+            let new = [&new[..], &["--threshold", "1", "--bootstrap", &address]].concat();
+            lab.json(PUBLISHER, &[&new[..], &["--output", &file]].concat())?;
+        }
+        // Some days may have gone by.
+        lab.json(PUBLISHER, &["network", "renew", "--output", &file])?;
+        let built = lab.built()?;
+        for package in packages.iter().filter(|one| !built.contains(*one)) {
+            eprintln!("Building {package}");
+            lab.json(PUBLISHER, &["build", package, "--no-gate"])?;
+        }
+        lab.node(PUBLISHER, &fs::read_to_string(listen)?)?;
+        Ok(lab)
+    }
+
+    /// `NAME@VERSION` of what the publisher's store has.
+    fn built(&self) -> Result<BTreeSet<String>> {
+        let stored = self.json(PUBLISHER, &["store", "ls"])?;
+        let stored = stored.as_array().context("no list")?;
+        let release = |one: &Value| {
+            let (name, version) = (
+                one["key"]["name"].as_str()?,
+                one["key"]["version"].as_str()?,
+            );
+            Some(format!("{name}@{version}"))
+        };
+        Ok(stored.iter().filter_map(release).collect())
+    }
+
+    /// What the publisher builds for.
+    ///
+    /// # Errors
+    /// When its store has nothing.
+    pub fn target(&self) -> Result<String> {
+        let stored = self.json(PUBLISHER, &["store", "ls"])?;
+        let target = stored[0]["key"]["target"].as_str();
+        Ok(target.context("nothing is built")?.to_owned())
+    }
+
+    /// Adds to somebody's configuration.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn configure(&self, name: &str, more: &str) -> Result<()> {
+        let path = self.home(name).join("config.toml");
+        let known = fs::read_to_string(&path).unwrap_or_default();
+        Ok(fs::write(path, known + more)?)
+    }
+
+    fn home(&self, name: &str) -> PathBuf {
+        match &self.kept {
+            Some(kept) if name == PUBLISHER => kept.join(name),
+            _ => self.dir.path().join(name),
+        }
+    }
+
     /// The home of one more client: it joined the network, and its store is empty.
     ///
     /// # Errors
     /// When `qk join` fails.
-    pub fn client(&mut self) -> Result<String> {
-        self.clients += 1;
-        let name = format!("client-{}", self.clients);
+    pub fn client(&self) -> Result<String> {
+        let number = self.clients.fetch_add(1, Ordering::Relaxed) + 1;
+        let name = format!("client-{number}");
         let file = self.network_file();
         self.json(&name, &["join", &file])?;
         Ok(name)
@@ -113,7 +196,7 @@ impl Lab {
         command
             .args(args)
             .arg("--json")
-            .env("QK_HOME", self.dir.path().join(name))
+            .env("QK_HOME", self.home(name))
             .env("QK_TOOLCHAINS", &self.toolchains)
             .stdin(Stdio::null());
         cargo::forget_caller(&mut command);
@@ -121,8 +204,7 @@ impl Lab {
     }
 
     fn found(&mut self) -> Result<()> {
-        let port = TcpListener::bind((self.host, 0))?.local_addr()?.port();
-        let address = self.listen(port);
+        let address = self.listen(free_port()?);
         let file = self.network_file();
         let new = ["network", "new", "bench", "--principal", PUBLISHER];
         let new = [&new[..], &["--bootstrap", &address, "--output", &file]].concat();
@@ -163,7 +245,7 @@ impl Lab {
         let mut child = self
             .command(name, &[&["node"], args].concat())
             .stdout(Stdio::piped())
-            .stderr(std::fs::File::create(&log)?)
+            .stderr(fs::File::create(&log)?)
             .spawn()?;
         let stdout = child.stdout.take();
         self.nodes.push(child);
@@ -174,7 +256,7 @@ impl Lab {
         ensure!(
             !line.trim().is_empty(),
             "{name}'s node did not start: {}",
-            std::fs::read_to_string(&log)?.trim()
+            fs::read_to_string(&log)?.trim()
         );
         Ok(line)
     }
@@ -184,7 +266,8 @@ impl Lab {
     }
 
     fn network_file(&self) -> String {
-        let file = self.dir.path().join("bench.qknet");
+        let dir = self.kept.as_deref().unwrap_or(self.dir.path());
+        let file = dir.join("bench.qknet");
         file.to_string_lossy().into_owned()
     }
 }
@@ -216,6 +299,12 @@ pub fn json(command: &mut Command) -> Result<Value> {
         String::from_utf8_lossy(&output.stderr)
     );
     serde_json::from_slice(&output.stdout).with_context(|| format!("`{line}` printed no JSON"))
+}
+
+/// A port of this machine that nobody listens at now.
+pub(super) fn free_port() -> Result<u16> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    Ok(listener.local_addr()?.port())
 }
 
 /// Where `qk setup` installs, as `qk` finds it: operators of the network share it.

@@ -8,6 +8,7 @@ pub mod sample;
 pub mod server;
 pub mod service;
 pub mod svg;
+pub mod tools;
 pub mod transfer;
 pub mod wire;
 
