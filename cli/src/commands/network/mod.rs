@@ -529,10 +529,10 @@ fn describe(shown: &Shown) -> String {
                 (false, _) => "ended: nothing new is trusted until it is renewed".to_owned(),
             }
         ),
-        format!(
-            "  trusts      what {} principals observed alike",
-            manifest.policy.threshold
-        ),
+        match manifest.policy.threshold {
+            1 => "  trusts      what 1 principal observed".to_owned(),
+            threshold => format!("  trusts      what {threshold} principals observed alike"),
+        },
     ];
     for principal in &manifest.principals {
         let roles: Vec<_> = principal
