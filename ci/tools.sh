@@ -15,7 +15,7 @@ PATH=$CARGO_INSTALL_ROOT/bin:$PATH
 [ -z "${QK_FROM:-}" ] || sh "$(dirname "$0")/install.sh" --to "$CARGO_INSTALL_ROOT/bin"
 [ -z "${QK_NETWORK:-}" ] || qk join "$QK_NETWORK" ${QK_FINGERPRINT:+--fingerprint "$QK_FINGERPRINT"}
 
-set -- --fallback "${QK_FALLBACK:-none}"
+set -- --fallback "${QK_FALLBACK:-none}" --root "$CARGO_INSTALL_ROOT"
 if [ -z "${QK_TOOLS:-}" ]; then
     exec qk fetch --locked "$@" ${QK_FINGERPRINT:+--accept-network "$QK_FINGERPRINT"}
 fi

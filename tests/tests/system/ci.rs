@@ -8,7 +8,7 @@ use std::process::Command;
 
 use qk_protocol::hash::Sha256;
 use qk_tests::artifact::{SPEC, artifact};
-use qk_tests::lab::{ALICE, BOB, Lab, Ran, run};
+use qk_tests::lab::{ALICE, BOB, CLIENT, Lab, Ran, run};
 use qk_tests::web;
 use serde::Deserialize;
 use tempfile::TempDir;
@@ -284,17 +284,55 @@ fn the_action_installs_qk_and_tools_on_a_machine_without_cargo() {
 }
 
 #[test]
+fn the_action_installs_what_a_lock_pins() {
+    let (lab, _site, url, sha256) = world();
+    let file = lab.network_file();
+    let fingerprint = lab.joined(ALICE).network.id().to_string();
+    let project = format!(
+        "[tools]\nhexyl = \"=0.17.0\"\n\n[network]\nfrom = {file:?}\nfingerprint = {fingerprint:?}\n"
+    );
+    let checkout = |runner: &Runner| {
+        fs::create_dir_all(runner.at("work")).unwrap();
+        fs::write(runner.at("work/qk.toml"), &project).unwrap();
+    };
+    let mut runner = Runner::new();
+    checkout(&runner);
+    let mut lock = lab.command(CLIENT, &["fetch", "--fallback", "none", "--json"]);
+    run(lock.current_dir(runner.at("work"))).done();
+    let lock = fs::read(runner.at("work/qk.lock")).unwrap();
+    let inputs = [
+        ("from", url.as_str()),
+        ("sha256", &sha256),
+        ("fingerprint", &fingerprint),
+    ];
+    let ran = runner.act(&action(), &inputs);
+    assert_eq!(ran.code(), 0, "{}{}", ran.stdout, ran.stderr);
+    let said = run(&mut runner.command(&["hexyl"])).stdout;
+    assert_eq!(said, "hexyl 0.17.0\n");
+    assert_eq!(fs::read(runner.at("work/qk.lock")).unwrap(), lock);
+
+    // Nothing in a project joins a network by itself.
+    let mut other = Runner::new();
+    checkout(&other);
+    fs::write(other.at("work/qk.lock"), &lock).unwrap();
+    let ran = other.act(&action(), &inputs[..2]);
+    assert_ne!(ran.code(), 0);
+    assert!(ran.stderr.contains("--accept-network"), "{}", ran.stderr);
+    assert!(!other.at("temp/qk/tools/bin/hexyl").exists());
+}
+
+#[test]
 fn the_action_ends_with_the_reason_and_installs_nothing() {
     let (lab, _site, url, sha256) = world();
     let file = lab.network_file().to_string_lossy().into_owned();
     let action = action();
     let wrong = "0".repeat(64);
-    let cases: [(&[(&str, &str)], i32, &str); 5] = [
-        (&[("sha256", &wrong)], 15, "nothing was installed"),
-        (&[("version", "99.0.0")], 14, "cannot be downloaded"),
-        (&[("fingerprint", &wrong)], 15, &wrong),
-        (&[("tools", "hexyl@0.16.0")], 11, "unproven"),
-        (&[("tools", "$(touch${IFS}pwned)")], 2, "name"),
+    let cases = [
+        (("sha256", wrong.as_str()), 15, "nothing was installed"),
+        (("version", "99.0.0"), 14, "cannot be downloaded"),
+        (("fingerprint", wrong.as_str()), 15, wrong.as_str()),
+        (("tools", "hexyl@0.16.0"), 11, "unproven"),
+        (("tools", "$(touch${IFS}pwned)"), 2, "name"),
     ];
     for (changed, code, word) in cases {
         let mut runner = Runner::new();
@@ -304,7 +342,7 @@ fn the_action_ends_with_the_reason_and_installs_nothing() {
             ("network", &file),
             ("tools", SPEC),
         ];
-        let ran = runner.act(&action, &[&usual[..], changed].concat());
+        let ran = runner.act(&action, &[&usual[..], &[changed]].concat());
         assert_eq!(
             ran.code(),
             code,

@@ -477,6 +477,7 @@ fn programs_read_this() {
             "failures": [{
                 "crate": "not-there", "kind": "not-found", "exit_code": 10,
                 "error": "there is no crate not-there in crates.io",
+                "hint": "`qk search` looks for crates, `qk store ls` lists what is here",
             }],
             "exit_code": 10, "error": "there is no crate not-there in crates.io",
         })
@@ -498,7 +499,10 @@ fn programs_read_this() {
         document(&["uninstall", "tool", "a"]),
         json!({
             "crates": [{"name": "tool", "version": "1.0.0", "executables": [program]}],
-            "failures": [{"kind": "not-found", "exit_code": 10, "error": missing}],
+            "failures": [{
+                "kind": "not-found", "exit_code": 10, "error": missing,
+                "hint": "`qk list` shows what is installed",
+            }],
             "exit_code": 10, "error": missing,
         })
     );

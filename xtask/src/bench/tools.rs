@@ -90,12 +90,7 @@ pub fn rows(qk: &Path, options: &Options) -> Result<Vec<Row>> {
         if let Some(binstall) = &options.binstall {
             let base = format!("http://{gateway}");
             let installed = Samples::take(options.runs, || {
-                Ok(binstall_all(
-                    binstall,
-                    &base,
-                    &project.tools,
-                    &lab.directory()?,
-                )?)
+                binstall_all(binstall, &base, &project.tools, &lab.directory()?)
             })?;
             rows.extend(spread(&format!("{name}_binstall"), &installed, None));
             let installed = Row::new(format!("{name}_binstall"), installed.median(), "s");

@@ -1,6 +1,7 @@
 //! `qk fetch`: find, require proof, download, install.
 
 mod dry;
+mod elsewhere;
 mod late;
 mod one;
 mod place;
@@ -20,6 +21,7 @@ use qk_node::registry::{Ask, Registry, RegistryError, RegistryOptions, Resolved}
 use qk_protocol::policy::Policy;
 use semver::Version;
 
+use self::elsewhere::suggest;
 use self::one::stage;
 pub(crate) use self::one::{How, Ready, Want, fetch, fetched, may_build, obtain, show};
 pub(crate) use self::place::{install_root, of_host, of_install, of_unpack};
@@ -149,6 +151,7 @@ pub(crate) async fn carry_out(session: &Session, call: &Call<'_>, jobs: Vec<Job>
             summary.add(came);
         }
         Err(failure) => {
+            let failure = suggest(&krate.name, failure);
             for line in failure.explained.iter().filter(|_| call.how.explain) {
                 session.output.note(line);
             }
