@@ -164,6 +164,8 @@ fn run(lab: &Lab, one: &Project<'_>, options: &Options) -> Result<Vec<Row>> {
 struct Fresh {
     client: String,
     root: PathBuf,
+    /// Whether that was done.
+    is_installed: bool,
 }
 
 impl Fresh {
@@ -171,6 +173,7 @@ impl Fresh {
         Ok(Self {
             client: lab.client()?,
             root: lab.directory()?,
+            is_installed: false,
         })
     }
 }
@@ -223,8 +226,13 @@ impl<'a> Project<'a> {
         let start = Instant::now();
         let printed: Value = lab::json(&mut self.command(fresh, &["--locked"]))?;
         let seconds = start.elapsed().as_secs_f64();
-        let count = printed["crates"].as_array().map_or(0, Vec::len);
-        ensure!(count == self.tools.len(), "not all were fetched: {printed}");
+        let count = printed["tools"].as_array().map_or(0, Vec::len);
+        let again = printed["up_to_date"] == true;
+        ensure!(
+            again == fresh.is_installed && (again || count == self.tools.len()),
+            "not all were fetched: {printed}"
+        );
+        fresh.is_installed = true;
         Ok(seconds)
     }
 }

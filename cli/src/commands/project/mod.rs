@@ -27,8 +27,9 @@ use crate::failure::{Failure, Kind, Outcome};
 use crate::output::{ago, bytes};
 use crate::session::{Session, failed, host_target};
 
-/// Tools that are fetched at a time.
-const FETCHES_MAX: usize = 8;
+/// Tools that are fetched at once. One, as one transfer has all the lanes that a provider gives one peer: a
+/// second one's are refused and rest for a second.
+const FETCHES_MAX: usize = 1;
 /// Where a project's executables are linked.
 const DIR: &str = ".qk";
 
