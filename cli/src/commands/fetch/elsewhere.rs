@@ -20,9 +20,14 @@ const ELSEWHERE: [(&str, &str); 8] = [
 pub(super) fn suggest(name: &str, failure: Failure) -> Failure {
     let meant = ELSEWHERE.iter().find(|(executable, _)| *executable == name);
     match (meant, failure.kind) {
-        (Some((_, krate)), Kind::NotFound | Kind::Unproven | Kind::BuildFailed) => failure.hint(
-            format!("an executable called {name} is of the crate {krate}: `qk fetch {krate}`"),
-        ),
+        (Some((_, krate)), Kind::NotFound | Kind::Unproven | Kind::BuildFailed) => {
+            let meant = format!("an executable called {name} is of the crate {krate}");
+            let hint = match &failure.hint {
+                Some(hint) => format!("{meant}; {hint}"),
+                None => meant,
+            };
+            failure.hint(hint)
+        }
         _ => failure,
     }
 }
@@ -33,13 +38,15 @@ mod tests {
 
     #[test]
     fn who_types_an_executable_learns_its_crate() {
-        let failed = |name, kind| suggest(name, Failure::new(kind, "no")).hint;
-        let hint = failed("fd", Kind::Unproven).unwrap();
+        let failed = |name, kind| {
+            let failure = Failure::new(kind, "no").hint("join a network");
+            suggest(name, failure).hint.unwrap()
+        };
         assert_eq!(
-            hint,
-            "an executable called fd is of the crate fd-find: `qk fetch fd-find`"
+            failed("fd", Kind::Unproven),
+            "an executable called fd is of the crate fd-find; join a network"
         );
-        assert_ne!(failed("fd", Kind::Disputed), Some(hint.clone()));
-        assert_ne!(failed("fd-find", Kind::Unproven), Some(hint));
+        assert_eq!(failed("fd", Kind::Disputed), "join a network");
+        assert_eq!(failed("fd-find", Kind::Unproven), "join a network");
     }
 }
