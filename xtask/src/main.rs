@@ -220,9 +220,9 @@ struct FetchArgs {
     /// Where what was built for the second part is kept
     #[arg(long, value_name = "DIR", default_value = "target/bench/tools")]
     home: std::path::PathBuf,
-    /// Leave out cargo-binstall, which is compiled first
-    #[arg(long)]
-    no_binstall: bool,
+    /// A cargo-binstall to measure beside, one that knows --allow-insecure-http; it asks the crates' repositories, too
+    #[arg(long, value_name = "FILE")]
+    binstall: Option<std::path::PathBuf>,
     /// This executable in place of one that is built as it is released
     #[arg(long, value_name = "FILE")]
     qk: Option<std::path::PathBuf>,
@@ -369,15 +369,11 @@ fn bench_fetch(args: FetchArgs) -> Result<()> {
         rows.extend(bench::fetch::rows(&qk, &options)?);
     }
     if args.only != Some(FetchPart::Crate) {
-        let binstall = match args.no_binstall {
-            true => None,
-            false => Some(setup::binstall()?),
-        };
         let options = bench::tools::Options {
             tools: survey::crates(&args.tools)?,
             runs: args.runs,
             home: args.home,
-            binstall,
+            binstall: args.binstall,
         };
         rows.extend(bench::tools::rows(&qk, &options)?);
     }

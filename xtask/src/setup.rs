@@ -60,9 +60,6 @@ const OPENSSL: Need = Need {
     how: "install it, on Debian and Ubuntu: apt-get install openssl",
 };
 
-/// The version that is measured and tested against: newer ones ask for a newer compiler than this workspace.
-const BINSTALL: &str = "1.21.0";
-
 /// What only some tests need; without it they say that they are skipped.
 const FOR_TESTS: [Need; 4] = [
     Need {
@@ -154,28 +151,6 @@ pub fn rivals() -> Result<()> {
         return Ok(());
     }
     bail!("{}", missing.join("\n       "))
-}
-
-/// cargo-binstall, compiled as its users have it and kept below `target/`.
-///
-/// # Errors
-/// When it cannot be compiled.
-pub fn binstall() -> Result<PathBuf> {
-    let root = cargo::workspace().join("target/tools");
-    let own = root.join("bin/cargo-binstall");
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    if !runs(Command::new(&own).arg("-V"), &path) {
-        let mut install = cargo::command();
-        install.args([
-            "install",
-            "cargo-binstall",
-            "--version",
-            BINSTALL,
-            "--locked",
-        ]);
-        cargo::run_aside(install.arg("--root").arg(&root).stdin(Stdio::null()))?;
-    }
-    Ok(own)
 }
 
 /// Lets qk install its pinned zig and cargo-zigbuild, and check what it installed earlier.
