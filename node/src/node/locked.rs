@@ -170,7 +170,8 @@ impl Node {
             Err(error @ FetchError::Download { .. }) => error,
             got => return got,
         };
-        let found = member.find(point).await.providers.into_iter();
+        // As hidden as any other look-up.
+        let found = self.look_up(member, release).await?.providers.into_iter();
         let having = found.filter(|one| one.root == trusted.subject.root);
         let having: Vec<_> = having.map(|one| one.contact).collect();
         if having.is_empty() {

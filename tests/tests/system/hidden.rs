@@ -116,6 +116,37 @@ fn an_index_node_learns_a_prefix_that_many_releases_share() {
 }
 
 #[test]
+fn who_has_what_a_lock_pins_is_asked_as_hiddenly() {
+    let mut lab = Lab::new();
+    lab.start_alice();
+    lab.start_any(BOB);
+    let one = artifact(&lab.joined(ALICE).network);
+    // Alice, whom everybody asks first, does not have it.
+    lab.publish(BOB, &one);
+    lab.state(CAROL, &one);
+    let (network, key) = (lab.joined(ALICE).network.id(), lab.joined(ALICE).key());
+    let dir = lab.dir().join("project");
+    std::fs::create_dir(&dir).unwrap();
+    std::fs::write(dir.join("qk.toml"), "[tools]\nhexyl = \"=0.17.0\"\n").unwrap();
+    let fetch = |who: &str, args: &[&str]| {
+        let words = [&["fetch", "--fallback", "none", "--json"][..], args].concat();
+        let mut command = lab.command(who, &words);
+        qk_tests::lab::run(command.current_dir(&dir)).done()
+    };
+    fetch(CLIENT, &[]);
+    for hides in [false, true] {
+        let curious = lab.runtime().block_on(Peer::start(network, None));
+        let address = lab.runtime().block_on(curious.address());
+        let setting = format!("parent = [{address:?}]\nhidden_reads = {hides}\n");
+        let who = format!("reader-{hides}");
+        lab.add(&who, &setting);
+        let root = lab.dir().join(&who).join("root");
+        fetch(&who, &["--locked", "--root", root.to_str().unwrap()]);
+        assert_eq!(curious.was_told_of(&one.key.release(), &key), !hides);
+    }
+}
+
+#[test]
 fn in_a_small_network_everything_is_asked_for() {
     let mut lab = Lab::new();
     lab.configure(CLIENT, "hidden_reads = true\n");
