@@ -104,6 +104,14 @@ pub fn build(name: &str, selection: &[&str]) -> Result<PathBuf> {
     bail!("`{line}` built no executable named {name}")
 }
 
+/// Builds `qk` as it is released.
+///
+/// # Errors
+/// As [`build`].
+pub fn build_released() -> Result<PathBuf> {
+    build("qk", &["--package", "qk", "--profile", "dist"])
+}
+
 /// Builds a program of the workspace `benchmarks`, as people would run it.
 ///
 /// # Errors
@@ -119,6 +127,29 @@ pub fn build_beside(name: &str) -> Result<PathBuf> {
     ]
     .concat();
     build(name, &selection)
+}
+
+/// Where an index of crates has a crate's lines.
+pub fn index_place(name: &str) -> PathBuf {
+    let name = name.to_ascii_lowercase();
+    match name.len() {
+        0..=2 => Path::new(&name.len().to_string()).join(&name),
+        3 => Path::new("3").join(&name[..1]).join(&name),
+        _ => Path::new(&name[..2]).join(&name[2..4]).join(&name),
+    }
+}
+
+/// A file's SHA-256, in hexadecimal.
+///
+/// # Errors
+/// When `sha256sum` fails.
+pub fn sha256(file: &Path) -> Result<String> {
+    let mut sum = Command::new("sha256sum");
+    let output = sum.arg("--").arg(file).stdin(Stdio::null()).output()?;
+    ensure!(output.status.success(), "`{}` failed", describe(&sum));
+    let line = String::from_utf8(output.stdout)?;
+    let digest = line.split(' ').next().unwrap_or_default();
+    Ok(digest.trim_start_matches('\\').to_owned())
 }
 
 /// The executable that one of cargo's messages announces, if it is the one called `name` and not
@@ -157,6 +188,16 @@ mod tests {
         assert_eq!(executable(&message("qk", "test", false), "qk"), None);
         assert_eq!(executable(&message("other", "bin", false), "qk"), None);
         assert_eq!(executable(b"   Compiling qk", "qk"), None);
+    }
+
+    #[test]
+    fn short_names_have_places_of_their_own() {
+        let shown = ["a", "qk", "sha", "anyhow", "RustyXML"]
+            .map(|name| index_place(name).display().to_string());
+        assert_eq!(
+            shown,
+            ["1/a", "2/qk", "3/s/sha", "an/yh/anyhow", "ru/st/rustyxml"]
+        );
     }
 
     #[test]

@@ -220,7 +220,7 @@ struct FetchArgs {
     /// Where what was built for the second part is kept
     #[arg(long, value_name = "DIR", default_value = "target/bench/tools")]
     home: std::path::PathBuf,
-    /// A cargo-binstall to measure beside, one that knows --allow-insecure-http; it asks the crates' repositories, too
+    /// A cargo-binstall to measure beside, through the same gateway, which then speaks TLS
     #[arg(long, value_name = "FILE")]
     binstall: Option<std::path::PathBuf>,
     /// This executable in place of one that is built as it is released
@@ -356,7 +356,7 @@ fn bench_fetch(args: FetchArgs) -> Result<()> {
     setup::prepare()?;
     let qk = match args.qk {
         Some(qk) => std::path::absolute(qk)?,
-        None => cargo::build("qk", &["--package", "qk", "--profile", "dist"])?,
+        None => cargo::build_released()?,
     };
     setup::toolchain(&qk)?;
     let mut rows = Vec::new();
@@ -393,7 +393,7 @@ fn bench_transfer(args: TransferArgs) -> Result<()> {
     let qk = match options.wants_tool() {
         true => {
             setup::prepare()?;
-            let qk = cargo::build("qk", &["--package", "qk", "--release"])?;
+            let qk = cargo::build_released()?;
             setup::toolchain(&qk)?;
             qk
         }
@@ -406,7 +406,7 @@ fn bench_transfer(args: TransferArgs) -> Result<()> {
 
 fn bench_idle(args: IdleArgs) -> Result<()> {
     let options = bench::idle::Options {
-        qk: cargo::build("qk", &["--package", "qk", "--release"])?,
+        qk: cargo::build_released()?,
         program: cargo::build_beside("qk-bench-transfer")?,
         time: std::time::Duration::from_secs(args.minutes * 60),
     };
@@ -419,7 +419,7 @@ fn bench_cache(args: CacheArgs) -> Result<()> {
     setup::prepare()?;
     let qk = match args.qk {
         Some(qk) => std::path::absolute(qk)?,
-        None => cargo::build("qk", &["--package", "qk", "--release"])?,
+        None => cargo::build_released()?,
     };
     setup::toolchain(&qk)?;
     let options = bench::cache::Options {

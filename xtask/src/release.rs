@@ -1,7 +1,8 @@
 //! A release of qk, built and proven by qk itself.
 //!
-//! The packages are made as `cargo publish` would upload them, and lie with all their dependencies in a
-//! registry on disk that stands for crates.io. From there `qk build qk` builds in the sandbox, with the pinned
+//! The packages are made of what is committed, as `cargo publish` would upload them but for one thing: the
+//! workspace's profile `dist` is qk's own profile `release`, since a package is built without a workspace
+//! around it. They lie with all their dependencies in a registry on disk that stands for crates.io. From there `qk build qk` builds in the sandbox, with the pinned
 //! linker and its glibc floor, and publishes in the network that this user joined; others do the same and
 //! agree or do not. So the key, the root and the proof are those that anybody gets once the packages are
 //! published.
@@ -88,15 +89,18 @@ pub fn run(qk: &Path, options: &Options) -> Result<()> {
 
 /// A home of cargo's in which crates.io is a directory with the packages and all that they depend on.
 fn registry(scratch: &Path, home: &Path) -> Result<()> {
+    let sources = scratch.join("sources");
+    stage(&sources)?;
     let mut package = cargo::command();
-    package.args(["package", "--no-verify", "--allow-dirty", "--target-dir"]);
+    package.current_dir(&sources);
+    package.args(["package", "--no-verify", "--target-dir"]);
     package.arg(scratch);
     package.args(PACKAGES.iter().flat_map(|name| ["--package", name]));
     cargo::run_aside(package.stdin(Stdio::null()))?;
     // What cargo itself resolved the packages against, but for members that it leaves open.
     let registry = scratch.join("package/tmp-registry");
     for name in PACKAGES {
-        let path = registry.join("index").join(place(name));
+        let path = registry.join("index").join(cargo::index_place(name));
         fs::write(&path, published(&fs::read_to_string(&path)?)?)?;
     }
     cargo::run_aside(cargo::command().args(["fetch", "--locked"]))?;
@@ -115,6 +119,33 @@ fn registry(scratch: &Path, home: &Path) -> Result<()> {
     );
     fs::write(home.join("config.toml"), config)?;
     Ok(())
+}
+
+/// What is committed, with the profile in the package that is built.
+fn stage(sources: &Path) -> Result<()> {
+    fs::create_dir(sources)?;
+    let archive = sources.with_extension("tar");
+    let mut git = Command::new("git");
+    git.args(["archive", "--output"]).arg(&archive).arg("HEAD");
+    cargo::run(git.current_dir(cargo::workspace()))?;
+    let mut tar = Command::new("tar");
+    cargo::run(tar.arg("-xf").arg(archive).arg("-C").arg(sources))?;
+    let workspace = fs::read_to_string(sources.join("Cargo.toml"))?;
+    let path = sources.join("cli/Cargo.toml");
+    let package = fs::read_to_string(&path)?;
+    Ok(fs::write(path, package + &released_profile(&workspace)?)?)
+}
+
+/// The workspace's profile `dist`, as a package has its profile `release`.
+fn released_profile(workspace: &str) -> Result<String> {
+    let manifest: toml::Table = toml::from_str(workspace)?;
+    let dist = manifest.get("profile").and_then(|it| it.get("dist"));
+    let dist = dist.and_then(toml::Value::as_table);
+    let mut dist = dist.context("the workspace has no profile `dist`")?.clone();
+    dist.remove("inherits");
+    let profile = toml::Table::from_iter([("release".to_owned(), dist.into())]);
+    let tables = toml::Table::from_iter([("profile".to_owned(), profile.into())]);
+    Ok(format!("\n{}", toml::to_string(&tables)?))
 }
 
 /// A line of an index as a registry would give it: cargo writes `null` for what only a registry knows.
@@ -159,7 +190,7 @@ impl Caches {
         let found = found.context("cargo has not downloaded it")?;
         fs::copy(found, into.join(file))?;
         let line = self.line(locked)?;
-        let path = into.join("index").join(place(&locked.name));
+        let path = into.join("index").join(cargo::index_place(&locked.name));
         fs::create_dir_all(path.parent().unwrap_or(into))?;
         // Another version of the same crate may be there.
         let known = fs::read_to_string(&path).unwrap_or_default();
@@ -168,7 +199,7 @@ impl Caches {
 
     fn line(&self, locked: &Locked) -> Result<String> {
         for index in &self.index {
-            let path = index.join(".cache").join(place(&locked.name));
+            let path = index.join(".cache").join(cargo::index_place(&locked.name));
             let Ok(about) = fs::metadata(&path) else {
                 continue;
             };
@@ -191,16 +222,6 @@ impl Caches {
             return Ok(line);
         }
         bail!("cargo's index cache lacks it")
-    }
-}
-
-/// Where an index has a crate's lines.
-fn place(name: &str) -> PathBuf {
-    let name = name.to_ascii_lowercase();
-    match name.len() {
-        0..=2 => Path::new(&name.len().to_string()).join(&name),
-        3 => Path::new("3").join(&name[..1]).join(&name),
-        _ => Path::new(&name[..2]).join(&name[2..4]).join(&name),
     }
 }
 
@@ -228,20 +249,13 @@ fn pack(artifact: &Path, scratch: &Path, archive: &Path) -> Result<()> {
 /// Names the archive in `SHA256SUMS`, beside others of the same release.
 fn sums(directory: &Path, archive: &Path) -> Result<()> {
     let name = archive.file_name().context("an archive has a name")?;
-    let mut sum = Command::new("sha256sum");
-    let output = sum.arg(name).current_dir(directory).output()?;
-    ensure!(
-        output.status.success(),
-        "sha256sum failed: {}",
-        output.status
-    );
-    let line = String::from_utf8(output.stdout)?;
+    let entry = format!("  {}", name.to_string_lossy());
+    let line = cargo::sha256(archive)? + &entry;
     let path = directory.join("SHA256SUMS");
     let known = fs::read_to_string(&path).unwrap_or_default();
-    let name = name.to_string_lossy();
     let mut lines: Vec<&str> = known.lines().collect();
-    lines.retain(|one| !one.ends_with(&*name));
-    lines.push(line.trim_end());
+    lines.retain(|one| !one.ends_with(&entry));
+    lines.push(&line);
     lines.sort_unstable();
     Ok(fs::write(path, lines.join("\n") + "\n")?)
 }
@@ -271,6 +285,17 @@ mod tests {
     }
 
     #[test]
+    fn the_profile_of_releases_is_the_workspaces() {
+        let workspace = "[profile.dist]\ninherits = \"release\"\nlto = \"fat\"\n\n\
+            [profile.dist.package.ring]\nopt-level = 3\n\n[profile.dev]\nopt-level = 1\n";
+        assert_eq!(
+            released_profile(workspace).unwrap(),
+            "\n[profile.release]\nlto = \"fat\"\n\n[profile.release.package.ring]\nopt-level = 3\n"
+        );
+        assert!(released_profile("[profile.dev]\n").is_err());
+    }
+
+    #[test]
     fn what_cargo_leaves_open_is_left_out() {
         let line =
             r#"{"deps":[{"name":"a","target":null}],"name":"qk","vers":"1.0.0","yanked":null}"#;
@@ -278,16 +303,6 @@ mod tests {
         assert_eq!(
             line,
             "{\"deps\":[{\"name\":\"a\"}],\"name\":\"qk\",\"vers\":\"1.0.0\",\"yanked\":false}\n"
-        );
-    }
-
-    #[test]
-    fn short_names_have_places_of_their_own() {
-        let shown =
-            ["a", "qk", "sha", "anyhow", "RustyXML"].map(|name| place(name).display().to_string());
-        assert_eq!(
-            shown,
-            ["1/a", "2/qk", "3/s/sha", "an/yh/anyhow", "ru/st/rustyxml"]
         );
     }
 }

@@ -1,9 +1,11 @@
 //! Benchmarks: rows of `{name, value, unit, goal, met}`, and what they are measured against.
 
+mod binstall;
 pub mod cache;
 pub mod fetch;
 pub mod idle;
 pub mod lab;
+pub mod nginx;
 pub mod sample;
 pub mod server;
 pub mod service;

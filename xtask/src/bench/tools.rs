@@ -6,6 +6,7 @@
 //! and a directory to install into of its own.
 
 use std::fs;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
@@ -13,8 +14,10 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
+use super::binstall::{self, Binstall};
 use super::fetch::{curl_tar, spread};
 use super::lab::{self, Lab};
+use super::nginx::Nginx;
 use super::sample::Samples;
 use super::{Goal, Row};
 use crate::cargo;
@@ -39,7 +42,7 @@ pub struct Options {
     pub runs: usize,
     /// Where the publisher's home is kept.
     pub home: PathBuf,
-    /// cargo-binstall, which fetches from the same gateway.
+    /// cargo-binstall, which fetches from the same gateway. The gateway then speaks TLS with everybody.
     pub binstall: Option<PathBuf>,
 }
 
@@ -50,8 +53,7 @@ pub struct Options {
 pub fn rows(qk: &Path, options: &Options) -> Result<Vec<Row>> {
     let mut lab = Lab::kept(qk, &options.home, &options.tools)?;
     let cache = lab.client()?;
-    let gateway = format!("127.0.0.1:{}", lab::free_port()?);
-    lab.configure(&cache, &format!("[gateway]\nlisten = {gateway:?}\n"))?;
+    let gateway = Gateway::configure(&lab, &cache, options.binstall.is_some())?;
     let parent = lab.start_cache(&cache)?;
     let all = Project::lock(&lab, &options.tools, &parent)?;
     let one = Project::lock(&lab, &options.tools[..1], &parent)?;
@@ -67,18 +69,16 @@ pub fn rows(qk: &Path, options: &Options) -> Result<Vec<Row>> {
     };
     let bin = lab.directory()?;
     let target = lab.target()?;
-    let urls = |tools: &[String]| -> Vec<String> {
-        let url = |tool: &String| {
-            let (name, version) = tool.split_once('@').unwrap_or((tool, ""));
-            format!("http://{gateway}/{name}/{version}/{target}.tgz")
-        };
-        tools.iter().map(url).collect()
+    let curl = |tools: &[String], into: &Path| gateway.curl(tools, &target, into);
+    let binstall = match &options.binstall {
+        Some(program) => Some(gateway.binstall(program, &lab, &options.tools, &target)?),
+        None => None,
     };
     for (name, project, most) in [("tools", &all, ALL_MAX), ("tool", &one, ONE_MAX)] {
         // The gateway packs once; what it packed is what is measured.
-        curl(&urls(&project.tools), &bin)?;
+        curl(&project.tools, &bin)?;
         let fetched = fetch(project)?;
-        let curled = Samples::take(options.runs, || curl(&urls(&project.tools), &bin))?;
+        let curled = Samples::take(options.runs, || curl(&project.tools, &bin))?;
         let median = Row::new(format!("{name}_locked"), fetched.median(), "s");
         rows.extend(spread(
             &format!("{name}_locked"),
@@ -87,17 +87,15 @@ pub fn rows(qk: &Path, options: &Options) -> Result<Vec<Row>> {
         ));
         rows.extend(spread(&format!("{name}_curl_tar"), &curled, None));
         rows.push(median.ratio(&Row::new(format!("{name}_curl_tar"), curled.median(), "s")));
-        if let Some(binstall) = &options.binstall {
-            let base = format!("http://{gateway}");
-            let installed = Samples::take(options.runs, || {
-                binstall_all(binstall, &base, &project.tools, &lab.directory()?)
-            })?;
+        if let Some(binstall) = &binstall {
+            let install = || binstall.install(&project.tools, &lab.directory()?);
+            let installed = Samples::take(options.runs, install)?;
             rows.extend(spread(&format!("{name}_binstall"), &installed, None));
             let installed = Row::new(format!("{name}_binstall"), installed.median(), "s");
             rows.push(median.ratio(&installed));
         }
     }
-    rows.extend(up_to_date(&lab, &all, &gateway, options)?);
+    rows.extend(up_to_date(&lab, &all, binstall.as_ref(), options)?);
     rows.extend(run(&lab, &one, options)?);
     let bytes = fs::metadata(lab.qk())?.len() as f64;
     rows.push(Row::new("qk_executable", bytes, "B").with_goal(Goal::AtMost(BYTES_MAX)));
@@ -105,7 +103,12 @@ pub fn rows(qk: &Path, options: &Options) -> Result<Vec<Row>> {
 }
 
 /// All of them when there is nothing to do.
-fn up_to_date(lab: &Lab, all: &Project<'_>, gateway: &str, options: &Options) -> Result<Vec<Row>> {
+fn up_to_date(
+    lab: &Lab,
+    all: &Project<'_>,
+    binstall: Option<&Binstall<'_>>,
+    options: &Options,
+) -> Result<Vec<Row>> {
     let mut installed = Fresh::new(lab)?;
     all.fetch(&mut installed)?;
     let again = Samples::take(options.runs, || all.fetch(&mut installed))?;
@@ -114,12 +117,10 @@ fn up_to_date(lab: &Lab, all: &Project<'_>, gateway: &str, options: &Options) ->
         &again,
         Some(Goal::AtMost(UP_TO_DATE_MAX)),
     );
-    if let Some(binstall) = &options.binstall {
-        let (base, root) = (format!("http://{gateway}"), lab.directory()?);
-        binstall_all(binstall, &base, &all.tools, &root)?;
-        let others = Samples::take(options.runs, || {
-            binstall_all(binstall, &base, &all.tools, &root)
-        })?;
+    if let Some(binstall) = binstall {
+        let root = lab.directory()?;
+        binstall.install(&all.tools, &root)?;
+        let others = Samples::take(options.runs, || binstall.install(&all.tools, &root))?;
         rows.extend(spread("tools_up_to_date_binstall", &others, None));
         let ours = Row::new("tools_up_to_date", again.median(), "s");
         rows.push(ours.ratio(&Row::new("tools_up_to_date_binstall", others.median(), "s")));
@@ -237,33 +238,64 @@ impl<'a> Project<'a> {
     }
 }
 
-/// Seconds of `curl URL | tar xz` for each, one after another.
-fn curl(urls: &[String], into: &Path) -> Result<f64> {
-    urls.iter().try_fold(0.0, |sum, url| {
-        let mut curl = Command::new("curl");
-        curl.args(["--silent", "--show-error", "--fail", url]);
-        Ok(sum + curl_tar(&mut curl, into)?)
-    })
+/// The cache's gateway.
+struct Gateway {
+    /// `http://…` or `https://…`.
+    base: String,
+    /// An index of crates beside it, empty as yet, and its files; whose certificate the gateway has, too.
+    index: Option<(Nginx, PathBuf)>,
 }
 
-/// Seconds of one `cargo binstall` of all tools from the gateway.
-fn binstall_all(binstall: &Path, gateway: &str, tools: &[String], root: &Path) -> Result<f64> {
-    let url = format!("{gateway}/{{ name }}/{{ version }}/{{ target }}.tgz");
-    let mut command = Command::new(binstall);
-    command
-        .args([
-            "--no-confirm",
-            "--disable-telemetry",
-            "--allow-insecure-http",
-        ])
-        .args(["--strategies", "crate-meta-data", "--log-level", "error"])
-        .args(["--pkg-url", &url, "--pkg-fmt", "tgz"])
-        .args(["--bin-dir", "{ bin }{ binary-ext }", "--root"])
-        .arg(root)
-        .args(tools.iter().map(|tool| tool.replace('@', "@=")))
-        .stdin(Stdio::null());
-    cargo::forget_caller(&mut command);
-    let start = Instant::now();
-    cargo::run_aside(&mut command)?;
-    Ok(start.elapsed().as_secs_f64())
+impl Gateway {
+    /// Lets a node have one when it starts.
+    fn configure(lab: &Lab, name: &str, tls: bool) -> Result<Self> {
+        let listen = format!("127.0.0.1:{}", lab::free_port()?);
+        let mut text = format!("[gateway]\nlisten = {listen:?}\n");
+        let index = match tls {
+            true => {
+                let (files, dir) = (lab.directory()?, lab.directory()?);
+                let nginx = Nginx::start(&files, &dir.join("nginx"), Ipv4Addr::LOCALHOST.into())?;
+                let (certificate, key) = (nginx.certificate(), nginx.key());
+                text += &format!("tls_certificate = {certificate:?}\ntls_key = {key:?}\n");
+                Some((nginx, files))
+            }
+            false => None,
+        };
+        lab.configure(name, &text)?;
+        let scheme = index.as_ref().map_or("http", |_| "https");
+        let base = format!("{scheme}://{listen}");
+        Ok(Self { base, index })
+    }
+
+    /// Seconds of `curl URL | tar xz` for each tool, one after another.
+    fn curl(&self, tools: &[String], target: &str, into: &Path) -> Result<f64> {
+        tools.iter().try_fold(0.0, |sum, tool| {
+            let path = tool.replace('@', "/");
+            let mut curl = Command::new("curl");
+            curl.args(["--silent", "--show-error", "--fail"]);
+            if let Some((nginx, _)) = &self.index {
+                curl.arg("--cacert").arg(nginx.certificate());
+            }
+            curl.arg(format!("{}/{path}/{target}.tgz", self.base));
+            Ok(sum + curl_tar(&mut curl, into)?)
+        })
+    }
+
+    /// cargo-binstall that fetches these tools from here.
+    fn binstall(
+        &self,
+        program: &Path,
+        lab: &Lab,
+        tools: &[String],
+        target: &str,
+    ) -> Result<Binstall<'_>> {
+        let (nginx, files) = self.index.as_ref().context("it has no TLS")?;
+        for tool in tools {
+            let executables = lab.directory()?;
+            self.curl(std::slice::from_ref(tool), target, &executables)?;
+            binstall::publish(files, tool, &executables)
+                .with_context(|| format!("an index entry of {tool}"))?;
+        }
+        Binstall::new(program, nginx, files, &self.base)
+    }
 }

@@ -3,7 +3,6 @@
 //! Everybody carries the same file between the same two processors and writes it to the same disk,
 //! in turns, so that what else the machine does hits all alike. Ratios are medians over the rounds.
 
-pub mod nginx;
 mod rig;
 mod tool;
 

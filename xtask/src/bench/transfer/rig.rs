@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use super::nginx::{self, Nginx};
+use crate::bench::nginx::{self, Nginx};
 use crate::bench::service::Service;
 use crate::bench::{lab, sample};
 

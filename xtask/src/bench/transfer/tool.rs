@@ -8,10 +8,10 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 
-use super::nginx::Nginx;
 use super::{Options, Part};
 use crate::bench::fetch::{curl_tar, pack};
 use crate::bench::lab::{self, Lab};
+use crate::bench::nginx::Nginx;
 use crate::bench::sample::Samples;
 use crate::bench::wire::{Shape, Wire};
 use crate::bench::{Goal, Row};

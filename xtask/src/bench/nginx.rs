@@ -35,12 +35,9 @@ impl Nginx {
                 .args([
                     "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2",
                 ])
-                .args([
-                    "-subj",
-                    "/CN=qk",
-                    "-addext",
-                    &format!("subjectAltName=IP:{host}"),
-                ])
+                .args(["-subj", "/CN=qk"])
+                .args(["-addext", &format!("subjectAltName=IP:{host}")])
+                .args(["-addext", "basicConstraints=critical,CA:FALSE"])
                 .args(["-keyout", "key.pem", "-out", "cert.pem"])
                 .current_dir(dir)
                 .stdin(Stdio::null())
@@ -68,12 +65,27 @@ impl Nginx {
         Ok(nginx)
     }
 
+    /// The address of one of the files.
+    pub fn url(&self, file: &str) -> String {
+        format!("https://{}:{}/{file}", self.host, self.port)
+    }
+
+    /// Its certificate, which vouches for itself, as PEM.
+    pub fn certificate(&self) -> PathBuf {
+        self.dir.join("cert.pem")
+    }
+
+    /// The certificate's key, as PEM.
+    pub fn key(&self) -> PathBuf {
+        self.dir.join("key.pem")
+    }
+
     /// `curl` of one file into another.
     pub fn curl(&self, file: &str) -> Command {
         let mut curl = Command::new("curl");
         curl.args(["--silent", "--show-error", "--fail", "--cacert"])
-            .arg(self.dir.join("cert.pem"))
-            .arg(format!("https://{}:{}/{file}", self.host, self.port))
+            .arg(self.certificate())
+            .arg(self.url(file))
             .stdin(Stdio::null());
         curl
     }
