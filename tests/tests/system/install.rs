@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use qk_tests::artifact::{SPEC, artifact, forged};
 use qk_tests::lab::{ALICE, BOB, CLIENT, Lab, Ran, free_port, run};
 use qk_tests::registry::{Crates, GOOD};
+use qk_tests::web::certificate;
 use serde_json::{Value, json};
 
 /// A network that vouches for crates of a registry of its own.
@@ -568,15 +569,22 @@ fn the_root_is_where_cargo_has_it() {
 fn what_binstall_installed_qk_knows_and_the_other_way_round() {
     let binstall = std::env::var_os("QK_CARGO_BINSTALL").expect("a path to cargo-binstall");
     let mut lab = Lab::new();
+    // It takes nothing but HTTPS.
     let address = format!("127.0.0.1:{}", free_port());
-    let listen = lab.alices_address().to_owned();
-    lab.start_with(ALICE, &listen, &["--gateway", &address], &[]);
+    let home = lab.home(ALICE).dir().to_owned();
+    certificate(&home).expect("openssl is installed");
+    let files = "tls_certificate = \"own.pem\"\ntls_key = \"key.pem\"\n";
+    lab.configure(
+        ALICE,
+        &format!("[gateway]\nlisten = \"{address}\"\n{files}"),
+    );
+    lab.start_alice();
     let artifact = artifact(&lab.joined(ALICE).network);
     lab.publish(ALICE, &artifact);
     lab.state(BOB, &artifact);
     let root = lab.root();
     let install = |more: &[&str]| {
-        let url = format!("http://{address}/{{ name }}/{{ version }}/{{ target }}.tgz");
+        let url = format!("https://{address}/{{ name }}/{{ version }}/{{ target }}.tgz");
         let mut command = Command::new(&binstall);
         command
             .args([
@@ -593,7 +601,9 @@ fn what_binstall_installed_qk_knows_and_the_other_way_round() {
                 "{ bin }{ binary-ext }",
                 "--pkg-url",
                 &url,
+                "--root-certificates",
             ])
+            .arg(home.join("own.pem"))
             .args(more)
             .arg("--root")
             .arg(&root);

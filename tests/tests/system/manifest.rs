@@ -3,6 +3,7 @@
 
 use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 
 use qk_node::home::Joined;
 use qk_node::node::unix_now;
@@ -474,6 +475,27 @@ fn what_a_network_widens_is_shown_before_it_is_used() {
         changes(&renewed),
         ["principals that have to agree: 2 becomes 1"]
     );
+}
+
+#[test]
+fn a_network_is_named_once_and_its_file_is_as_other_files_are() {
+    let lab = Lab::new();
+    network(&lab, &["set", "--threshold", "1"]).done();
+    let file = path(&lab, "handed-out.qknet");
+    let renewed = network(&lab, &["renew", "--output", &file]);
+    let shown: Value = renewed.done();
+    let id = lab.joined(ALICE).network.id().to_string();
+    assert_eq!(shown["network"], id.as_str());
+    // Later versions name it in what is signed, too; JSON of a name twice is read by some as none.
+    assert_eq!(
+        renewed.stdout.matches("\"network\":").count(),
+        1,
+        "{renewed:?}"
+    );
+    let usual = path(&lab, "usual");
+    fs::write(&usual, "").unwrap();
+    let mode = |path: &str| fs::metadata(path).unwrap().permissions().mode();
+    assert_eq!(mode(&file), mode(&usual));
 }
 
 /// The client's node took the newest version, and nobody was there to be told.

@@ -9,6 +9,7 @@ mod settings;
 
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use ed25519_dalek::SigningKey;
@@ -497,7 +498,11 @@ fn take(session: &Session, kept: Kept<'_>) -> Outcome<(Joined, Vec<Change>)> {
 fn shown(network: &Network, own: PublicKey, file: Option<&Path>) -> Shown {
     Shown {
         network: network.id(),
-        manifest: network.manifest().clone(),
+        manifest: Manifest {
+            // It is there already.
+            network: None,
+            ..network.manifest().clone()
+        },
         timestamp_issued: network.timestamp().issued.0,
         timestamp_expires: network.timestamp().expires.0,
         fresh: network.fresh(unix_now()),
@@ -680,7 +685,7 @@ fn write_file(path: &Path, network: &Network) -> Outcome {
     write_bytes(path, &network.file().to_bytes())
 }
 
-/// Replaces a file as a whole.
+/// Replaces a file as a whole. Others may read it as they may what the user writes otherwise.
 pub(crate) fn write_bytes(path: &Path, bytes: &[u8]) -> Outcome {
     let failed =
         |error: std::io::Error| Failure::new(Kind::Other, format!("{}: {error}", path.display()));
@@ -688,7 +693,10 @@ pub(crate) fn write_bytes(path: &Path, bytes: &[u8]) -> Outcome {
         Some(dir) if !dir.as_os_str().is_empty() => dir,
         _ => Path::new("."),
     };
-    let mut temp = tempfile::NamedTempFile::new_in(dir).map_err(failed)?;
+    let mut temp = tempfile::Builder::new()
+        .permissions(PermissionsExt::from_mode(0o666))
+        .tempfile_in(dir)
+        .map_err(failed)?;
     temp.write_all(bytes).map_err(failed)?;
     temp.persist(path).map_err(|error| failed(error.error))?;
     Ok(())
