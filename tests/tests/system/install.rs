@@ -583,7 +583,7 @@ fn what_binstall_installed_qk_knows_and_the_other_way_round() {
     lab.publish(ALICE, &artifact);
     lab.state(BOB, &artifact);
     let root = lab.root();
-    let install = |more: &[&str]| {
+    let binstall = |more: &[&str]| {
         let url = format!("https://{address}/{{ name }}/{{ version }}/{{ target }}.tgz");
         let mut command = Command::new(&binstall);
         command
@@ -607,7 +607,10 @@ fn what_binstall_installed_qk_knows_and_the_other_way_round() {
             .args(more)
             .arg("--root")
             .arg(&root);
-        let ran = run(&mut command);
+        command
+    };
+    let install = |more: &[&str]| {
+        let ran = run(&mut binstall(more));
         assert_eq!(ran.code(), 0, "{ran:?}");
         format!("{}{}", ran.stdout, ran.stderr)
     };
@@ -638,4 +641,31 @@ fn what_binstall_installed_qk_knows_and_the_other_way_round() {
     assert!(said.contains("already installed"), "{said}");
     install(&["--force"]);
     assert_eq!(qk(&["list"])[0]["version"], "0.17.0");
+    // It checks the gateway's signature where a manifest names the key, and takes nothing by another one.
+    let signed_by = |who: &str| {
+        let key = run(&mut lab.command(who, &["node", "gateway-key"])).stdout;
+        let dir = lab.dir().join("signed");
+        fs::create_dir_all(dir.join("src")).unwrap();
+        fs::write(dir.join("src/main.rs"), "fn main() {}\n").unwrap();
+        let manifest = format!(
+            "[package]\nname = \"hexyl\"\nversion = \"0.17.0\"\nedition = \"2021\"\n\
+             [package.metadata.binstall.signing]\nalgorithm = \"minisign\"\npubkey = {:?}\n",
+            key.trim()
+        );
+        fs::write(dir.join("Cargo.toml"), manifest).unwrap();
+        let dir = dir.to_str().unwrap();
+        run(&mut binstall(&[
+            "--force",
+            "--only-signed",
+            "--manifest-path",
+            dir,
+        ]))
+    };
+    let ran = signed_by(ALICE);
+    assert_eq!(ran.code(), 0, "{ran:?}");
+    let ran = signed_by(BOB);
+    assert!(
+        ran.code() != 0 && ran.stdout.contains("different key"),
+        "{ran:?}"
+    );
 }
