@@ -7,6 +7,7 @@ use serde::Serialize;
 
 /// Why a command failed. Each kind has one exit code, which scripts may rely on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Kind {
     Other,
@@ -79,6 +80,7 @@ impl Kind {
 
 /// A failure as a person sees it.
 #[derive(Debug, Clone, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Failure {
     pub kind: Kind,
     pub exit_code: u8,

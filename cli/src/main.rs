@@ -2,6 +2,7 @@
 
 mod args;
 mod commands;
+mod documents;
 mod failure;
 mod output;
 mod session;

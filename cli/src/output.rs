@@ -5,8 +5,8 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
-use serde::Serialize;
 
+use crate::documents::{self, Document};
 use crate::failure::{Failure, Outcome};
 use crate::session::failed;
 
@@ -64,7 +64,7 @@ impl Output {
     }
 
     /// The result: the document with `--json`, what `text` makes of it otherwise.
-    pub(crate) fn result<T: Serialize>(&self, value: &T, text: impl FnOnce(&T) -> String) {
+    pub(crate) fn result<T: Document>(&self, value: &T, text: impl FnOnce(&T) -> String) {
         if self.json {
             self.document(value);
         } else {
@@ -78,8 +78,8 @@ impl Output {
     }
 
     /// One JSON document on one line, whatever the mode: for the events of `qk node`.
-    pub(crate) fn document(&self, value: &impl Serialize) {
-        match serde_json::to_string(value) {
+    pub(crate) fn document(&self, value: &impl Document) {
+        match documents::document(value) {
             Ok(text) => print(&text),
             Err(error) => print_error(&format!(
                 "error: the result cannot be written as JSON: {error}"

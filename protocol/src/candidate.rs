@@ -12,6 +12,7 @@ use crate::key::{ArtifactKey, Flags, KeyError, Linker, Output, Release, Rustc};
 
 /// A toolchain and recipe for one target.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Build {
     /// Rust's target triple.

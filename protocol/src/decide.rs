@@ -59,6 +59,7 @@ pub struct Question<'a> {
 
 /// What came out.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(tag = "decision", rename_all = "lowercase")]
 pub enum Decision {
     /// The policy is met.
@@ -84,6 +85,7 @@ pub enum Decision {
 
 /// The first demand of a policy that is not met.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Unproven {
     /// Distinct principals that count.
     pub have: u32,
@@ -95,6 +97,7 @@ pub struct Unproven {
 
 /// What may be taken, and on whose word.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Trusted {
     /// The artifact key, now with its lock.
     pub key: ArtifactKey,
@@ -112,6 +115,7 @@ pub struct Trusted {
 
 /// A decision and why, a line for each statement.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Verdict {
     /// What came out.
     #[serde(flatten)]
@@ -124,6 +128,7 @@ pub struct Verdict {
 
 /// What one statement did.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Line {
     /// Which statement.
     pub statement: StatementId,
@@ -149,6 +154,7 @@ pub struct Line {
 
 /// What a statement did to a decision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Effect {
     /// Counts for its root.

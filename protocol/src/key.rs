@@ -20,6 +20,7 @@ pub const RECIPE: u32 = 1;
 /// What an artifact is an artifact of. Its canonical bytes are RFC 8785 JSON; members that this
 /// version does not know make a key unusable.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct ArtifactKey {
     /// Cargo's canonical source id of the registry, whatever replaces it locally.
@@ -36,6 +37,7 @@ pub struct ArtifactKey {
 
 /// What changes the bytes besides crate, version and target.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Flags {
     /// Checksum of the `.crate` file, as the registry's index gives it.
@@ -62,6 +64,7 @@ pub struct Flags {
 
 /// A compiler, down to the files that compile.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Rustc {
     /// Release, as `rustc -vV` prints it.
@@ -76,6 +79,7 @@ pub struct Rustc {
 
 /// What links.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, rename_all = "lowercase")]
 pub enum Linker {
     /// A pinned zig, independent of the host's C compiler.
@@ -96,6 +100,7 @@ pub enum Linker {
 /// What is taken from a build. Units of the compile cache are a later variant: until then a key
 /// that names one is unusable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Output {
     /// The executables of the package.
@@ -219,6 +224,7 @@ impl ArtifactKey {
 
 /// One release of a crate: all its targets and flags share a location.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Release {
     /// Cargo's canonical source id.

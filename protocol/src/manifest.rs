@@ -47,6 +47,7 @@ const MANIFEST_TYPE: &str = "application/vnd.qk.network+toml";
 
 /// One version of a network's definition.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
     /// Layout of this document; 1.
@@ -88,6 +89,7 @@ pub struct Manifest {
 
 /// The keys that sign manifests, and how many of them have to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct RootKeys {
     /// How many distinct keys have to sign.
@@ -98,6 +100,7 @@ pub struct RootKeys {
 
 /// How committees are drawn; [`Ranking`](crate::assign::Ranking) draws them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Committee {
     /// Members of one committee.
@@ -108,6 +111,7 @@ pub struct Committee {
 
 /// An operator. All its keys count once.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Principal {
     /// Random; stays when keys change.
@@ -128,6 +132,7 @@ pub struct Principal {
 
 /// What a principal does in a network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum PrincipalRole {
     /// Publishes artifacts.
@@ -140,6 +145,7 @@ pub enum PrincipalRole {
 
 /// One key of a principal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct PrincipalKey {
     /// The key.
@@ -153,6 +159,7 @@ pub struct PrincipalKey {
 
 /// What the statements of a key are worth.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum KeyState {
     /// They count.
@@ -165,6 +172,7 @@ pub enum KeyState {
 
 /// Something that nobody is to take any more.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Blocked {
     /// A key, whatever its root.

@@ -17,6 +17,7 @@ pub const POLICY_LIST_MAX: usize = 1024;
 
 /// What a client asks before it trusts a root.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct Policy {
     /// Distinct principals that have to have observed the same root.
@@ -45,6 +46,7 @@ pub struct Policy {
 
 /// Which principals count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Count {
     /// Every one that the policy names.
@@ -55,6 +57,7 @@ pub enum Count {
 
 /// What a dissent does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum OnDissent {
     /// The next ranks are called; against twice the threshold one dissenter alone does not refuse.
@@ -65,6 +68,7 @@ pub enum OnDissent {
 
 /// A demand of its own: so many of these.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Group {
     /// A name for people.
@@ -81,6 +85,7 @@ pub struct Group {
 
 /// What one crate needs instead. Only a stricter value has an effect.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Override {
     /// Distinct principals that have to agree.

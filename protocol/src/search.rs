@@ -59,6 +59,7 @@ pub struct Known<'a> {
 
 /// What was found: a crate in one version, for one target, with one choice of features.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Hit {
     /// The crate and where it comes from.
     #[serde(flatten)]
@@ -90,6 +91,7 @@ pub struct Hit {
 
 /// What a policy makes of what is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum State {
     /// It would be trusted.

@@ -82,6 +82,7 @@ pub struct Observation {
 
 /// An artifact, named by both digests and its size. Two are the same only if all three are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Subject {
     /// BLAKE3 of the archive.
     pub root: Root,
@@ -93,6 +94,7 @@ pub struct Subject {
 
 /// As whom an observer built.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
     /// First, to put the artifact into the network.
@@ -103,6 +105,7 @@ pub enum Role {
 
 /// Where something was built. Recorded for people who look into a difference; decides nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Environment {
     /// Distribution and version.
@@ -136,6 +139,7 @@ pub struct Failure {
 
 /// Why a build failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Reason {
     /// A library of the system that no sandbox has.

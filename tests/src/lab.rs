@@ -29,6 +29,7 @@ use tokio::runtime::Runtime;
 
 use crate::artifact::Artifact;
 use crate::lan::Namespace;
+use crate::schema;
 
 /// Who founds the network, runs the node that its manifest names, and may sign for it.
 pub const ALICE: &str = "alice";
@@ -405,6 +406,7 @@ impl Lab {
     }
 
     /// Runs a command of somebody's with `--json`.
+    #[track_caller]
     pub fn qk<S: AsRef<OsStr>>(&self, name: &str, args: &[S]) -> Ran {
         let mut command = self.command(name, args);
         command.arg("--json");
@@ -735,9 +737,12 @@ pub fn observation(role: Role, subject: Subject) -> Observation {
 /// Runs a command to its end.
 ///
 /// # Panics
-/// When it does not start.
+/// When it does not start, or when qk prints other JSON than its schema says.
+#[track_caller]
 pub fn run(command: &mut Command) -> Ran {
-    command.output().expect("it starts").into()
+    let ran = Ran::from(command.output().expect("it starts"));
+    schema::check_printed(command, &ran.stdout);
+    ran
 }
 
 /// Runs a command to its end with this on its standard input.

@@ -14,6 +14,7 @@ pub mod node_load;
 pub mod peer;
 pub mod python;
 pub mod registry;
+pub mod schema;
 pub mod store_load;
 pub mod web;
 pub mod writer;

@@ -27,7 +27,8 @@ use crate::session::{Session, failed, of_registry};
 
 /// What `qk build` says.
 #[derive(Debug, Serialize)]
-struct Report {
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct Report {
     name: String,
     version: String,
     target: String,
@@ -183,6 +184,7 @@ pub(crate) async fn observed_by_principals(
 
 /// What one's own observation says about earlier ones of the same root.
 #[derive(Debug, Clone, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct WorkSaid {
     /// Whose work is what this build gives.
     pub agree: Vec<StatementId>,

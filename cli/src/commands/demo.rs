@@ -17,7 +17,8 @@ use crate::output::Output;
 
 /// What the demo shows, and prints as one object with `--json`.
 #[derive(Debug, Serialize)]
-struct Report {
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct Report {
     #[serde(rename = "crate")]
     krate: String,
     root: String,
@@ -37,6 +38,7 @@ struct Report {
 }
 
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(rename = "DemoWork"))]
 struct Work {
     principal: &'static str,
     agree: usize,
@@ -44,18 +46,21 @@ struct Work {
 }
 
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(rename = "DemoRefused"))]
 struct Refused {
     exit_code: i32,
     error: String,
 }
 
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(rename = "DemoInstalled"))]
 struct Installed {
     path: PathBuf,
     version: String,
 }
 
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(rename = "DemoStage"))]
 struct Stage {
     name: String,
     seconds: f64,

@@ -21,7 +21,8 @@ use crate::session::{Session, failed, parents};
 
 /// What is compared, and how it differs.
 #[derive(Debug, Serialize)]
-pub(super) struct Report {
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct Report {
     #[serde(flatten)]
     pub comparison: Comparison,
     /// What the difference looks like, for people; absent when there is none.

@@ -21,6 +21,7 @@ const BUILD_BYTES: u64 = 2 << 30;
 
 /// One thing that was looked at.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 struct Check {
     about: About,
     what: String,
@@ -32,6 +33,7 @@ struct Check {
 
 /// What a check is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 enum About {
     Disk,
@@ -181,7 +183,8 @@ fn path() -> Check {
 
 /// Everything that was looked at, and how the command ends.
 #[derive(Debug, Serialize)]
-struct Report {
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(rename = "Checked"))]
+pub(crate) struct Report {
     checks: Vec<Check>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,

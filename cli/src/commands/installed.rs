@@ -20,7 +20,7 @@ pub(crate) fn list(session: &Session, args: &ListArgs) -> Outcome {
     let root = install_root(args.root.as_deref())?;
     let packages = root.list().map_err(|error| of_install(&error))?.packages();
     if session.output.json {
-        session.output.document(&packages);
+        session.output.document(&Installed { packages });
         return Ok(());
     }
     for package in &packages {
@@ -36,6 +36,13 @@ pub(crate) fn list(session: &Session, args: &ListArgs) -> Outcome {
         ));
     }
     Ok(())
+}
+
+/// What is installed.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct Installed {
+    packages: Vec<Package>,
 }
 
 /// A package in cargo's words: scripts that read `cargo install --list` read this.
@@ -63,7 +70,8 @@ fn listed(package: &Package) -> String {
 
 /// What was removed, and what could not be.
 #[derive(Debug, Serialize)]
-struct Removed {
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct Removed {
     crates: Vec<Uninstalled>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     failures: Vec<Failure>,

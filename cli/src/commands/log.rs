@@ -17,7 +17,8 @@ use crate::session::{Session, failed, parents};
 const BUILDS_MAX: usize = 8;
 
 #[derive(Debug, Serialize)]
-struct Report {
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct Report {
     digest: Blake3,
     /// Who observed the build, and as which principal, where a crate was named.
     #[serde(skip_serializing_if = "Option::is_none")]

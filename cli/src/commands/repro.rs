@@ -18,7 +18,8 @@ use crate::session::{Session, failed, host_target};
 
 /// What two builds came to.
 #[derive(Debug, Serialize)]
-struct Report {
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct Report {
     name: String,
     version: String,
     target: String,
@@ -35,6 +36,7 @@ struct Report {
 }
 
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(rename = "ReproBuild"))]
 struct BuiltReport {
     root: Root,
     size: u64,
@@ -44,6 +46,7 @@ struct BuiltReport {
 
 /// What shields.io reads: <https://shields.io/badges/endpoint-badge>.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 struct Badge {
     schema_version: u32,

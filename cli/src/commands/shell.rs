@@ -12,7 +12,8 @@ use crate::failure::{Failure, Kind, Outcome};
 use crate::output::Output;
 
 #[derive(Debug, Serialize)]
-struct Pages {
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct Pages {
     pages: Vec<PathBuf>,
 }
 

@@ -1,11 +1,10 @@
 //! `qk store`: what is kept here.
 
-use qk_node::access::{Access, Cleaned};
+use qk_node::access::{Access, Artifact, Cleaned};
 use qk_node::node::NodeOptions;
 use qk_node::programs::{PROGRAMS_QUOTA_BYTES, Programs, Removed};
 use qk_protocol::hash::Root;
 use serde::Serialize;
-use serde_json::json;
 
 use super::of_problem;
 use crate::args::StoreCommand;
@@ -13,9 +12,27 @@ use crate::failure::{Failure, Kind, Outcome};
 use crate::output::{ago, bytes};
 use crate::session::{Session, failed};
 
+/// What is in the store.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct Stored {
+    artifacts: Vec<Artifact>,
+}
+
+/// What is kept whatever the quota, or no longer.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct Pin {
+    root: Root,
+    pinned: bool,
+    /// Whether it was otherwise before.
+    changed: bool,
+}
+
 /// What a clean-up removed.
 #[derive(Debug, Serialize)]
-struct AllCleaned {
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct AllCleaned {
     #[serde(flatten)]
     cleaned: Cleaned,
     /// Executables that `qk run` unpacked.
@@ -42,9 +59,9 @@ async fn ls(session: &Session, access: &Access) -> Outcome {
         .store_ls()
         .await
         .map_err(|problem| of_problem(&problem))?;
-    session.output.result(&artifacts, |artifacts| {
+    session.output.result(&Stored { artifacts }, |stored| {
         let now = qk_node::node::unix_now();
-        let line = |one: &qk_node::access::Artifact| {
+        let line = |one: &Artifact| {
             let name = one.key.as_ref().map_or_else(
                 || "unreadable".to_owned(),
                 |key| format!("{} {} {}", key.name, key.version, key.target),
@@ -57,9 +74,9 @@ async fn ls(session: &Session, access: &Access) -> Outcome {
                 ago(now.since(one.blob.used))
             )
         };
-        match artifacts.is_empty() {
-            true => "the store is empty".to_owned(),
-            false => artifacts.iter().map(line).collect::<Vec<_>>().join("\n"),
+        match &stored.artifacts[..] {
+            [] => "the store is empty".to_owned(),
+            artifacts => artifacts.iter().map(line).collect::<Vec<_>>().join("\n"),
         }
     });
     Ok(())
@@ -123,14 +140,18 @@ async fn pin(session: &Session, access: &Access, root: &str, keep: bool) -> Outc
         false => access.store_unpin(root).await,
     };
     let changed = changed.map_err(|problem| of_problem(&problem))?;
-    session.output.result(
-        &json!({ "root": root, "pinned": keep, "changed": changed }),
-        |_| match (keep, changed) {
+    let pin = Pin {
+        root,
+        pinned: keep,
+        changed,
+    };
+    session
+        .output
+        .result(&pin, |pin| match (pin.pinned, pin.changed) {
             (true, true) => format!("{root} is kept whatever the quota"),
             (true, false) => format!("{root} was pinned already"),
             (false, true) => format!("{root} is no longer pinned"),
             (false, false) => format!("{root} was not pinned"),
-        },
-    );
+        });
     Ok(())
 }

@@ -40,19 +40,26 @@ pub(crate) async fn bill(session: &Session, args: &SbomArgs) -> Outcome {
                 Failure::new(Kind::Other, format!("{}: {error}", path.display()))
                     .hint("name a file in a directory that can be written to")
             })?;
-            session
-                .output
-                .result(&serde_json::json!({ "file": path }), |_| {
-                    format!("wrote {}", path.display())
-                });
+            let file = path.clone();
+            session.output.result(&Written { file }, |written| {
+                format!("wrote {}", written.file.display())
+            });
         }
     }
     Ok(())
 }
 
+/// Where a bill of materials was written to.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct Written {
+    file: PathBuf,
+}
+
 /// What is known about the artifacts that were looked at.
 #[derive(Debug, Serialize)]
-struct Audit {
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct Audit {
     database: PathBuf,
     advisories: usize,
     artifacts: Vec<Audited>,
@@ -67,6 +74,7 @@ struct Audit {
 
 /// One artifact, and what is known about it.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 struct Audited {
     name: String,
     version: String,

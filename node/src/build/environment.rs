@@ -11,6 +11,7 @@ use super::toolchain::{ZIG, ZIGBUILD};
 
 /// What a build ran on. Nothing here enters the artifact.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Environment {
     /// The system that the tools came from, as `/etc/os-release` names it.
     pub os: String,

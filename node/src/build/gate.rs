@@ -16,6 +16,7 @@ const LOOKED_INTO_BYTES_MAX: u64 = 256 << 20;
 
 /// What two builds of one order came to.
 #[derive(Debug, Clone, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Findings {
     /// Whether both gave the same archive.
     pub same_root: bool,
@@ -32,6 +33,7 @@ pub struct Findings {
 
 /// The first library, or object of the package's own, that two builds made differently.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct First {
     /// The package as the lock names it, `name version`, or the crate as the file does.
     pub package: String,

@@ -279,6 +279,7 @@ pub struct Collected {
 
 /// Why there is no artifact. The classes of a failure statement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Reason {
     /// A library or header of the system that the sandbox does not have.

@@ -15,6 +15,7 @@ const NUMBERS_MAX: usize = 64;
 
 /// Why two builds may differ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Cause {
     /// A path that only one of them has.

@@ -28,6 +28,7 @@ const SECTIONS_MAX: usize = 256;
 
 /// Two archives beside each other.
 #[derive(Debug, Clone, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Comparison {
     /// Their roots.
     pub roots: [Root; 2],
@@ -39,6 +40,7 @@ pub struct Comparison {
 
 /// A file that is not the same in both.
 #[derive(Debug, Clone, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct FileDifference {
     /// Its path in the archive.
     pub path: String,
@@ -52,6 +54,7 @@ pub struct FileDifference {
 
 /// A section of an executable that is not the same in both.
 #[derive(Debug, Clone, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct SectionDifference {
     /// Its name.
     pub name: String,
@@ -61,6 +64,11 @@ pub struct SectionDifference {
 
 /// What a difference between two observations looks like. Decides nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[cfg_attr(
+    feature = "schema",
+    derive(schemars::JsonSchema),
+    schemars(rename = "DifferenceClass")
+)]
 #[serde(rename_all = "kebab-case")]
 pub enum Class {
     /// The bytes show a cause in what was built: a time, an order, a path.

@@ -18,6 +18,7 @@ use crate::store::{BlobInfo, CompactReport, Counts, GcReport};
 
 /// What a node is doing.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Status {
     /// Whether it is a running node; otherwise only this command's.
     pub running: bool,
@@ -56,6 +57,7 @@ pub struct Status {
 
 /// What went in and out of a node since it started.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Counters {
     /// Bytes of answers about blocks that were sent whole.
     pub sent_bytes: u64,
@@ -71,6 +73,7 @@ pub struct Counters {
 
 /// An artifact that a node downloads.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct DownloadStatus {
     /// Which release.
     pub name: String,
@@ -86,6 +89,7 @@ pub struct DownloadStatus {
 
 /// One network of a node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct NetworkStatus {
     /// Its name, for people.
     pub name: String,
@@ -124,6 +128,7 @@ pub struct NetworkStatus {
 
 /// Where others reach a node.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ReachStatus {
     /// `public`, `private` or `unknown`.
     pub reachability: String,
@@ -135,6 +140,7 @@ pub struct ReachStatus {
 
 /// The store of a node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct StoreStatus {
     /// Its directory.
     pub dir: PathBuf,
@@ -151,6 +157,7 @@ pub struct StoreStatus {
 
 /// A connected peer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PeerReport {
     /// The network's name.
     pub network: String,
@@ -171,6 +178,7 @@ pub struct PeerReport {
 
 /// A connection with a peer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ConnectionReport {
     /// The remote address.
     pub address: String,
@@ -214,6 +222,7 @@ pub struct FetchReport {
 
 /// How long a stage took.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Stage {
     /// Which one.
     pub name: String,
@@ -248,6 +257,7 @@ pub struct FindReport {
 
 /// An artifact in the store.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Artifact {
     /// The file.
     #[serde(flatten)]
@@ -262,6 +272,7 @@ pub struct Artifact {
 
 /// What a clean-up of the store did.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Cleaned {
     /// Artifacts and downloads.
     #[serde(flatten)]

@@ -14,6 +14,7 @@ use super::{
 
 /// A package that is installed, as cargo's files have it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Package {
     /// Its name.
     pub name: String,
@@ -42,6 +43,7 @@ pub struct Listed {
 
 /// What is gone.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Uninstalled {
     /// Name of the package.
     pub name: String,

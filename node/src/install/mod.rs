@@ -37,6 +37,7 @@ pub struct InstallRoot(PathBuf);
 
 /// The choices that an executable was built with, as cargo writes them down.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct InstallMeta {
     /// The version that was asked for, if one was: `14.1.1`, `^14`.

@@ -16,6 +16,7 @@ const LAPTOP_UPLOAD_RATE: Size = Size(1 << 20);
 
 /// Bytes: a number, or a text such as `2 MiB`, `500 kB` or `10G`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(transparent)]
 pub struct Size(pub u64);
 

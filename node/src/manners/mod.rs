@@ -49,6 +49,7 @@ pub enum Whose {
 
 /// What a node does for others, as its status tells.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ShareStatus {
     /// Whether it gives blocks now.
     pub gives: bool,

@@ -34,6 +34,7 @@ pub(crate) enum Way {
 
 /// Bytes of one month.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Traffic {
     /// Given to others.
     pub uploaded_bytes: u64,

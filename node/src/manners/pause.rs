@@ -9,6 +9,7 @@ use super::config::PauseConfig;
 
 /// Why a node pauses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(tag = "reason", rename_all = "kebab-case")]
 pub enum PauseReason {
     /// The machine runs on battery.

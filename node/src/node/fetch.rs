@@ -88,6 +88,7 @@ pub struct Fetched {
 
 /// What one provider gave of an artifact.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Share {
     /// Its peer id, or the address of a gateway.
     pub node: String,
@@ -97,6 +98,7 @@ pub struct Share {
 
 /// Where an artifact came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum From {
     /// It was here.

@@ -122,6 +122,7 @@ pub struct NodeOptions {
 
 /// What was published, and to how many.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Published {
     /// Nodes that hold the statement now, this one included.
     pub holders: usize,

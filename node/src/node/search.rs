@@ -56,6 +56,7 @@ pub struct SearchSpec {
 
 /// What was found.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct SearchReport {
     /// The hits, best first.
     pub hits: Vec<NetworkHit>,
@@ -67,6 +68,7 @@ pub struct SearchReport {
 
 /// A hit and where it is known from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct NetworkHit {
     /// The network's name.
     pub network: String,
@@ -79,6 +81,7 @@ pub struct NetworkHit {
 
 /// What was gone through in one network.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Searched {
     /// Its name.
     pub network: String,

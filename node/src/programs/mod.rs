@@ -98,6 +98,7 @@ pub enum ProgramsError {
 
 /// What a clean-up removed.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Removed {
     /// Whose executables, least recently used first.
     pub roots: Vec<Root>,

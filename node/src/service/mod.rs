@@ -24,6 +24,7 @@ pub const SYSTEM_GROUP: &str = "qk";
 
 /// Whose service it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Scope {
     /// This user's.
@@ -47,6 +48,7 @@ pub struct Order {
 
 /// What an installation came to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Installed {
     /// Whose service.
     pub scope: Scope,
@@ -65,6 +67,7 @@ pub struct Installed {
 
 /// What was not done, why, and how a person does it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Undone {
     /// Why not.
     pub why: String,
@@ -74,6 +77,7 @@ pub struct Undone {
 
 /// What a removal came to.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Removed {
     /// Files that were removed; none if there was no service.
     pub files: Vec<PathBuf>,

@@ -125,6 +125,7 @@ impl Write for TempBlob {
 
 /// One blob in a listing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct BlobInfo {
     /// Its name.
     pub root: Root,
@@ -138,6 +139,7 @@ pub struct BlobInfo {
 
 /// What an eviction did.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct GcReport {
     /// What was evicted, least recently used first.
     pub evicted: Vec<BlobInfo>,

@@ -116,6 +116,7 @@ impl Default for Options {
 
 /// Something that was found damaged, and what was done about it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(tag = "damage", rename_all = "kebab-case")]
 pub enum Damage {
     /// A file that says what the store is or how it was left was not as it was written; it was
@@ -204,6 +205,7 @@ impl std::fmt::Display for Damage {
 
 /// What a compaction did.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct CompactReport {
     /// Segments deleted.
     pub segments: usize,
@@ -215,6 +217,7 @@ pub struct CompactReport {
 
 /// What a full check found.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct FsckReport {
     /// Frames of the journal that were read.
     pub frames: u64,
@@ -228,6 +231,7 @@ pub struct FsckReport {
 
 /// Numbers for people and metrics.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Counts {
     /// Statements that can be found.
     pub statements: u64,

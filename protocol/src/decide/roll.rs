@@ -17,6 +17,7 @@ use crate::statement::Body;
 /// Everybody who is ranked for a candidate. Beside the principals, what enters their
 /// [digests](crate::assign::Rank::digest).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Roll {
     /// The network's seed.
     pub seed: Blake3,
@@ -36,6 +37,7 @@ pub struct Roll {
 
 /// Somebody who is ranked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Seat {
     /// What ranks it.
     pub digest: Blake3,
@@ -53,6 +55,7 @@ pub struct Seat {
 
 /// What somebody said of a candidate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Said {
     /// Nothing that arrived here.

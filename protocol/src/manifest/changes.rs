@@ -12,6 +12,7 @@ use crate::policy::{OnDissent, Policy};
 
 /// One difference between two versions.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Change {
     /// What is different.
     pub text: String,

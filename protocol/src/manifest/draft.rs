@@ -34,6 +34,7 @@ pub struct Draft {
 
 /// How many of a version's root keys have signed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Quorum {
     /// The version whose root keys are counted.
     pub keys_of: u64,

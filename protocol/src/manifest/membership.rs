@@ -24,6 +24,7 @@ const MEMBERSHIP_TYPE: &str = "application/vnd.qk.membership+json";
 
 /// Who asks for what.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Membership {
     /// Layout of this document; 1.

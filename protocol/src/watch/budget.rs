@@ -23,6 +23,7 @@ pub struct Hours {
 
 /// What a volunteer gives.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Budget {
     /// Time of all processors together that rebuilds may take in a day (UTC); as much as there is
@@ -37,6 +38,7 @@ pub struct Budget {
     pub free_bytes: u64,
     /// Only in these hours.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<String>"))]
     pub hours: Option<Hours>,
     /// Only while the machine has little else to do.
     pub idle: bool,
@@ -61,6 +63,7 @@ pub struct Circumstances {
 
 /// Why nothing is rebuilt now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Wait {
     /// Background work rests.

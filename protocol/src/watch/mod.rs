@@ -24,6 +24,7 @@ use crate::manifest::Network;
 
 /// Why something is rebuilt; the first is the most urgent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(tag = "why", rename_all = "lowercase")]
 pub enum Why {
     /// A dissent called this principal's rank: clients may be waiting.
@@ -48,6 +49,11 @@ impl From<Duty> for Why {
 
 /// Why a rebuild came to nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(
+    feature = "schema",
+    derive(schemars::JsonSchema),
+    schemars(rename = "RebuildFailure")
+)]
 #[serde(rename_all = "kebab-case")]
 pub enum Class {
     /// A library or tool of the system that the sandbox does not have.
@@ -116,6 +122,7 @@ impl Class {
 
 /// What a rebuild that gave an artifact says beside others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Agreement {
     /// Nobody had observed it before.

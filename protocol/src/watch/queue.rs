@@ -90,6 +90,11 @@ pub enum End {
 
 /// A result that is remembered.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(
+    feature = "schema",
+    derive(schemars::JsonSchema),
+    schemars(rename = "RebuildDone")
+)]
 pub struct Done {
     /// In which network.
     pub network: NetworkId,

@@ -80,8 +80,7 @@ fn fetch_at_once(lab: &Lab, count: usize, configuration: &str) -> Vec<(Ran, Dura
 }
 
 fn artifacts_of(lab: &Lab, name: &str) -> usize {
-    lab.qk(name, &["store", "ls"])
-        .done()
+    lab.qk(name, &["store", "ls"]).done()["artifacts"]
         .as_array()
         .map_or(0, Vec::len)
 }

@@ -342,7 +342,9 @@ impl Crowd {
             self.names.iter().map(|name| (id(name), name)).collect();
         for key in &self.keys {
             let proofs = self.lab.qk(CLIENT, &["proofs", &key.of.spec()]).done();
-            let lines = proofs[0]["verdict"]["lines"].as_array().expect("lines");
+            let lines = proofs["networks"][0]["verdict"]["lines"]
+                .as_array()
+                .expect("lines");
             let honest = lines.iter().filter(|line| {
                 let name = line["principal"].as_str().unwrap_or_default();
                 names.values().any(|one| *one == name) && !self.liars.contains(name)

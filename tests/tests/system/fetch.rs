@@ -67,7 +67,10 @@ fn what_was_fetched_comes_from_the_store_when_every_node_is_dead() {
         );
     }
     let proofs = lab.qk(CLIENT, &["proofs", SPEC, "--offline"]).done();
-    assert_eq!(proofs[0]["verdict"]["decision"], "trusted", "{proofs}");
+    assert_eq!(
+        proofs["networks"][0]["verdict"]["decision"], "trusted",
+        "{proofs}"
+    );
 }
 
 #[test]

@@ -192,8 +192,8 @@ fn what_qk_installed_cargo_knows_and_the_other_way_round() {
     tools.cargo(&["uninstall", "one"]);
     assert!(!tools.program("one").exists());
     let left = tools.qk(&["list"]).done();
-    assert_eq!(left[0]["name"], "two", "{left}");
-    assert_eq!(left.as_array().unwrap().len(), 1);
+    assert_eq!(left["packages"][0]["name"], "two", "{left}");
+    assert_eq!(left["packages"].as_array().unwrap().len(), 1);
 
     // What cargo built itself.
     tools.crates.add("built", "0.1.0", GOOD, None);
@@ -291,10 +291,7 @@ fn a_dry_run_downloads_and_installs_nothing() {
     );
     assert!(tools.lab.installed().is_empty());
     assert_eq!(
-        tools
-            .lab
-            .qk(CLIENT, &["store", "ls"])
-            .done()
+        tools.lab.qk(CLIENT, &["store", "ls"]).done()["artifacts"]
             .as_array()
             .unwrap()
             .len(),
@@ -452,7 +449,14 @@ fn programs_read_this() {
     tools.publish("tool", "1.0.0");
     let program = tools.program("tool");
     let root = tools.lab.root();
-    let document = |args: &[&str]| stable(&tools.qk(args).json());
+    let document = |args: &[&str]| {
+        let mut said = stable(&tools.qk(args).json());
+        assert_eq!(
+            said.as_object_mut().unwrap().remove("schema"),
+            Some(1.into())
+        );
+        said
+    };
 
     assert_eq!(
         document(&["fetch", "tool", "--dry-run"]),
@@ -485,11 +489,11 @@ fn programs_read_this() {
     );
     assert_eq!(
         document(&["list"]),
-        json!([{
+        json!({"packages": [{
             "name": "tool", "version": "1.0.0", "source": "…", "bins": ["tool"], "version_req": null,
             "features": [], "all_features": false, "no_default_features": false, "profile": "release",
             "target": "x86_64-unknown-linux-gnu", "rustc": "…", "partial": false,
-        }])
+        }]})
     );
     assert_eq!(
         document(&["upgrade"]),
@@ -507,7 +511,7 @@ fn programs_read_this() {
             "exit_code": 10, "error": missing,
         })
     );
-    assert_eq!(document(&["list"]), json!([]));
+    assert_eq!(document(&["list"]), json!({"packages": []}));
     assert_eq!(
         document(&["upgrade"]),
         json!({"crates": [], "seconds": "…"})
@@ -625,11 +629,11 @@ fn what_binstall_installed_qk_knows_and_the_other_way_round() {
         "{}",
         records()
     );
-    assert_eq!(qk(&["list"])[0]["name"], "hexyl");
+    assert_eq!(qk(&["list"])["packages"][0]["name"], "hexyl");
     assert_eq!(qk(&["fetch", SPEC])["up_to_date"][0]["name"], "hexyl");
     qk(&["uninstall", "hexyl"]);
     assert_eq!(records(), "");
-    assert!(qk(&["list"]).as_array().unwrap().is_empty());
+    assert_eq!(qk(&["list"])["packages"], json!([]));
     // The other way round: what qk wrote down is read, and left alone.
     qk(&["fetch", SPEC]);
     let written = records();
@@ -640,7 +644,7 @@ fn what_binstall_installed_qk_knows_and_the_other_way_round() {
     let said = install(&[]);
     assert!(said.contains("already installed"), "{said}");
     install(&["--force"]);
-    assert_eq!(qk(&["list"])[0]["version"], "0.17.0");
+    assert_eq!(qk(&["list"])["packages"][0]["version"], "0.17.0");
     // It checks the gateway's signature where a manifest names the key, and takes nothing by another one.
     let signed_by = |who: &str| {
         let key = run(&mut lab.command(who, &["node", "gateway-key"])).stdout;

@@ -178,7 +178,10 @@ fn a_full_disk_fails_with_its_reason_and_loses_nothing() {
     run(&mut more).done();
     // What it knew, it knows: the statements that it kept before the disk was full.
     let proofs = lab.qk(CLIENT, &["proofs", SPEC, "--offline"]).done();
-    assert_eq!(proofs[0]["verdict"]["decision"], "trusted", "{proofs}");
+    assert_eq!(
+        proofs["networks"][0]["verdict"]["decision"], "trusted",
+        "{proofs}"
+    );
     assert!(
         listing(&part_of(&lab, &artifact)).len() > 1,
         "what was fetched is kept"

@@ -168,7 +168,7 @@ fn everything_that_a_network_is_can_be_changed() {
         "is blocked: two trojans",
     );
     assert_eq!(
-        network(&lab, &["show"]).done()[0]["blocked"]
+        network(&lab, &["show"]).done()["networks"][0]["blocked"]
             .as_array()
             .unwrap()
             .len(),
@@ -206,7 +206,7 @@ fn everything_that_a_network_is_can_be_changed() {
     let history = network(&lab, &["show", "--history"]).done();
     let version = lab.joined(ALICE).network.manifest().version;
     assert_eq!(
-        history[0]["history"].as_array().unwrap().len() as u64,
+        history["networks"][0]["history"].as_array().unwrap().len() as u64,
         version - 1
     );
     // What is wrong is said, and nothing is signed.
@@ -273,7 +273,7 @@ fn a_request_brings_its_author_in_with_one_command() {
     );
     lab.qk("dave", &["join", file]).done();
     assert_eq!(
-        lab.qk("dave", &["network", "show"]).done()[0]["own_roles"][0],
+        lab.qk("dave", &["network", "show"]).done()["networks"][0]["own_roles"][0],
         "verifier"
     );
     // Once is enough, and a name does not make somebody's key out of it.
@@ -437,7 +437,7 @@ fn what_a_network_widens_is_shown_before_it_is_used() {
     }
     let shown = lab.qk(CLIENT, &["network", "show"]).done();
     assert_eq!(
-        shown[0]["changes"][0]["text"],
+        shown["networks"][0]["changes"][0]["text"],
         "principals that have to agree: 2 becomes 1"
     );
     let status = lab.qk(CLIENT, &["status"]).done();

@@ -285,7 +285,7 @@ fn a_running_node_tells_the_public_network_nothing_of_what_is_private() {
 
 fn order(ran: &Ran) -> Vec<String> {
     let shown = ran.done();
-    let names = shown.as_array().into_iter().flatten();
+    let names = shown["networks"].as_array().into_iter().flatten();
     names
         .map(|one| one["name"].as_str().unwrap().to_owned())
         .collect()

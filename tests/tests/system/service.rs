@@ -340,7 +340,10 @@ fn a_live_view_shows_what_a_node_counts() {
 
     let root = lab.fetch(&[SPEC]).done()["crates"][0]["root"].clone();
     let peers = lab.qk(CLIENT, &["peers"]).done();
-    assert_eq!(peers[0]["network"], "lab", "it has just been asked");
+    assert_eq!(
+        peers["peers"][0]["network"], "lab",
+        "it has just been asked"
+    );
     // What one received is no more than what the other sent: the hash tree comes beside it.
     let (sent, received) = (counters(ALICE), counters(CLIENT));
     assert_eq!(received["received_bytes"], artifact.subject.size, "{root}");

@@ -190,9 +190,7 @@ fn members_of_the_group_fetch_and_query_and_change_nothing() {
     assert_eq!(status["process"], shared.node.id());
     shared.qk(MEMBER, &["peers"]).done();
     assert_eq!(
-        shared
-            .qk(MEMBER, &["store", "ls"])
-            .done()
+        shared.qk(MEMBER, &["store", "ls"]).done()["artifacts"]
             .as_array()
             .unwrap()
             .len(),

@@ -31,7 +31,9 @@ fn a_crate_without_a_lock_is_built_and_nothing_is_signed() {
     let mut program = Command::new(lab.root().join("bin/hexyl"));
     assert!(run(program.arg("--version")).stdout.starts_with("hexyl 0."));
     let proofs = lab.qk(CLIENT, &["proofs", NO_LOCK]).done();
-    let lines = proofs[0]["verdict"]["lines"].as_array().unwrap();
+    let lines = proofs["networks"][0]["verdict"]["lines"]
+        .as_array()
+        .unwrap();
     assert!(lines.is_empty(), "{proofs}");
 }
 

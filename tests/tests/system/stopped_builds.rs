@@ -120,7 +120,9 @@ fn a_build_without_its_toolchain_says_what_to_run() {
 
 fn states_nothing(lab: &Lab) {
     let proofs = lab.qk(ALICE, &["proofs", SPEC, "--offline"]).done();
-    let lines = proofs[0]["verdict"]["lines"].as_array().unwrap();
+    let lines = proofs["networks"][0]["verdict"]["lines"]
+        .as_array()
+        .unwrap();
     assert!(lines.is_empty(), "{proofs}");
 }
 

@@ -59,7 +59,7 @@ fn a_lone_dissenter_is_named_and_under_escalation_does_not_block() {
     lab.publish(ALICE, &one);
     let roll = |lab: &Lab| -> Vec<String> {
         let proofs = lab.qk(CLIENT, &["proofs", SPEC]).done();
-        let seats = proofs[0]["roll"]["seats"].as_array().unwrap();
+        let seats = proofs["networks"][0]["roll"]["seats"].as_array().unwrap();
         let said = |seat: &serde_json::Value| format!("{} {}", seat["name"], seat["said"]);
         let mut said: Vec<_> = seats.iter().map(said).collect();
         said.sort();
@@ -82,7 +82,10 @@ fn a_lone_dissenter_is_named_and_under_escalation_does_not_block() {
     assert_eq!(fetched["crates"][0]["root"], one.subject.root.to_string());
     assert_eq!(fetched["crates"][0]["contested_by"], CAROL);
     let proofs = lab.qk(CLIENT, &["proofs", SPEC]).done();
-    assert!(proofs[0]["verdict"]["contested"].is_string(), "{proofs}");
+    assert!(
+        proofs["networks"][0]["verdict"]["contested"].is_string(),
+        "{proofs}"
+    );
 }
 
 #[test]
@@ -95,7 +98,9 @@ fn one_principal_with_two_roots_counts_for_neither() {
     lab.state(BOB, &two);
     lab.fetch(&[SPEC]).failed(12, &["disputed"]);
     let proofs = lab.qk(CLIENT, &["proofs", SPEC]).done();
-    let lines = proofs[0]["verdict"]["lines"].as_array().unwrap();
+    let lines = proofs["networks"][0]["verdict"]["lines"]
+        .as_array()
+        .unwrap();
     let effects = |name: &str| -> Vec<_> {
         let own = lines.iter().filter(|line| line["principal"] == name);
         own.map(|line| line["effect"].as_str().unwrap()).collect()
@@ -154,7 +159,7 @@ fn another_source_than_the_registrys_is_not_considered() {
     lab.fetch(&[SPEC]).failed(11, &["unproven"]);
     let proofs = lab.qk(CLIENT, &["proofs", SPEC]).done();
     assert_eq!(
-        proofs[0]["others"], 2,
+        proofs["networks"][0]["others"], 2,
         "they arrived, and are about something else: {proofs}"
     );
 }

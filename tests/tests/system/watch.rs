@@ -79,6 +79,7 @@ impl Watcher {
             let line = self.lines.recv_timeout(left);
             let line = line.unwrap_or_else(|_| panic!("waited in vain for {sort} {name}"));
             let event: Value = serde_json::from_str(&line).expect("a line of JSON");
+            assert_eq!(qk_tests::schema::check("verify", &event), Ok(()));
             if is(&event) {
                 return event;
             }

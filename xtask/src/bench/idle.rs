@@ -244,7 +244,7 @@ impl<'a> Site<'a> {
     fn peers(&self) -> Result<usize> {
         let peers = self.qk("node").args(["peers", "--json"]).output()?;
         let peers: serde_json::Value = serde_json::from_slice(&peers.stdout)?;
-        Ok(peers.as_array().context("no peers")?.len())
+        Ok(peers["peers"].as_array().context("no peers")?.len())
     }
 }
 

@@ -94,7 +94,7 @@ impl Lab {
     /// `NAME@VERSION` of what the publisher's store has.
     fn built(&self) -> Result<BTreeSet<String>> {
         let stored = self.json(PUBLISHER, &["store", "ls"])?;
-        let stored = stored.as_array().context("no list")?;
+        let stored = stored["artifacts"].as_array().context("no list")?;
         let release = |one: &Value| {
             let (name, version) = (
                 one["key"]["name"].as_str()?,
@@ -111,7 +111,7 @@ impl Lab {
     /// When its store has nothing.
     pub fn target(&self) -> Result<String> {
         let stored = self.json(PUBLISHER, &["store", "ls"])?;
-        let target = stored[0]["key"]["target"].as_str();
+        let target = stored["artifacts"][0]["key"]["target"].as_str();
         Ok(target.context("nothing is built")?.to_owned())
     }
 

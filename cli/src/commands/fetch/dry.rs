@@ -17,6 +17,7 @@ use qk_node::registry::Resolved;
 
 /// What would be done for one crate.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(super) struct Planned {
     pub name: String,
     version: String,

@@ -5,7 +5,7 @@ mod elsewhere;
 mod late;
 mod one;
 mod place;
-mod report;
+pub(crate) mod report;
 mod trust;
 
 use std::collections::BTreeSet;

@@ -46,6 +46,7 @@ pub(crate) struct Want<'a> {
 
 /// Where an artifact came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum How {
     Store,

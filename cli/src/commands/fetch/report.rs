@@ -20,7 +20,8 @@ use crate::session::Session;
 
 /// What happened to the crates of one call.
 #[derive(Debug, Serialize)]
-pub(super) struct Summary {
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(rename = "Fetched"))]
+pub(crate) struct Summary {
     crates: Vec<Done>,
     /// What there was nothing to do for.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -44,6 +45,7 @@ pub(super) struct Summary {
 }
 
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(rename = "FailedCrate"))]
 struct Failed {
     #[serde(rename = "crate")]
     krate: String,
@@ -55,6 +57,7 @@ struct Failed {
 
 /// One crate that is installed now.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(rename = "FetchedCrate"))]
 pub(super) struct Done {
     name: String,
     version: String,
@@ -95,6 +98,7 @@ pub(super) struct Done {
 
 /// One crate that was installed already.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(rename = "CurrentCrate"))]
 pub(super) struct Current {
     pub name: String,
     pub version: String,

@@ -2,9 +2,9 @@
 
 mod draft;
 mod members;
-mod news;
-mod next;
-mod request;
+pub(crate) mod news;
+pub(crate) mod next;
+pub(crate) mod request;
 mod settings;
 
 use std::collections::BTreeSet;
@@ -41,6 +41,7 @@ const COMMITTEE_SIZE: u32 = 5;
 
 /// A network as `--json` shows it.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(rename = "Network"))]
 pub(crate) struct Shown {
     network: NetworkId,
     #[serde(flatten)]
@@ -67,6 +68,11 @@ pub(crate) struct Shown {
 
 /// What one version changed about the one before.
 #[derive(Debug, Serialize)]
+#[cfg_attr(
+    test,
+    derive(schemars::JsonSchema),
+    schemars(rename = "VersionChanges")
+)]
 struct Version {
     version: u64,
     changes: Vec<Change>,
@@ -95,12 +101,37 @@ pub(crate) async fn run(session: &Session, command: NetworkCommand) -> Outcome {
     }
 }
 
+/// A public key of this machine, and its peer id.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct Key {
+    key: PublicKey,
+    peer: String,
+}
+
+/// The joined networks.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct AllShown {
+    networks: Vec<Shown>,
+}
+
+/// The joined networks, in the order in which they are asked.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct Order {
+    networks: Vec<Place>,
+}
+
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(rename = "NetworkPlace"))]
+struct Place {
+    network: NetworkId,
+    name: String,
+    private: bool,
+}
+
 fn key(session: &Session, args: &NetworkKeyArgs) -> Outcome {
-    #[derive(Serialize)]
-    struct Key {
-        key: PublicKey,
-        peer: String,
-    }
     let shown = Key {
         key: public_key(
             &session
@@ -269,8 +300,9 @@ fn show(session: &Session, args: &NetworkShowArgs) -> Outcome {
             ..shown(&one.network, own, args.output.as_deref())
         })
         .collect();
-    session.output.result(&shown, |shown| {
-        shown.iter().map(describe).collect::<Vec<_>>().join("\n\n")
+    session.output.result(&AllShown { networks: shown }, |all| {
+        let networks = all.networks.iter().map(describe);
+        networks.collect::<Vec<_>>().join("\n\n")
     });
     Ok(())
 }
@@ -370,12 +402,6 @@ async fn joining(session: &Session, args: &JoinArgs) -> Outcome<Kept<'static>> {
 
 /// Shows the order in which networks are asked, after it was changed if some are named.
 async fn order(session: &Session, args: &NetworkOrderArgs) -> Outcome {
-    #[derive(Serialize)]
-    struct Place {
-        network: NetworkId,
-        name: String,
-        private: bool,
-    }
     let mut first: Vec<Joined> = Vec::new();
     for wanted in &args.networks {
         let joined = session.network(Some(wanted))?;
@@ -412,8 +438,8 @@ async fn order(session: &Session, args: &NetworkOrderArgs) -> Outcome {
     if shown.is_empty() {
         return Err(Session::no_network());
     }
-    session.output.result(&shown, |shown| {
-        let lines = shown.iter().enumerate().map(|(at, one)| {
+    session.output.result(&Order { networks: shown }, |order| {
+        let lines = order.networks.iter().enumerate().map(|(at, one)| {
             let private = if one.private { ", private" } else { "" };
             format!(
                 "{}. {} ({}{private})",

@@ -71,7 +71,8 @@ pub(super) fn lines(changes: &[Change]) -> Vec<String> {
 
 /// What was accepted.
 #[derive(Debug, Serialize)]
-struct Accepted {
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct Accepted {
     network: NetworkId,
     name: String,
     version: u64,

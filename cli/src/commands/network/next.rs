@@ -17,7 +17,8 @@ use crate::session::{Session, failed};
 
 /// A version whose signatures are being gathered, as `--json` shows it.
 #[derive(Debug, Serialize)]
-pub(super) struct Drafted {
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct Drafted {
     pub(super) network: NetworkId,
     pub(super) name: String,
     pub(super) version: u64,

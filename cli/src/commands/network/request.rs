@@ -17,7 +17,8 @@ use crate::session::{Session, failed, host_target};
 
 /// What is asked for, and the block that asks.
 #[derive(Debug, Serialize)]
-struct Asked {
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct Asked {
     #[serde(flatten)]
     request: Membership,
     block: String,

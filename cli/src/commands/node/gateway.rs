@@ -5,7 +5,7 @@ use std::sync::Arc;
 use qk_node::gateway::{Gateway, GatewayConfig, GatewayError, GatewayKey, GatewayLimits};
 use qk_node::home::Home;
 use qk_node::node::Node;
-use serde_json::json;
+use serde::Serialize;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
@@ -53,10 +53,14 @@ pub(super) fn start(
 /// Prints the public half of what it signs with.
 pub(super) fn key(session: &Session) -> Outcome {
     let key = GatewayKey::of(&session.home).map_err(failed)?;
-    if session.output.json {
-        session.output.document(&json!({ "key": key.public() }));
-    } else {
-        session.output.line(key.public());
-    }
+    let key = Key { key: key.public() };
+    session.output.result(&key, |key| key.key.clone());
     Ok(())
+}
+
+/// The public half.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct Key {
+    key: String,
 }

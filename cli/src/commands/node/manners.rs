@@ -4,7 +4,7 @@ use qk_node::access::Status;
 use qk_node::manners::{PauseReason, ShareFlags};
 use qk_node::node::unix_now;
 use qk_protocol::time::UnixTime;
-use serde_json::json;
+use serde::Serialize;
 
 use super::super::of_problem;
 use super::at_rest;
@@ -30,15 +30,20 @@ pub(super) async fn resume(session: &Session) -> Outcome {
 
 /// Why the node pauses now, if it does.
 fn tell_paused(session: &Session, reasons: &[PauseReason]) {
-    let result = json!({ "paused": reasons });
-    session.output.result(&result, |_| paused(reasons));
+    let paused = Paused { paused: reasons };
+    session
+        .output
+        .result(&paused, |paused| match paused.paused {
+            [] => "not paused".to_owned(),
+            reasons => format!("paused: {}", told(reasons)),
+        });
 }
 
-fn paused(reasons: &[PauseReason]) -> String {
-    if reasons.is_empty() {
-        return "not paused".to_owned();
-    }
-    format!("paused: {}", told(reasons))
+/// Why a node rests; it works, if nothing is named.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct Paused<'a> {
+    paused: &'a [PauseReason],
 }
 
 /// Reasons in a line.

@@ -1,8 +1,8 @@
 //! `qk node`, `qk status` and `qk peers`.
 
-mod gateway;
-mod manners;
-mod service;
+pub(crate) mod gateway;
+pub(crate) mod manners;
+pub(crate) mod service;
 pub(crate) mod status;
 
 use std::io::IsTerminal;
@@ -13,7 +13,7 @@ use qk_node::control;
 use qk_node::gateway::Gateway;
 use qk_node::node::{Node, NodeOptions};
 use qk_node::service::notify;
-use serde_json::json;
+use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::of_problem;
@@ -140,6 +140,17 @@ async fn on_hangup(node: &Node, hangups: &mut std::io::Result<tokio::signal::uni
     }
 }
 
+/// Where a node can be reached, as soon as it can.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct Listening {
+    event: &'static str,
+    peer: String,
+    addresses: Vec<String>,
+    /// The URL of its gateway.
+    gateway: Option<String>,
+}
+
 /// Says where the node can be reached: one JSON document on a line, or text.
 async fn announce_listening(session: &Session, node: &Arc<Node>, gateway: Option<&Gateway>) {
     let mut addresses = Vec::new();
@@ -165,7 +176,12 @@ async fn announce_listening(session: &Session, node: &Arc<Node>, gateway: Option
         .collect();
     let gateway = gateway.map(Gateway::url);
     if session.output.json {
-        session.output.document(&json!({ "event": "listening", "peer": peer, "addresses": addresses, "gateway": gateway }));
+        session.output.document(&Listening {
+            event: "listening",
+            peer,
+            addresses,
+            gateway,
+        });
     } else {
         addresses
             .iter()

@@ -19,7 +19,8 @@ use crate::session::{Session, failed};
 
 /// What an installation came to, and what the node gives from now on.
 #[derive(Serialize)]
-struct Told {
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct Told {
     #[serde(flatten)]
     installed: Installed,
     /// Whether it gives anything.

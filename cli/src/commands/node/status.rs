@@ -8,11 +8,11 @@ use qk_node::access::{Access, ConnectionReport, NetworkStatus, PeerReport, Statu
 use qk_node::node::{NodeOptions, unix_now};
 use qk_protocol::time::UnixTime;
 use serde::Serialize;
-use serde_json::json;
 
 use super::super::of_problem;
 use super::manners::{sharing, told};
 use crate::args::StatusArgs;
+use crate::documents::document;
 use crate::failure::Outcome;
 use crate::output::{ago, bytes, lasting};
 use crate::session::{Session, stopped};
@@ -40,11 +40,22 @@ pub(crate) async fn peers(session: &Session) -> Outcome {
     let peers = access.peers().await;
     let peers = peers.map_err(|problem| of_problem(&problem))?;
     let running = access.is_daemon();
-    session.output.result(&peers, |peers| match running {
-        true => describe_peers(peers),
-        false => NOT_RUNNING.to_owned(),
-    });
+    session
+        .output
+        .result(&Peers { running, peers }, |said| match said.running {
+            true => describe_peers(&said.peers),
+            false => NOT_RUNNING.to_owned(),
+        });
     Ok(())
+}
+
+/// Who is connected.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct Peers {
+    /// Whether a node runs.
+    running: bool,
+    peers: Vec<PeerReport>,
 }
 
 /// A look at what is on disk, where no node runs.
@@ -57,6 +68,7 @@ fn alone() -> NodeOptions {
 
 /// What went in and out in the last second or so.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 struct Rates {
     sent_bytes_per_second: u64,
     received_bytes_per_second: u64,
@@ -81,11 +93,19 @@ impl Rates {
 
 /// A line of `qk status --watch --json`.
 #[derive(Serialize)]
-struct Watched<'a> {
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct Watched<'a> {
     #[serde(flatten)]
     status: &'a Status,
     #[serde(flatten)]
     rates: Option<Rates>,
+}
+
+/// The same where no node runs.
+#[derive(Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct NotRunning {
+    running: bool,
 }
 
 /// Shows the node every second until Ctrl-C, or until nobody reads it any more.
@@ -178,8 +198,8 @@ impl View {
             }
             Self::Json => {
                 let line = match status {
-                    Some(status) => serde_json::to_string(&Watched { status, rates }),
-                    None => serde_json::to_string(&json!({ "running": false })),
+                    Some(status) => document(&Watched { status, rates }),
+                    None => document(&NotRunning { running: false }),
                 };
                 writeln!(std::io::stdout().lock(), "{}", line?)
             }

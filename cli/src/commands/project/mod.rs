@@ -35,7 +35,8 @@ const DIR: &str = ".qk";
 
 /// What came of a call.
 #[derive(Debug, Serialize)]
-struct Summary {
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct Summary {
     tools: Vec<Done>,
     /// Whether everything was as it should be.
     up_to_date: bool,
@@ -52,6 +53,7 @@ struct Summary {
 
 /// A tool that is there now.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(rename = "FetchedTool"))]
 struct Done {
     name: String,
     version: String,
@@ -67,6 +69,7 @@ struct Done {
 }
 
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(rename = "FailedTool"))]
 struct Failed {
     tool: String,
     #[serde(flatten)]
@@ -370,13 +373,16 @@ fn ignore() -> Outcome {
     }
 }
 
+/// A project where nothing is to be done.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct Current<'a> {
+    up_to_date: bool,
+    bin: PathBuf,
+    executables: BTreeMap<&'a str, Root>,
+}
+
 fn current(session: &Session, links: &Links, bin: PathBuf) -> Outcome {
-    #[derive(Serialize)]
-    struct Current<'a> {
-        up_to_date: bool,
-        bin: PathBuf,
-        executables: BTreeMap<&'a str, Root>,
-    }
     let current = Current {
         up_to_date: true,
         bin,
@@ -463,6 +469,7 @@ fn finish(session: &Session, mut summary: Summary) -> Outcome {
 
 /// What `qk update` did to a tool, or would.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 struct Moved {
     name: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -476,7 +483,8 @@ struct Moved {
 }
 
 #[derive(Debug, Serialize)]
-struct Updated {
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct Updated {
     tools: Vec<Moved>,
     lock_written: bool,
     #[serde(skip_serializing_if = "Vec::is_empty")]

@@ -23,7 +23,8 @@ use crate::session::{Session, failed};
 
 /// What was written.
 #[derive(Debug, Serialize)]
-struct Exported {
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct Exported {
     file: String,
     bytes: usize,
     network: String,
@@ -36,7 +37,8 @@ struct Exported {
 
 /// What a bundle came to.
 #[derive(Debug, Serialize)]
-struct Report {
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct Report {
     network: String,
     network_id: NetworkId,
     /// Why the network's principals are believed; absent where nobody said that they are.
@@ -68,6 +70,7 @@ struct Report {
 
 /// Why a network's principals are believed.
 #[derive(Debug, Clone, Copy, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 enum Trust {
     Joined,

@@ -1,6 +1,6 @@
 //! `qk proofs`: what was observed, and what the policy makes of it.
 
-mod bundle;
+pub(crate) mod bundle;
 
 use qk_node::access::{Access, FindReport, FindSpec};
 use qk_node::home::Joined;
@@ -19,8 +19,16 @@ use crate::failure::{Failure, Kind, Outcome};
 use crate::output::ago;
 use crate::session::{Session, failed};
 
+/// What each network says about a release.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct Proofs {
+    networks: Vec<Report>,
+}
+
 /// What one network says about a release.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(rename = "Proof"))]
 struct Report {
     network: String,
     network_id: NetworkId,
@@ -54,9 +62,10 @@ pub(crate) async fn run(session: &Session, args: &ProofsArgs) -> Outcome {
     if let Some(path) = &args.export {
         return bundle::export(session, path, &looked);
     }
-    let reports: Vec<Report> = looked.into_iter().map(|one| one.report).collect();
-    session.output.result(&reports, |reports| {
-        reports
+    let networks = looked.into_iter().map(|one| one.report).collect();
+    session.output.result(&Proofs { networks }, |proofs| {
+        proofs
+            .networks
             .iter()
             .map(describe)
             .collect::<Vec<_>>()

@@ -13,8 +13,9 @@ use crate::output::lasting;
 
 /// What is told as it happens: lines of JSON with `--json`, plain lines otherwise.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(tag = "event", rename_all = "lowercase")]
-pub(super) enum Event<'a> {
+pub(crate) enum Event<'a> {
     /// Something new is to be rebuilt.
     Noticed {
         #[serde(flatten)]
@@ -56,7 +57,8 @@ pub(super) enum Event<'a> {
 
 /// What is rebuilt, and why.
 #[derive(Debug, Clone, Serialize)]
-pub(super) struct What {
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct What {
     network: String,
     name: String,
     version: String,

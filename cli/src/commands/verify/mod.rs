@@ -1,7 +1,7 @@
 //! `qk verify`: rebuild what others published, and publish what came out.
 
-mod event;
-mod status;
+pub(crate) mod event;
+pub(crate) mod status;
 mod watch;
 
 use std::collections::BTreeSet;
@@ -28,7 +28,8 @@ use crate::session::{Session, failed};
 
 /// What a rebuild came to.
 #[derive(Debug, Serialize)]
-struct Report {
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct Report {
     name: String,
     version: String,
     target: String,
@@ -55,6 +56,7 @@ struct Report {
 }
 
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 struct Other {
     root: Root,
     size: u64,
@@ -63,6 +65,7 @@ struct Other {
 
 /// A comparison with what somebody else observed, and where it and the logs are kept.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 struct Difference {
     class: Class,
     /// The whole comparison.
@@ -99,12 +102,19 @@ pub(crate) async fn run(session: &Session, args: &VerifyArgs) -> Outcome {
     };
     access.shutdown().await;
     let Some(task) = task else {
-        session.output.result(&serde_json::json!({ "drawn": null }), |_| {
+        session.output.result(&NothingDrawn { drawn: () }, |_| {
             "nothing to rebuild: every entry that was drawn has this machine's observation already".to_owned()
         });
         return Ok(());
     };
     rebuild(session, task).await
+}
+
+/// That no entry is left to be rebuilt.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct NothingDrawn {
+    drawn: (),
 }
 
 /// The crate that was named, as the first network that knows it builds it.

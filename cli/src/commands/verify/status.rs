@@ -20,7 +20,8 @@ use crate::session::Session;
 const SHOWN_MAX: usize = 10;
 
 #[derive(Debug, Serialize)]
-struct Report {
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct Report {
     /// Whether `qk verify --watch` runs here.
     running: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -47,6 +48,7 @@ struct Report {
 }
 
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(rename = "RebuildNow"))]
 struct Building {
     #[serde(flatten)]
     what: What,
@@ -54,6 +56,11 @@ struct Building {
 }
 
 #[derive(Debug, Serialize)]
+#[cfg_attr(
+    test,
+    derive(schemars::JsonSchema),
+    schemars(rename = "RebuildWaiting")
+)]
 struct Waiting {
     #[serde(flatten)]
     what: What,
@@ -65,6 +72,7 @@ struct Waiting {
 }
 
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 struct What {
     network: NetworkId,
     name: String,

@@ -262,7 +262,7 @@ impl Ground {
     fn proofs(&self, policy: &str, case: &Case) -> Value {
         let client = self.client(policy);
         let args = [&["proofs".to_owned()], &case.args[..]].concat();
-        self.lab.qk(&client, &args).done()[0].take()
+        self.lab.qk(&client, &args).done()["networks"][0].take()
     }
 
     /// Whether these statements suffice for what they are about, for who asks about that at `now`.
