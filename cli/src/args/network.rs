@@ -104,6 +104,26 @@ before others. The next one is asked only if the one before knows too little."
     Order(NetworkOrderArgs),
 }
 
+/// Join a network, or take a newer version of one
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  qk join lab.qknet\n  qk join https://example.org/lab.qknet --fingerprint 5f21…\n  qk join lab.qknet --secret lab.secret"
+)]
+pub(crate) struct JoinArgs {
+    /// The network file, or where it is
+    #[arg(value_name = "FILE|URL")]
+    pub from: String,
+    /// Refuse any other network than this one
+    #[arg(long, value_name = "HEX")]
+    pub fingerprint: Option<String>,
+    /// The file with the secret of a private network
+    #[arg(long, value_name = "FILE", env = "QK_SECRET_FILE")]
+    pub secret: Option<PathBuf>,
+    /// Ask this network before all that are joined already
+    #[arg(long)]
+    pub first: bool,
+}
+
 /// Where the next version of a network goes.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Next version")]
