@@ -5,6 +5,8 @@ use std::fmt;
 use qk_node::build::Reason;
 use serde::Serialize;
 
+use crate::output::Output;
+
 /// Why a command failed. Each kind has one exit code, which scripts may rely on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
@@ -110,21 +112,6 @@ impl Failure {
         }
     }
 
-    /// What several come to: one keeps its own reason, several for different reasons give exit code 1.
-    pub(crate) fn of_all<'a>(all: impl IntoIterator<Item = &'a Self>, what: &str) -> Option<Self> {
-        let all: Vec<&Self> = all.into_iter().collect();
-        match &all[..] {
-            [] => None,
-            [one] => Some((*one).clone()),
-            [first, rest @ ..] => {
-                let same = rest.iter().all(|other| other.kind == first.kind);
-                let kind = if same { first.kind } else { Kind::Other };
-                let printed = all.iter().all(|one| one.printed);
-                Some(Self::new(kind, format!("{} {what} failed", all.len())).printed(printed))
-            }
-        }
-    }
-
     /// Marks a failure that the result shows already, so that it is not printed again.
     pub(crate) fn printed(mut self, printed: bool) -> Self {
         self.printed = printed;
@@ -155,6 +142,77 @@ impl fmt::Display for Failure {
             write!(f, "\n  hint: {hint}")?;
         }
         Ok(())
+    }
+}
+
+/// What of a call failed, and what the whole call ends with.
+#[derive(Debug, Default, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct Failures {
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    failures: Vec<Failed>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    exit_code: Option<u8>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+struct Failed {
+    /// As it was asked for.
+    #[serde(rename = "crate")]
+    krate: String,
+    #[serde(flatten)]
+    failure: Failure,
+}
+
+impl Failures {
+    /// One more; `at_once` says it where it happens, and not only in the end.
+    pub(crate) fn add(
+        &mut self,
+        output: Output,
+        krate: impl fmt::Display,
+        failure: Failure,
+        at_once: bool,
+    ) {
+        let shown = at_once && !output.json;
+        if shown {
+            output.failure(&failure);
+        }
+        self.failures.push(Failed {
+            krate: krate.to_string(),
+            failure: failure.printed(shown),
+        });
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.failures.is_empty()
+    }
+
+    pub(crate) fn crates(&self) -> Vec<&str> {
+        self.failures.iter().map(|one| &*one.krate).collect()
+    }
+
+    pub(crate) fn sort_by_key<K: Ord>(&mut self, key: impl Fn(&str) -> K) {
+        self.failures.sort_by_key(|one| key(&one.krate));
+    }
+
+    /// What all of them come to: one keeps its own reason, several for different reasons give exit code 1.
+    pub(crate) fn end(&mut self, what: &str) -> Option<Failure> {
+        let failure = match &self.failures[..] {
+            [] => return None,
+            [one] => one.failure.clone(),
+            [first, rest @ ..] => {
+                let kind = first.failure.kind;
+                let same = rest.iter().all(|other| other.failure.kind == kind);
+                let kind = if same { kind } else { Kind::Other };
+                Failure::new(kind, format!("{} {what} failed", self.failures.len()))
+            }
+        };
+        self.exit_code = Some(failure.exit_code);
+        self.error = Some(failure.error.clone());
+        Some(failure)
     }
 }
 

@@ -72,6 +72,20 @@ impl Output {
         }
     }
 
+    /// What all of a call came to, where each part was shown as it happened.
+    pub(crate) fn summary(&self, value: &impl Document, failure: Option<Failure>) -> Outcome {
+        if self.json {
+            self.document(value);
+        }
+        match failure {
+            None => Ok(()),
+            Some(failure) => {
+                let printed = failure.printed || self.json;
+                Err(failure.printed(printed))
+            }
+        }
+    }
+
     /// Bytes that are the result as they are.
     pub(crate) fn bytes(&self, bytes: &[u8]) {
         let _ = std::io::stdout().lock().write_all(bytes);
@@ -159,6 +173,15 @@ pub(crate) fn bytes(bytes: u64) -> String {
     indicatif::HumanBytes(bytes).to_string()
 }
 
+/// So many of something, for a person.
+pub(crate) fn count(number: usize, one: &str) -> String {
+    match (number, one.strip_suffix('y')) {
+        (1, _) => format!("1 {one}"),
+        (_, Some(stem)) => format!("{number} {stem}ies"),
+        (_, None) => format!("{number} {one}s"),
+    }
+}
+
 /// How long ago something was, for a person.
 pub(crate) fn ago(seconds: u64) -> String {
     match seconds {
@@ -176,5 +199,19 @@ pub(crate) fn lasting(seconds: u64) -> String {
         90..5_400 => format!("{} min", seconds / 60),
         5_400..172_800 => format!("{} h {} min", seconds / 3600, seconds % 3600 / 60),
         _ => format!("{} days", seconds / 86_400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::count;
+
+    #[test]
+    fn one_is_not_many() {
+        let counted = [0, 1, 2].map(|number| {
+            let [nodes, advisories] = ["node", "advisory"].map(|one| count(number, one));
+            format!("{nodes}, {advisories}")
+        });
+        insta::assert_snapshot!(counted.join("; "), @"0 nodes, 0 advisories; 1 node, 1 advisory; 2 nodes, 2 advisories");
     }
 }

@@ -55,6 +55,25 @@ pub(crate) struct FetchArgs {
     pub locked: bool,
     #[command(flatten)]
     pub how: HowArgs,
+    #[command(flatten)]
+    pub other: OtherBuildArgs,
+}
+
+/// What `cargo install` builds otherwise than everybody
+#[derive(Debug, Clone, Args)]
+pub(crate) struct OtherBuildArgs {
+    /// The profile, which is release
+    #[arg(long, value_name = "NAME", hide = true)]
+    pub profile: Option<String>,
+    #[arg(long, hide = true)]
+    pub debug: bool,
+    #[arg(long, value_name = "NAME", hide = true)]
+    pub example: Vec<String>,
+    #[arg(long, hide = true)]
+    pub examples: bool,
+    /// All executables, as is always done here
+    #[arg(long, hide = true, conflicts_with = "bin")]
+    pub bins: bool,
 }
 
 /// How something is fetched and installed
@@ -66,6 +85,9 @@ pub(crate) struct HowArgs {
     /// How long all of it may take, what is built included, such as 90s or 10m
     #[arg(long, value_name = "TIME", value_parser = deadline)]
     pub deadline: Option<Time>,
+    /// Parallel jobs of a build where nothing is trusted [default: all processors]
+    #[arg(long, short, value_name = "N")]
+    pub jobs: Option<u32>,
     /// Install below this directory [default: cargo's]
     #[arg(long, value_name = "DIR")]
     pub root: Option<PathBuf>,

@@ -22,7 +22,7 @@ use serde::Serialize;
 use super::{of_build, of_problem, proofs, repro};
 use crate::args::{BuildArgs, RegistryArgs};
 use crate::failure::{Failure, Kind, Outcome};
-use crate::output::bytes;
+use crate::output::{bytes, count};
 use crate::session::{Session, failed, of_registry};
 
 /// What `qk build` says.
@@ -213,9 +213,13 @@ impl WorkSaid {
     pub(crate) fn line(&self) -> Option<String> {
         let (agree, differ) = (self.agree.len(), self.differ.len());
         (agree + differ > 0).then(|| match differ {
-            0 => format!("  work    {agree} earlier observations were built, not copied"),
+            0 => format!(
+                "  work    of {}: built, not copied",
+                count(agree, "earlier observation")
+            ),
             _ => format!(
-                "  work    {agree} earlier observations were built; the work of {differ} is NOT what this build gives"
+                "  work    of {}: built; that of {differ} is NOT what this build gives",
+                count(agree, "earlier observation")
             ),
         })
     }
@@ -252,8 +256,9 @@ fn describe(report: &Report) -> String {
     }
     if let (Some(published), Some(network)) = (&report.published, &report.network) {
         lines.push(format!(
-            "  network {network}: {} nodes hold the observation, {} know that it is here",
-            published.holders, published.told
+            "  network {network}: the observation is held by {}, {} told that the artifact is here",
+            count(published.holders, "node"),
+            published.told
         ));
         if report.principal.is_none() {
             lines.push(format!("  {STRANGER}"));

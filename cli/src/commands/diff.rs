@@ -17,6 +17,7 @@ use serde::Serialize;
 use super::{of_problem, proofs, repro};
 use crate::args::{CrateSpec, DiffArgs};
 use crate::failure::{Failure, Kind, Outcome};
+use crate::output::count;
 use crate::session::{Session, failed, parents};
 
 /// What is compared, and how it differs.
@@ -47,7 +48,8 @@ pub(crate) async fn run(session: &Session, args: &DiffArgs) -> Outcome {
         sides.extend(find(session, what, scratch.path()).await?);
     }
     let [one, other] = &sides[..] else {
-        let message = format!("two artifacts are compared, and {} were named", sides.len());
+        let named = count(sides.len(), "artifact");
+        let message = format!("two artifacts are compared, and this names {named}");
         let hint = "a crate stands for all artifacts that principals observed of it";
         return Err(Failure::new(Kind::Usage, message).hint(hint));
     };

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::fetch::{Call, Job, carry_out, clock, install_root, of_install, registry_options};
 use crate::args::{CrateName, CrateSpec, FlagArgs, ListArgs, UninstallArgs, UpgradeArgs};
-use crate::failure::{Failure, Kind, Outcome};
+use crate::failure::{Failure, Failures, Kind, Outcome};
 use crate::session::{Session, of_registry};
 
 /// Cargo's source id of crates.io.
@@ -73,12 +73,8 @@ fn listed(package: &Package) -> String {
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Removed {
     crates: Vec<Uninstalled>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    failures: Vec<Failure>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    exit_code: Option<u8>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    error: Option<String>,
+    #[serde(flatten)]
+    failures: Failures,
 }
 
 pub(crate) async fn uninstall(session: &Session, args: &UninstallArgs) -> Outcome {
@@ -90,9 +86,7 @@ pub(crate) async fn uninstall(session: &Session, args: &UninstallArgs) -> Outcom
     }
     let mut removed = Removed {
         crates: Vec::new(),
-        failures: Vec::new(),
-        exit_code: None,
-        error: None,
+        failures: Failures::default(),
     };
     for krate in &args.crates {
         let version = match &krate.ask {
@@ -114,21 +108,12 @@ pub(crate) async fn uninstall(session: &Session, args: &UninstallArgs) -> Outcom
             }
             Err(error) => {
                 let failure = of_install(&error);
-                if !session.output.json {
-                    session.output.failure(&failure);
-                }
-                removed.failures.push(failure);
+                removed.failures.add(session.output, krate, failure, true);
             }
         }
     }
-    let failure = Failure::of_all(&removed.failures, "crates");
-    removed.exit_code = failure.as_ref().map(|failure| failure.exit_code);
-    removed.error = failure.as_ref().map(|failure| failure.error.clone());
-    if session.output.json {
-        session.output.document(&removed);
-    }
-    // Each was shown where it happened.
-    failure.map_or(Ok(()), |failure| Err(failure.printed(true)))
+    let failure = removed.failures.end("crates");
+    session.output.summary(&removed, failure)
 }
 
 fn gone(one: &Uninstalled) -> String {

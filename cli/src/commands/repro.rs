@@ -90,7 +90,9 @@ pub(crate) async fn run(session: &Session, args: &ReproArgs) -> Outcome {
         report.version,
         why(&report.findings)
     );
-    Err(Failure::new(Kind::Disputed, message).printed(session.output.json))
+    let failure = Failure::new(Kind::Disputed, message);
+    let failure = failure.hint("`--json` has all that differs");
+    Err(failure.printed(session.output.json))
 }
 
 impl Report {

@@ -126,6 +126,7 @@ async fn get(
         targets: &args.target,
         registry: &RegistryArgs::default(),
         fallback: args.fallback,
+        jobs: None,
         offline: args.offline,
         refresh: args.refresh,
         policy: session.project_policy()?,

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::args::Cli;
 use crate::failure::{Failure, Kind, Outcome};
-use crate::output::Output;
+use crate::output::{Output, count};
 
 #[derive(Debug, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
@@ -37,8 +37,8 @@ pub(crate) fn man(directory: &Path, output: Output) -> Outcome {
     let mut pages = Vec::new();
     write(&command, directory, &mut pages).map_err(failed)?;
     output.result(&Pages { pages }, |pages| {
-        let count = pages.pages.len();
-        format!("{count} manual pages in {}", directory.display())
+        let pages = count(pages.pages.len(), "manual page");
+        format!("{pages} in {}", directory.display())
     });
     Ok(())
 }

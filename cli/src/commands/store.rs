@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::of_problem;
 use crate::args::StoreCommand;
 use crate::failure::{Failure, Kind, Outcome};
-use crate::output::{ago, bytes};
+use crate::output::{ago, bytes, count};
 use crate::session::{Session, failed};
 
 /// What is in the store.
@@ -98,11 +98,11 @@ async fn gc(session: &Session, access: &Access) -> Outcome {
     session.output.result(&all, |all| {
         let (artifacts, programs) = (&all.cleaned.artifacts, &all.programs);
         format!(
-            "removed {} artifacts: {} before, {} now\nremoved the unpacked executables of {}: {} before, {} now",
-            artifacts.evicted.len(),
+            "removed {}: {} before, {} now\nremoved {}: {} before, {} now",
+            count(artifacts.evicted.len(), "artifact"),
             bytes(artifacts.bytes_before),
             bytes(artifacts.bytes_after),
-            programs.roots.len(),
+            count(programs.roots.len(), "unpacked program"),
             bytes(programs.bytes_before),
             bytes(programs.bytes_after)
         )

@@ -18,6 +18,7 @@ use super::fetch::{install_root, of_install};
 use super::of_problem;
 use crate::args::{AuditArgs, CrateSpec, SbomArgs};
 use crate::failure::{Failure, Kind, Outcome};
+use crate::output::count;
 use crate::session::{Session, failed, of_registry};
 
 /// Shortest beginning of a root that is taken for one.
@@ -165,14 +166,10 @@ impl Audit {
 }
 
 fn counted(vulnerabilities: usize, warnings: usize) -> String {
-    let plural = |count: usize, one: &str, many: &str| match count {
-        1 => format!("1 {one}"),
-        _ => format!("{count} {many}"),
-    };
     format!(
         "{} and {}",
-        plural(vulnerabilities, "vulnerability", "vulnerabilities"),
-        plural(warnings, "warning", "warnings")
+        count(vulnerabilities, "vulnerability"),
+        count(warnings, "warning")
     )
 }
 
@@ -191,11 +188,9 @@ fn describe(report: &Audit) -> String {
             0 => "nothing known",
             _ => "",
         };
-        lines.push(
-            format!("{name} {version} for {target}, {packages} packages: {known}")
-                .trim_end()
-                .to_owned(),
-        );
+        let packages = count(*packages, "package");
+        let line = format!("{name} {version} for {target}, {packages}: {known}");
+        lines.push(line.trim_end().to_owned());
         for one in findings {
             let severity = one.severity.as_ref().map(|word| format!(" ({word})"));
             lines.push(format!(
@@ -222,10 +217,10 @@ fn describe(report: &Audit) -> String {
         lines.push("no artifact is in the store".to_owned());
     }
     lines.push(format!(
-        "{} in {} artifacts, by {} advisories in {}",
+        "{} in {}, by {} in {}",
         counted(report.vulnerabilities, report.warnings),
-        report.artifacts.len(),
-        report.advisories,
+        count(report.artifacts.len(), "artifact"),
+        count(report.advisories, "advisory"),
         report.database.display()
     ));
     lines.join("\n")

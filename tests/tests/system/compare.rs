@@ -65,8 +65,10 @@ fn what_cannot_be_compared_is_named() {
     lab.start_alice();
     let one = artifact(&lab.joined(ALICE).network);
     lab.publish(ALICE, &one);
-    lab.qk(CLIENT, &["diff", SPEC])
-        .failed(2, &["two artifacts are compared, and 1 were named"]);
+    lab.qk(CLIENT, &["diff", SPEC]).failed(
+        2,
+        &["two artifacts are compared, and this names 1 artifact"],
+    );
     lab.qk(CLIENT, &["diff", "0123456789", "0123456789"])
         .failed(10, &["0123456789"]);
     lab.qk(CLIENT, &["diff", "no/file", "no/file"])

@@ -505,7 +505,7 @@ fn programs_read_this() {
         json!({
             "crates": [{"name": "tool", "version": "1.0.0", "executables": [program]}],
             "failures": [{
-                "kind": "not-found", "exit_code": 10, "error": missing,
+                "crate": "a", "kind": "not-found", "exit_code": 10, "error": missing,
                 "hint": "`qk list` shows what is installed",
             }],
             "exit_code": 10, "error": missing,

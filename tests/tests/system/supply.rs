@@ -261,7 +261,7 @@ fn an_audit_names_what_is_known_about_the_packages() {
     let text = stored.text(&["audit", "--database", database.to_str().unwrap()]);
     assert_eq!(text.code(), 1);
     let expected = format!(
-        "hexyl 0.17.0 for x86_64-unknown-linux-gnu, 6 packages:\n  vulnerability (critical)  dual 1.0.0  RUSTSEC-2020-0007: A hole in dual\n      mended in >=1.0.1\n  unmaintained  odd 1.0.0  RUSTSEC-2020-0006: A hole in odd\n1 vulnerability and 1 warning in 1 artifacts, by 7 advisories in {}\n",
+        "hexyl 0.17.0 for x86_64-unknown-linux-gnu, 6 packages:\n  vulnerability (critical)  dual 1.0.0  RUSTSEC-2020-0007: A hole in dual\n      mended in >=1.0.1\n  unmaintained  odd 1.0.0  RUSTSEC-2020-0006: A hole in odd\n1 vulnerability and 1 warning in 1 artifact, by 7 advisories in {}\n",
         database.display()
     );
     assert_eq!(text.stdout, expected);

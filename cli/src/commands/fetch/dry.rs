@@ -1,12 +1,12 @@
 //! `--dry-run`: what would be fetched, and on whose word; nothing is downloaded or installed.
 
 use qk_node::access::Access;
-use qk_protocol::decide::{Decision, Line};
+use qk_protocol::decide::Decision;
 use qk_protocol::hash::Root;
 use serde::Serialize;
 
 use super::one::{electorate, may_build};
-use super::report::{contest, contested, on_whose_word};
+use super::report::Word;
 use super::{How, Want};
 use crate::args::{Fallback, HowArgs};
 use crate::commands::{describe as in_one_line, of_decision, of_problem, proofs};
@@ -31,19 +31,11 @@ pub(super) struct Planned {
     root: Option<Root>,
     #[serde(skip_serializing_if = "Option::is_none")]
     bytes: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    network: Option<String>,
-    observations: Vec<Line>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    principals: Option<usize>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    contested_by: Option<String>,
+    #[serde(flatten)]
+    word: Word,
     /// Why it would have to be built.
     #[serde(skip_serializing_if = "Option::is_none")]
     why: Option<String>,
-    /// What each statement did, for people.
-    #[serde(skip)]
-    explained: Vec<String>,
 }
 
 /// Decides as a fetch does, from what the store has and, unless offline, the network states.
@@ -83,11 +75,12 @@ pub(super) async fn plan(
                 target: Some(candidate.build.target.clone()),
                 root: Some(trusted.subject.root),
                 bytes: Some(trusted.subject.size),
-                network: Some(manifest.name.clone()),
-                principals: Some(electorate(session, &joined, &trusted.key)?),
-                contested_by: contested(&verdict.lines),
-                explained: proofs::statements(&verdict.lines, &verdict.notes),
-                observations: verdict.lines,
+                word: Word::of(
+                    manifest.name.clone(),
+                    Some(electorate(session, &joined, &trusted.key)?),
+                    &verdict.lines,
+                    &verdict.notes,
+                ),
                 why: None,
             });
         }
@@ -114,12 +107,8 @@ pub(super) async fn plan(
         target: wanted.targets.first().cloned(),
         root: None,
         bytes: None,
-        network: None,
-        observations: Vec::new(),
-        principals: None,
-        contested_by: None,
+        word: Word::default(),
         why: Some(why),
-        explained: Vec::new(),
     })
 }
 
@@ -133,8 +122,7 @@ impl Planned {
         let before = self.before.as_ref();
         let before = before.filter(|before| **before != self.version);
         let before = before.map_or(String::new(), |before| format!(" in place of {before}"));
-        let word = || on_whose_word(&self.observations, self.principals);
-        let contest = contest(self.contested_by.as_deref());
+        let word = || self.word.in_words();
         let size = bytes(self.bytes.unwrap_or(0));
         let would = match (self.how, &self.why) {
             (How::Built, Some(why)) => format!("would be built here: {why}"),
@@ -142,11 +130,12 @@ impl Planned {
             (How::Store, _) => format!("would be installed from the store, {size}, {}", word()),
             (How::Network, _) => format!("would be fetched, {size}, {}", word()),
         };
-        let explained = self.explained.iter().filter(|_| how.explain);
-        let explained: String = explained.map(|line| format!("\n{line}")).collect();
         format!(
-            "{} {}{before}  {would}{contest}{explained}",
-            self.name, self.version
+            "{} {}{before}  {would}{}{}",
+            self.name,
+            self.version,
+            self.word.contest(),
+            self.word.explained(how)
         )
     }
 }

@@ -27,7 +27,7 @@ pub(crate) use self::one::{How, Ready, Want, fetch, fetched, may_build, obtain, 
 pub(crate) use self::place::{install_root, of_host, of_install, of_unpack};
 use self::report::{Current, Done, Summary};
 pub(crate) use self::trust::introduce;
-use crate::args::{CrateSpec, FetchArgs, FlagArgs, HowArgs};
+use crate::args::{CrateSpec, FetchArgs, FlagArgs, HowArgs, OtherBuildArgs};
 use crate::failure::{Failure, Kind, Outcome};
 use crate::session::{FRESH, Session, failed, host_target, of_registry};
 
@@ -80,7 +80,13 @@ enum Came {
     Planned(Box<dry::Planned>),
 }
 
+/// Why there is no other profile.
+const OTHER_PROFILE: &str = "artifacts are built as release; under another profile it is another artifact, which nobody observes";
+/// Why there are no examples.
+const NO_EXAMPLES: &str = "an artifact has the executables of a crate, and none of its examples";
+
 pub(crate) async fn run(session: &Session, args: &FetchArgs) -> Outcome {
+    as_everybody_builds(&args.other)?;
     if args.crates.is_empty() {
         return super::project::fetch(session, args).await;
     }
@@ -100,6 +106,20 @@ pub(crate) async fn run(session: &Session, args: &FetchArgs) -> Outcome {
         clock: clock(session, &args.how)?,
     };
     carry_out(session, &call, jobs).await
+}
+
+/// Refuses what would be built otherwise than by all others, so that nobody could vouch for it.
+fn as_everybody_builds(other: &OtherBuildArgs) -> Outcome {
+    let profile = other.profile.as_deref().filter(|name| *name != "release");
+    let (flag, why) = match (profile, &other.example[..]) {
+        (Some(name), _) => (format!("--profile {name}"), OTHER_PROFILE),
+        (None, _) if other.debug => ("--debug".to_owned(), OTHER_PROFILE),
+        (None, [name, ..]) => (format!("--example {name}"), NO_EXAMPLES),
+        (None, []) if other.examples => ("--examples".to_owned(), NO_EXAMPLES),
+        (None, []) => return Ok(()),
+    };
+    let failure = Failure::new(Kind::Usage, format!("{flag}: {why}"));
+    Err(failure.hint(format!("`cargo install CRATE {flag}` builds it here")))
 }
 
 /// The limits of a call, from now on.
@@ -144,7 +164,6 @@ fn jobs_of(args: &FetchArgs) -> Outcome<Vec<Job>> {
 pub(crate) async fn carry_out(session: &Session, call: &Call<'_>, jobs: Vec<Job>) -> Outcome {
     super::network::tell(session)?;
     let mut summary = Summary::of(&jobs);
-    let several = jobs.len() > 1;
     let take = |summary: &mut Summary, krate: &CrateSpec, came: Outcome<Came>| match came {
         Ok(came) => {
             session.output.outcome(came.describe(call.how));
@@ -155,12 +174,7 @@ pub(crate) async fn carry_out(session: &Session, call: &Call<'_>, jobs: Vec<Job>
             for line in failure.explained.iter().filter(|_| call.how.explain) {
                 session.output.note(line);
             }
-            // Several: each where it happens, not all at the end.
-            let shown = several && !session.output.json;
-            if shown {
-                session.output.failure(&failure);
-            }
-            summary.fail(krate, failure.printed(shown));
+            summary.fail(session, krate, failure);
         }
     };
     let mut left = Vec::new();
@@ -347,6 +361,7 @@ async fn one(
             targets: &targets,
             registry: &call.how.registry,
             fallback: call.how.fallback,
+            jobs: call.how.jobs,
             offline: call.how.offline,
             refresh: call.how.refresh,
             policy: call.policy.clone(),

@@ -11,7 +11,6 @@ use qk_node::node::{FetchEvent, FetchSpec, From, Share, policy_of};
 use qk_node::registry::Resolved;
 use qk_protocol::assign::Ranking;
 use qk_protocol::candidate::Candidate;
-use qk_protocol::decide::Line;
 use qk_protocol::hash::{KeyId, PrincipalId};
 use qk_protocol::key::ArtifactKey;
 use qk_protocol::manifest::PrincipalRole;
@@ -20,6 +19,7 @@ use qk_protocol::statement::{Role, Subject};
 use serde::Serialize;
 
 use super::late::{within, within_both};
+use super::report::Word;
 use crate::args::{Fallback, FlagArgs, RegistryArgs};
 use crate::commands::build::{Built, Maker, Place, observed_by_principals, publish};
 use crate::commands::of_problem;
@@ -36,6 +36,8 @@ pub(crate) struct Want<'a> {
     /// Where the sources are from.
     pub registry: &'a RegistryArgs,
     pub fallback: Fallback,
+    /// Of a build.
+    pub jobs: Option<u32>,
     pub offline: bool,
     pub refresh: bool,
     /// Of the project that asks.
@@ -64,11 +66,7 @@ pub(crate) struct Ready {
     pub how: How,
     pub providers: Vec<Share>,
     pub blocks_verified: u64,
-    pub network: Option<String>,
-    pub lines: Vec<Line>,
-    pub notes: Vec<String>,
-    /// How many principals could have counted, where that is known here.
-    pub principals: Option<usize>,
+    pub word: Word,
     pub rebuilt: bool,
     pub stages: Vec<Stage>,
     /// Holds the archive, if it is in no store.
@@ -137,6 +135,7 @@ async fn build(
         let _alone = BUILDS.lock().await;
         let mut maker = Maker::new(session).await?;
         maker.registry = want.registry.clone();
+        maker.set_jobs(want.jobs);
         maker.make(&spec.wanted, resolved).await
     };
     let what = spec.wanted.release.to_string();
@@ -248,6 +247,7 @@ async fn rebuild(
         let _alone = BUILDS.lock().await;
         let mut maker = Maker::new(session).await?;
         maker.registry = want.registry.clone();
+        maker.set_jobs(want.jobs);
         maker.build(&place, &spec.wanted, resolved).await
     };
     let what = spec.wanted.release.to_string();
@@ -307,7 +307,12 @@ pub(crate) fn fetched(session: &Session, report: FetchReport) -> Outcome<Ready> 
         .find(|one| one.network.id() == report.network);
     let principals = joined.map(|joined| electorate(session, joined, &report.trusted.key));
     Ok(Ready {
-        principals: principals.transpose()?,
+        word: Word::of(
+            report.network_name,
+            principals.transpose()?,
+            &report.lines,
+            &report.notes,
+        ),
         key_id: Some(report.trusted.key_id),
         subject: report.trusted.subject,
         key: report.trusted.key,
@@ -318,9 +323,6 @@ pub(crate) fn fetched(session: &Session, report: FetchReport) -> Outcome<Ready> 
         },
         providers: report.providers,
         blocks_verified: report.blocks_verified,
-        network: Some(report.network_name),
-        lines: report.lines,
-        notes: report.notes,
         rebuilt: false,
         stages: report.stages,
         _directory: None,
@@ -330,16 +332,13 @@ pub(crate) fn fetched(session: &Session, report: FetchReport) -> Outcome<Ready> 
 fn own(built: Built, build: Stage) -> Ready {
     Ready {
         key_id: built.keyed.then(|| built.key.id()),
-        principals: None,
+        word: Word::default(),
         key: built.key,
         subject: built.subject,
         archive: built.archive,
         how: How::Built,
         providers: Vec::new(),
         blocks_verified: 0,
-        network: None,
-        lines: Vec::new(),
-        notes: Vec::new(),
         rebuilt: false,
         stages: vec![build],
         _directory: Some(built.collected.directory),

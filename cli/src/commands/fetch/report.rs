@@ -14,7 +14,7 @@ use super::dry::Planned;
 use super::{Came, How, Job, Ready};
 use crate::args::{CrateSpec, HowArgs};
 use crate::commands::proofs::statements;
-use crate::failure::{Failure, Outcome};
+use crate::failure::{Failure, Failures, Outcome};
 use crate::output::{ago, bytes};
 use crate::session::Session;
 
@@ -29,12 +29,8 @@ pub(crate) struct Summary {
     /// What would be done.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     planned: Vec<Planned>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    failures: Vec<Failed>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    exit_code: Option<u8>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    error: Option<String>,
+    #[serde(flatten)]
+    failures: Failures,
     /// How long all of it took; the stages of several crates overlap.
     seconds: f64,
     #[serde(skip)]
@@ -44,15 +40,22 @@ pub(crate) struct Summary {
     order: BTreeMap<String, usize>,
 }
 
-#[derive(Debug, Serialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema), schemars(rename = "FailedCrate"))]
-struct Failed {
-    #[serde(rename = "crate")]
-    krate: String,
+/// On whose word an artifact is trusted; on nobody's else, where it was built here.
+#[derive(Debug, Default, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct Word {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    network: Option<String>,
+    observations: Vec<Line>,
+    /// How many principals could have counted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    principals: Option<usize>,
+    /// The principal that observed another artifact, where the policy trusts this one all the same.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    contested_by: Option<String>,
+    /// What each statement did, for people.
     #[serde(skip)]
-    name: String,
-    #[serde(flatten)]
-    failure: Failure,
+    explained: Vec<String>,
 }
 
 /// One crate that is installed now.
@@ -75,15 +78,8 @@ pub(super) struct Done {
     /// Who gave how much of what was fetched.
     providers: Vec<Share>,
     blocks_verified: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    network: Option<String>,
-    observations: Vec<Line>,
-    /// How many principals could have counted.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    principals: Option<usize>,
-    /// The principal that observed another artifact, where the policy trusts this one all the same.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    contested_by: Option<String>,
+    #[serde(flatten)]
+    word: Word,
     /// Whether the release was withdrawn from its registry.
     yanked: bool,
     /// Whether it was rebuilt here, as the policy asks for a share of fetches; it came out the same.
@@ -91,9 +87,6 @@ pub(super) struct Done {
     archive: PathBuf,
     installed: Vec<PathBuf>,
     stages: Vec<Stage>,
-    /// What each statement did, for people.
-    #[serde(skip)]
-    explained: Vec<String>,
 }
 
 /// One crate that was installed already.
@@ -113,9 +106,7 @@ impl Summary {
             crates: Vec::new(),
             up_to_date: Vec::new(),
             planned: Vec::new(),
-            failures: Vec::new(),
-            exit_code: None,
-            error: None,
+            failures: Failures::default(),
             seconds: 0.0,
             began: Instant::now(),
             order: names.zip(0..).collect(),
@@ -130,12 +121,10 @@ impl Summary {
         }
     }
 
-    pub(super) fn fail(&mut self, krate: &CrateSpec, failure: Failure) {
-        self.failures.push(Failed {
-            krate: krate.to_string(),
-            name: krate.name.clone(),
-            failure,
-        });
+    /// Several: each is said where it happens, not all at the end.
+    pub(super) fn fail(&mut self, session: &Session, krate: &CrateSpec, failure: Failure) {
+        let at_once = self.order.len() > 1;
+        self.failures.add(session.output, krate, failure, at_once);
     }
 
     /// One failure fails with its own reason, several for different reasons with exit code 1; what was
@@ -143,51 +132,29 @@ impl Summary {
     pub(super) fn finish(mut self, session: &Session, how: &HowArgs) -> Outcome {
         self.seconds = self.began.elapsed().as_secs_f64();
         // In the order of the call, whichever was ready first.
-        let place = |name: &String| self.order.get(name).copied();
+        let place = |name: &str| self.order.get(name).copied();
         self.crates.sort_by_key(|one| place(&one.name));
         self.planned.sort_by_key(|one| place(&one.name));
-        self.failures.sort_by_key(|one| place(&one.name));
-        let failures = self.failures.iter().map(|one| &one.failure);
-        // That several failed is worth a line of its own.
-        let failure =
-            Failure::of_all(failures, "crates").map(|failure| match self.failures.len() {
-                1 => failure,
-                _ => failure.printed(false),
-            });
-        self.exit_code = failure.as_ref().map(|failure| failure.exit_code);
-        self.error = failure.as_ref().map(|failure| failure.error.clone());
-        if session.output.json {
-            session.output.document(&self);
-        } else if self.order.len() > 1 {
+        self.failures
+            .sort_by_key(|krate| place(krate.split('@').next().unwrap_or(krate)));
+        let failure = self.failures.end("crates");
+        if self.order.len() > 1 {
             let seconds = match how.timings {
                 true => format!(", in {:.1} ms", self.seconds * 1000.0),
                 false => String::new(),
             };
             session.output.line(self.in_one_line() + &seconds);
         }
-        match failure {
-            Some(failure) => {
-                let printed = failure.printed || session.output.json;
-                Err(failure.printed(printed))
-            }
-            None => Ok(()),
-        }
+        session.output.summary(&self, failure)
     }
 
     fn in_one_line(&self) -> String {
-        let names = |failed: &[Failed]| {
-            let names: Vec<_> = failed.iter().map(|one| one.krate.as_str()).collect();
-            names.join(", ")
-        };
+        let failed = self.failures.crates();
         let parts = [
             (self.crates.len(), "installed", String::new()),
             (self.planned.len(), "would be installed", String::new()),
             (self.up_to_date.len(), "up to date", String::new()),
-            (
-                self.failures.len(),
-                "failed",
-                format!(": {}", names(&self.failures)),
-            ),
+            (failed.len(), "failed", format!(": {}", failed.join(", "))),
         ];
         let parts = parts.into_iter().filter(|(count, ..)| *count > 0);
         let parts: Vec<_> = parts
@@ -216,17 +183,9 @@ impl Done {
             bytes: ready.subject.size,
             providers: ready.providers,
             blocks_verified: ready.blocks_verified,
-            network: ready.network,
-            principals: ready.principals,
-            contested_by: contested(&ready.lines),
+            word: ready.word,
             yanked,
             rebuilt: ready.rebuilt,
-            explained: statements(&ready.lines, &ready.notes),
-            observations: ready
-                .lines
-                .into_iter()
-                .filter(|line| line.root.is_some())
-                .collect(),
             archive: ready.archive,
             installed,
             stages: ready.stages,
@@ -237,7 +196,7 @@ impl Done {
     fn describe(&self, how: &HowArgs) -> String {
         let word = match self.how {
             How::Built => "built here".to_owned(),
-            How::Store | How::Network => on_whose_word(&self.observations, self.principals),
+            How::Store | How::Network => self.word.in_words(),
         };
         let paths: Vec<_> = self
             .installed
@@ -253,16 +212,13 @@ impl Done {
             self.name,
             self.version,
             bytes(self.bytes),
-            contest(self.contested_by.as_deref()),
+            self.word.contest(),
             paths.join(", ")
         );
         if let Some(before) = &self.before {
             text.push_str(&format!(", in place of {before}"));
         }
-        for line in self.explained.iter().filter(|_| how.explain) {
-            text.push('\n');
-            text.push_str(line);
-        }
+        text.push_str(&self.word.explained(how));
         for stage in self.stages.iter().filter(|_| how.timings) {
             text.push_str(&format!(
                 "\n  {:>10}  {:7.1} ms",
@@ -284,37 +240,55 @@ impl Came {
     }
 }
 
-/// Who observed another artifact than the one that is trusted.
-pub(super) fn contested(lines: &[Line]) -> Option<String> {
-    let mut lines = lines.iter();
-    let dissent = lines.find(|line| line.effect == Effect::Dissents)?;
-    dissent.principal.clone()
-}
-
-/// The same, for people.
-pub(super) fn contest(by: Option<&str>) -> String {
-    match by {
-        Some(name) => format!("\n  CONTESTED: {name} observed another artifact; see `qk proofs`"),
-        None => String::new(),
+impl Word {
+    pub(crate) fn of(
+        network: String,
+        principals: Option<usize>,
+        lines: &[Line],
+        notes: &[String],
+    ) -> Self {
+        let dissent = lines.iter().find(|line| line.effect == Effect::Dissents);
+        let observations = lines.iter().filter(|line| line.root.is_some());
+        Self {
+            network: Some(network),
+            principals,
+            contested_by: dissent.and_then(|line| line.principal.clone()),
+            explained: statements(lines, notes),
+            observations: observations.cloned().collect(),
+        }
     }
-}
 
-/// How many principals of how many agree, and since when.
-pub(super) fn on_whose_word(lines: &[Line], of: Option<usize>) -> String {
-    let counting: Vec<&Line> = lines
-        .iter()
-        .filter(|line| line.effect == Effect::Counts)
-        .collect();
-    let Some(newest) = counting.iter().map(|line| line.at).max() else {
-        return "your own build".to_owned();
-    };
-    let of = match of {
-        Some(of) => format!(" of {}", of.max(counting.len())),
-        None => String::new(),
-    };
-    format!(
-        "{}{of} principals, newest {}",
-        counting.len(),
-        ago(unix_now().since(newest))
-    )
+    /// How many principals of how many agree, and since when.
+    pub(crate) fn in_words(&self) -> String {
+        let counts = |line: &&Line| line.effect == Effect::Counts;
+        let counting: Vec<&Line> = self.observations.iter().filter(counts).collect();
+        let Some(newest) = counting.iter().map(|line| line.at).max() else {
+            return "your own build".to_owned();
+        };
+        let of = match self.principals {
+            Some(of) => format!(" of {}", of.max(counting.len())),
+            None => String::new(),
+        };
+        format!(
+            "{}{of} principals, newest {}",
+            counting.len(),
+            ago(unix_now().since(newest))
+        )
+    }
+
+    /// A line about who observed another artifact than the one that is trusted.
+    pub(crate) fn contest(&self) -> String {
+        match &self.contested_by {
+            Some(name) => {
+                format!("\n  CONTESTED: {name} observed another artifact; see `qk proofs`")
+            }
+            None => String::new(),
+        }
+    }
+
+    /// A line for each statement, for who asks.
+    pub(super) fn explained(&self, how: &HowArgs) -> String {
+        let lines = self.explained.iter().filter(|_| how.explain);
+        lines.map(|line| format!("\n{line}")).collect()
+    }
 }

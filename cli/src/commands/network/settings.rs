@@ -34,7 +34,8 @@ pub(super) async fn unblock(session: &Session, args: &NetworkUnblockArgs) -> Out
         manifest.blocked.retain(|one| !is(one));
         if manifest.blocked.len() == before {
             let message = format!("{} is not blocked", args.what);
-            return Err(Failure::new(Kind::NotFound, message));
+            let failure = Failure::new(Kind::NotFound, message);
+            return Err(failure.hint("`qk network show` names what is blocked"));
         }
         Ok(())
     })

@@ -14,7 +14,7 @@ use super::manners::{sharing, told};
 use crate::args::StatusArgs;
 use crate::documents::document;
 use crate::failure::Outcome;
-use crate::output::{ago, bytes, lasting};
+use crate::output::{ago, bytes, count, lasting};
 use crate::session::{Session, stopped};
 
 /// How often a live view is renewed.
@@ -258,12 +258,12 @@ fn describe(status: &Status, rates: Option<Rates>, now: UnixTime) -> String {
     lines.push(row(
         "store",
         &format!(
-            "{} artifacts, {} of {} ({} %), {} statements",
-            store.artifacts,
+            "{}, {} of {} ({} %), {}",
+            count(store.artifacts, "artifact"),
             bytes(store.artifact_bytes),
             bytes(store.quota_bytes),
             percent(store.artifact_bytes, store.quota_bytes),
-            store.counts.statements
+            count(store.counts.statements as usize, "statement")
         ),
     ));
     lines.push(row("home", &status.home.display().to_string()));
@@ -283,8 +283,10 @@ fn describe_network(network: &NetworkStatus, running: bool, now: UnixTime) -> St
     };
     let online = match network.online {
         true => format!(
-            "{} peers, {} known, reachability {}",
-            network.peers, network.contacts, network.reach.reachability
+            "{}, {} known, reachability {}",
+            count(network.peers, "peer"),
+            network.contacts,
+            network.reach.reachability
         ),
         false if running => "could not be started and is tried again".to_owned(),
         false => "not connected".to_owned(),
@@ -313,17 +315,18 @@ fn describe_traffic(status: &Status, rates: Option<Rates>) -> Vec<String> {
         row(
             "sent",
             &format!(
-                "{}{}, {} readers now",
+                "{}{}, {} now",
                 bytes(counters.sent_bytes),
                 per_second(|rates| rates.sent_bytes_per_second),
-                counters.readers
+                count(counters.readers, "reader")
             ),
         ),
         row(
             "answered",
             &format!(
-                "{} requests, {} for blocks",
-                counters.requests_answered, counters.blocks_answered
+                "{}, {} for blocks",
+                count(counters.requests_answered as usize, "request"),
+                counters.blocks_answered
             ),
         ),
         row("shares", &sharing(status)),
@@ -357,10 +360,10 @@ fn one_line(status: &Status, rates: Option<Rates>) -> String {
         false => format!(", paused: {}", told(&status.paused)),
     };
     format!(
-        "running for {}, {} peers, {} downloads, received {}{}, sent {}{}, store {} of {}{paused}",
+        "running for {}, {}, {}, received {}{}, sent {}{}, store {} of {}{paused}",
         lasting(status.uptime_seconds),
-        status.peers,
-        status.downloads.len(),
+        count(status.peers, "peer"),
+        count(status.downloads.len(), "download"),
         bytes(counters.received_bytes),
         rate(|rates| rates.received_bytes_per_second),
         bytes(counters.sent_bytes),

@@ -12,7 +12,6 @@ use qk_node::deadline::Clock;
 use qk_node::node::{From, NodeOptions, unix_now};
 use qk_node::programs::{Links, PROGRAMS_QUOTA_BYTES, Program, Programs};
 use qk_protocol::bundle::Bundle;
-use qk_protocol::decide::{Effect, Line};
 use qk_protocol::hash::Root;
 use qk_protocol::project::lock::{Lock, Locked};
 use qk_protocol::project::{Project, Tool};
@@ -20,11 +19,12 @@ use serde::Serialize;
 
 use self::tool::Call;
 use super::fetch::introduce;
+use super::fetch::report::Word;
 use super::installed::CRATES_IO;
 use super::of_programs;
 use crate::args::{FetchArgs, UpdateArgs};
-use crate::failure::{Failure, Kind, Outcome};
-use crate::output::{ago, bytes};
+use crate::failure::{Failure, Failures, Kind, Outcome};
+use crate::output::{bytes, count};
 use crate::session::{Session, failed, host_target};
 
 /// Tools that are fetched at once. One, as one transfer has all the lanes that a provider gives one peer: a
@@ -43,12 +43,8 @@ pub(crate) struct Summary {
     /// Where the executables are.
     bin: PathBuf,
     lock_written: bool,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    failures: Vec<Failed>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    exit_code: Option<u8>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    error: Option<String>,
+    #[serde(flatten)]
+    failures: Failures,
 }
 
 /// A tool that is there now.
@@ -63,17 +59,9 @@ struct Done {
     how: From,
     /// Whether it was pinned by this call.
     pinned: bool,
-    network: String,
-    observations: Vec<Line>,
-    executables: BTreeSet<String>,
-}
-
-#[derive(Debug, Serialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema), schemars(rename = "FailedTool"))]
-struct Failed {
-    tool: String,
     #[serde(flatten)]
-    failure: Failure,
+    word: Word,
+    executables: BTreeSet<String>,
 }
 
 /// What is known of a tool before anything is fetched.
@@ -144,9 +132,7 @@ pub(crate) async fn fetch(session: &Session, args: &FetchArgs) -> Outcome {
         up_to_date: false,
         bin,
         lock_written: false,
-        failures: Vec::new(),
-        exit_code: None,
-        error: None,
+        failures: Failures::default(),
     };
     let mut links = BTreeMap::new();
     for (name, came) in came {
@@ -159,10 +145,10 @@ pub(crate) async fn fetch(session: &Session, args: &FetchArgs) -> Outcome {
                 session.output.outcome(describe(&done));
                 summary.tools.push(done);
             }
-            Err(failure) => summary.failures.push(Failed {
-                tool: name,
-                failure,
-            }),
+            Err(failure) => {
+                let at_once = project.tools.len() > 1;
+                summary.failures.add(session.output, name, failure, at_once);
+            }
         }
     }
     access.shutdown().await;
@@ -333,7 +319,6 @@ async fn placed(
         let pin = lock.pin(tool, bundle, &subject, unix_now());
         pin.map_err(failed)?;
     }
-    let lines = report.lines.iter().filter(|line| line.root.is_some());
     Ok(Done {
         name: key.name,
         version: key.version,
@@ -342,8 +327,7 @@ async fn placed(
         bytes: subject.size,
         how: report.from,
         pinned: bundle.is_some(),
-        network: report.network_name.clone(),
-        observations: lines.cloned().collect(),
+        word: Word::of(report.network_name, None, &report.lines, &report.notes),
         executables,
     })
 }
@@ -390,81 +374,38 @@ fn current(session: &Session, links: &Links, bin: PathBuf) -> Outcome {
     };
     session.output.result(&current, |current| {
         format!(
-            "{}: {} executables, up to date",
+            "{}: {}, up to date",
             current.bin.display(),
-            current.executables.len()
+            count(current.executables.len(), "executable")
         )
     });
     Ok(())
 }
 
 fn describe(done: &Done) -> String {
-    let counting = done.observations.iter();
-    let counting: Vec<&Line> = counting
-        .filter(|line| line.effect == Effect::Counts)
-        .collect();
-    let newest = counting.iter().map(|line| line.at).max();
-    let newest = newest.map_or_else(String::new, |at| {
-        format!(", newest {}", ago(unix_now().since(at)))
-    });
     let pinned = if done.pinned { ", pinned" } else { "" };
     let bins: Vec<&str> = done.executables.iter().map(String::as_str).collect();
     format!(
-        "{} {}  {}  {} principals agree{newest}{pinned}\n  runs {}",
+        "{} {}  {}  {}{pinned}{}\n  runs {}",
         done.name,
         done.version,
         bytes(done.bytes),
-        counting.len(),
+        done.word.in_words(),
+        done.word.contest(),
         bins.join(", ")
     )
 }
 
 fn finish(session: &Session, mut summary: Summary) -> Outcome {
-    let failure = match &summary.failures[..] {
-        [] => None,
-        [one] => Some(one.failure.clone()),
-        [first, rest @ ..] => {
-            let same = rest
-                .iter()
-                .all(|one| one.failure.kind == first.failure.kind);
-            let kind = if same {
-                first.failure.kind
-            } else {
-                Kind::Other
-            };
-            for one in &summary.failures {
-                if !session.output.json {
-                    session.output.failure(&one.failure);
-                }
-            }
-            Some(Failure::new(
-                kind,
-                format!("{} tools failed", summary.failures.len()),
-            ))
-        }
+    let failure = summary.failures.end("tools");
+    let written = match summary.lock_written {
+        true => "; qk.lock written",
+        false => "",
     };
-    summary.exit_code = failure.as_ref().map(|failure| failure.exit_code);
-    summary.error = failure.as_ref().map(|failure| failure.error.clone());
-    match session.output.json {
-        true => session.output.document(&summary),
-        false => {
-            let lock = if summary.lock_written {
-                "; qk.lock written"
-            } else {
-                ""
-            };
-            let text = format!(
-                "{}: {} tools{lock}",
-                summary.bin.display(),
-                summary.tools.len()
-            );
-            session.output.line(text);
-        }
-    }
-    match failure {
-        None => Ok(()),
-        Some(failure) => Err(failure.printed(session.output.json)),
-    }
+    let tools = count(summary.tools.len(), "tool");
+    let bin = summary.bin.display();
+    session.output.line(format!("{bin}: {tools}{written}"));
+    session.output.summary(&summary, failure)
 }
 
 /// What `qk update` did to a tool, or would.
@@ -487,12 +428,8 @@ struct Moved {
 pub(crate) struct Updated {
     tools: Vec<Moved>,
     lock_written: bool,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    failures: Vec<Failed>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    exit_code: Option<u8>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    error: Option<String>,
+    #[serde(flatten)]
+    failures: Failures,
 }
 
 /// Moves pins.
@@ -522,9 +459,7 @@ pub(crate) async fn update(session: &Session, args: &UpdateArgs) -> Outcome {
     let mut updated = Updated {
         tools: Vec::new(),
         lock_written: false,
-        failures: Vec::new(),
-        exit_code: None,
-        error: None,
+        failures: Failures::default(),
     };
     let named = project.tools.iter();
     let named = named.filter(|(name, _)| args.tools.is_empty() || args.tools.contains(name));
@@ -534,15 +469,7 @@ pub(crate) async fn update(session: &Session, args: &UpdateArgs) -> Outcome {
                 session.output.outcome(describe_moved(&moved));
                 updated.tools.push(moved);
             }
-            Err(failure) => {
-                if !session.output.json {
-                    session.output.failure(&failure);
-                }
-                updated.failures.push(Failed {
-                    tool: name.clone(),
-                    failure: failure.printed(true),
-                });
-            }
+            Err(failure) => updated.failures.add(session.output, name, failure, true),
         }
     }
     access.shutdown().await;
@@ -550,17 +477,13 @@ pub(crate) async fn update(session: &Session, args: &UpdateArgs) -> Outcome {
         lock.prune(&project);
         updated.lock_written = files::write(&lock)?.1;
     }
-    let failure = updated.failures.first().map(|one| one.failure.clone());
-    updated.exit_code = failure.as_ref().map(|failure| failure.exit_code);
-    updated.error = failure.as_ref().map(|failure| failure.error.clone());
-    if session.output.json {
-        session.output.document(&updated);
-    } else if updated.lock_written {
+    let failure = updated.failures.end("tools");
+    if updated.lock_written {
         session
             .output
             .line("qk.lock written; `qk fetch` links what it pins");
     }
-    failure.map_or(Ok(()), Err)
+    session.output.summary(&updated, failure)
 }
 
 async fn moved(

@@ -18,7 +18,7 @@ use crate::args::{CrateSpec, ProofsArgs};
 use crate::commands::network::{read_bytes, write_bytes};
 use crate::commands::of_decision;
 use crate::failure::{Failure, Kind, Outcome};
-use crate::output::{ago, bytes};
+use crate::output::{ago, bytes, count};
 use crate::session::{Session, failed};
 
 /// What was written.
@@ -149,10 +149,10 @@ pub(super) fn export(session: &Session, path: &Path, looked: &[Looked<'_>]) -> O
     };
     session.output.result(&exported, |exported| {
         format!(
-            "{}, {}: {} statements, {}\n  by itself: {}\n  `qk proofs --check {} --network {}` checks it",
+            "{}, {}: {}, {}\n  by itself: {}\n  `qk proofs --check {} --network {}` checks it",
             exported.file,
             bytes(exported.bytes as u64),
-            exported.statements,
+            count(exported.statements, "statement"),
             exported.network,
             in_one_line(&exported.verdict),
             exported.file,

@@ -16,7 +16,7 @@ use serde::Serialize;
 use super::{describe as in_one_line, of_problem};
 use crate::args::{CrateSpec, ProofsArgs};
 use crate::failure::{Failure, Kind, Outcome};
-use crate::output::ago;
+use crate::output::{ago, count};
 use crate::session::{Session, failed};
 
 /// What each network says about a release.
@@ -192,8 +192,11 @@ fn others(found: &FindReport, candidates: &[Candidate]) -> usize {
 
 fn describe(report: &Report) -> String {
     let mut lines = vec![format!(
-        "{} in network {} (asked {} of {} known nodes)",
-        report.release, report.network, report.answered, report.known
+        "{} in network {} (asked {} of {})",
+        report.release,
+        report.network,
+        report.answered,
+        count(report.known, "known node")
     )];
     let Some(verdict) = &report.verdict else {
         lines.push("  the network builds nothing for this target".to_owned());
@@ -203,12 +206,13 @@ fn describe(report: &Report) -> String {
     lines.extend(statements(&verdict.lines, &verdict.notes));
     lines.extend(report.roll.iter().flat_map(drawn));
     for (root, providers) in &report.providers {
-        lines.push(format!("  {} given by {providers} nodes", root.short()));
+        let providers = count(*providers, "node");
+        lines.push(format!("  {} given by {providers}", root.short()));
     }
     if report.others > 0 {
         lines.push(format!(
-            "  {} statements are about other targets, flags or toolchains",
-            report.others
+            "  about other targets, flags or toolchains: {}",
+            count(report.others, "statement")
         ));
     }
     lines.join("\n")

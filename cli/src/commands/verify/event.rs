@@ -9,7 +9,7 @@ use qk_protocol::watch::{Agreement, Class, Why};
 use serde::Serialize;
 
 use super::Report;
-use crate::output::lasting;
+use crate::output::{count, lasting};
 
 /// What is told as it happens: lines of JSON with `--json`, plain lines otherwise.
 #[derive(Debug, Serialize)]
@@ -94,7 +94,9 @@ impl Event<'_> {
                 let others: usize = report.others.iter().map(|other| other.observers).sum();
                 let said = match agreement {
                     Agreement::First => "nobody had observed it before".to_owned(),
-                    Agreement::Identical => format!("identical to what {others} others observed"),
+                    Agreement::Identical => {
+                        format!("identical to {}", count(others, "other observation"))
+                    }
                     Agreement::Differs => "DIFFERS from what others observed".to_owned(),
                 };
                 let counted = match report.principal {

@@ -24,6 +24,7 @@ use super::build::{Built, Maker, Place, STRANGER, WorkSaid, environment, publish
 use super::{diff, log, of_build, of_problem, proofs};
 use crate::args::{CrateSpec, VerifyArgs};
 use crate::failure::{Failure, Kind, Outcome};
+use crate::output::count;
 use crate::session::{Session, failed};
 
 /// What a rebuild came to.
@@ -420,15 +421,17 @@ fn describe(report: &Report) -> String {
         (_, true) => "  nobody had observed it before".to_owned(),
         (true, false) => {
             let observers: usize = report.others.iter().map(|other| other.observers).sum();
-            format!("  identical to what {observers} others observed")
+            format!("  identical to {}", count(observers, "other observation"))
         }
         (false, false) => "  DIFFERS from what others observed:".to_owned(),
     });
     if !report.identical {
         for other in &report.others {
             lines.push(format!(
-                "    {}  {} bytes, {} observers",
-                other.root, other.size, other.observers
+                "    {}  {} bytes, {}",
+                other.root,
+                other.size,
+                count(other.observers, "observer")
             ));
         }
     }
@@ -443,8 +446,9 @@ fn describe(report: &Report) -> String {
     }
     lines.extend(report.work.as_ref().and_then(WorkSaid::line));
     lines.push(format!(
-        "  published in {}: {} nodes hold it",
-        report.network, report.published.holders
+        "  published in {}: held by {}",
+        report.network,
+        count(report.published.holders, "node")
     ));
     if report.principal.is_none() {
         lines.push(format!("  {STRANGER}"));
