@@ -29,6 +29,7 @@ mod tests;
 mod traffic;
 mod up;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -67,7 +68,7 @@ use crate::home::{Config, Home, HomeError};
 use crate::manners::{Manners, ShareConfig, ShareFlags};
 use crate::net::{Contact, Multiaddr, StartError};
 use crate::secret::SecretError;
-use crate::store::{Keep, Options, Store, StoreError};
+use crate::store::{Entry, Keep, Options, Store, StoreError};
 
 /// The part of its disk that a store takes at most unless its owner says otherwise.
 const QUOTA_PERCENT: u64 = 5;
@@ -387,6 +388,26 @@ impl Node {
         let network = member.id();
         self.blocking(move |store| Ok(StoreShelf { store, network }.held(point)))
             .await
+    }
+
+    /// Releases, at most `limit`, that one of these keys stated something of, as far as is known here.
+    pub(crate) async fn releases_stated_by(
+        &self,
+        member: &Member,
+        keys: BTreeSet<PublicKey>,
+        limit: usize,
+    ) -> Result<Vec<Release>, NodeError> {
+        let network = member.id();
+        self.blocking(move |store| {
+            let by_them =
+                |entry: &Entry| entry.network == network && keys.contains(&entry.observer);
+            let shelf = StoreShelf { store, network };
+            // All statements at a point are about one release.
+            let release = |point| Some(shelf.held(point).first()?.statement.key().release());
+            let points = store.points_of(by_them, limit)?;
+            Ok(points.into_iter().filter_map(release).collect())
+        })
+        .await
     }
 
     /// Keeps statements that were seen, so that they need not be asked for again.

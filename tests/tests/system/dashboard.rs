@@ -7,6 +7,7 @@ use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use qk_protocol::manifest::{KeyState, Manifest};
 use qk_tests::artifact::{Options, artifact, artifact_with};
 use qk_tests::lab::{ALICE, BOB, CAROL, Lab, PATIENCE, free_port};
 use qk_tests::web::{Between, between};
@@ -175,6 +176,78 @@ fn pages_show_what_is_stated_and_escape_what_others_wrote() {
     assert_eq!(get(&format!("/-/crates/{}", encoded(HOSTILE))).status, 404);
 }
 
+fn principal(lab: &Lab, name: &str) -> String {
+    let network = lab.joined(ALICE).network;
+    let mut all = network.manifest().principals.iter();
+    let one = all.find(|one| one.name == name).expect("a principal");
+    format!("/-/principals/{}", one.id)
+}
+
+#[test]
+fn a_principals_page_says_who_it_is_and_what_it_stated() {
+    let (mut lab, address) = lab();
+    let shows = |path: &str, words: &[&str]| {
+        let page = ask(&address, path, &address);
+        assert_eq!(page.status, 200, "{path}: {}", page.body);
+        for word in words {
+            assert!(page.body.contains(word), "{word} in {}", page.body);
+        }
+    };
+    let carol = principal(&lab, CAROL);
+    let link = format!("<a href=\"{carol}\">carol</a>");
+    shows("/-/crates/hexyl/0.17.0", &[&link, "in dispute"]);
+    shows("/-/", &[&link]);
+    let key = qk_protocol::dsse::public_key(&lab.home(CAROL).key("observer").unwrap());
+    shows(
+        &carol,
+        &[
+            "carol <span class=\"state proven\">principal<",
+            "verifier of network lab since version 3; this node knows version 3.",
+            &format!("active</span> <code class=\"wrap\">{key}<"),
+            "id=\"agreements\">1<",
+            "id=\"dissents\">0<",
+            "id=\"disputes\">1<",
+            "/-/crates/hexyl/0.17.0",
+            "+odd",
+        ],
+    );
+    for path in [
+        "/-/principals/nonsense",
+        &format!("/-/principals/{}", "7".repeat(64)),
+    ] {
+        assert_eq!(ask(&address, path, &address).status, 404, "{path}");
+    }
+
+    // What its name is, and what became of it.
+    let mut becomes = |change: &dyn Fn(&mut Manifest)| {
+        lab.stop(ALICE, "TERM");
+        let next = lab.next_version(change);
+        lab.know(ALICE, next);
+        lab.start_alice();
+    };
+    becomes(&|next| {
+        let carol = next.principals.iter_mut().find(|one| one.name == CAROL);
+        let carol = carol.unwrap();
+        carol.name = HOSTILE.to_owned();
+        carol.keys[0].state = KeyState::Compromised;
+    });
+    shows(
+        &carol,
+        &[
+            "&lt;script&gt;alert(1)",
+            ">revoked<",
+            ">compromised<",
+            "key compromised",
+        ],
+    );
+    becomes(&|next| next.principals.retain(|one| one.name != HOSTILE));
+    shows(
+        &carol,
+        &["no principal any more", "since version 3, until version 5"],
+    );
+    shows("/-/crates/hexyl/0.17.0", &["a stranger"]);
+}
+
 #[test]
 fn it_is_for_those_who_may_look() {
     let mut lab = Lab::new();
@@ -190,6 +263,7 @@ fn it_is_for_those_who_may_look() {
         "/-/search?q=",
         "/-/crates/hexyl",
         "/-/crates/hexyl/0.17.0",
+        &principal(&lab, ALICE),
     ] {
         assert_eq!(ask(&address, path, "rebound.example").status, 403, "{path}");
     }
@@ -341,6 +415,8 @@ fn a_browser_shows_the_pages_and_complains_of_nothing() {
     let release = browser.page(&at("/-/crates/hexyl/0.17.0"), &[]);
     assert!(release.contains("<circle") && release.contains("carol"));
     browser.page(&at("/-/search?q=hex"), &[]);
+    let carol = principal(&lab, CAROL);
+    assert!(browser.page(&at(&carol), &[]).contains("in dispute"));
     // A script in a log would have spoken on the console, or changed the page.
     let log = browser.page(&at(&format!("/-/logs/{log}")), &[]);
     assert!(log.contains("&lt;script&gt;alert(1)"));
@@ -366,6 +442,7 @@ fn a_browser_shows_the_pages_and_complains_of_nothing() {
             ("front", "/-/"),
             ("release", "/-/crates/hexyl/0.17.0"),
             ("search", "/-/search?q="),
+            ("principal", &carol),
         ] {
             browser.picture(
                 &at(path),

@@ -19,7 +19,9 @@ use serde_json::Value;
 use super::super::index::shown;
 use super::super::server::{Client, Shared};
 use super::pictures::{self, Dot};
+use super::principals;
 use super::{ago, amount, failed, may_look, message, page, turn};
+use crate::home::Joined;
 use crate::node::{Member, NetworkHit, SearchSpec, unix_now};
 
 /// Hits that a page lists.
@@ -156,9 +158,10 @@ fn unknown() -> Response {
 }
 
 /// One choice of target, features and toolchain of a release, and what is decided about it.
-struct Variant {
-    candidate: Candidate,
-    verdict: Verdict,
+pub(super) struct Variant {
+    joined: Arc<Joined>,
+    pub(super) candidate: Candidate,
+    pub(super) verdict: Verdict,
     /// The statements about it.
     statements: Vec<Arc<Statement>>,
     dispute: Option<Value>,
@@ -205,7 +208,14 @@ pub(super) async fn release(
     ))
 }
 
-async fn variants(
+impl Variant {
+    pub(super) fn statement(&self, line: &Line) -> Option<&Arc<Statement>> {
+        let is_it = |one: &&Arc<Statement>| one.id() == line.statement;
+        self.statements.iter().find(is_it)
+    }
+}
+
+pub(super) async fn variants(
     shared: &Shared,
     member: &Arc<Member>,
     release: &Release,
@@ -245,6 +255,7 @@ async fn variants(
             read_dispute(&path)
         });
         Variant {
+            joined: joined.clone(),
             candidate,
             verdict,
             statements,
@@ -360,14 +371,39 @@ fn picture(variant: &Variant) -> Markup {
 }
 
 fn row(variant: &Variant, line: &Line) -> Markup {
-    let statement = variant
-        .statements
-        .iter()
-        .find(|one| one.id() == line.statement);
-    let log = statement
-        .and_then(|one| one.observation())
-        .map(|one| one.log);
-    let (kind, text) = match line.effect {
+    let statement = variant.statement(line);
+    let principal = statement.and_then(|one| variant.joined.network.principal(one.observer()));
+    html! { tr {
+        td { @match principal {
+            Some((principal, _)) => { a href=(principals::path(principal)) { (principal.name) } }
+            None => { span.quiet { "a stranger" } }
+        } }
+        (said_of(variant, line))
+    } }
+}
+
+/// What a statement says of which artifact, when, and its log: four cells.
+pub(super) fn said_of(variant: &Variant, line: &Line) -> Markup {
+    let log = variant.statement(line).and_then(|one| one.observation());
+    let log = log.map(|one| one.log);
+    let (kind, text) = label(&variant.verdict.decision, line.effect);
+    html! {
+        td { @if let Some(root) = line.root { code title=(root.to_string()) { (root.short()) } } @else { "—" } }
+        td { span.state.(kind) { (text) }
+            @if line.work_agrees > 0 { span.quiet { " · work agrees with " (line.work_agrees) } } }
+        td.quiet { (ago(line.at)) }
+        td { @if let Some(log) = log { a href=(format!("/-/logs/{log}")) { "log" } } }
+    }
+}
+
+/// The colour and the words for what a statement does to a decision.
+pub(super) fn label(decision: &Decision, effect: Effect) -> (&'static str, &'static str) {
+    let is_side = matches!(effect, Effect::Counts | Effect::Own | Effect::Dissents);
+    if is_side && matches!(decision, Decision::Disputed { .. }) {
+        // Where nothing is trusted, nobody can say who is right.
+        return ("other", "in dispute");
+    }
+    match effect {
         Effect::Counts | Effect::Own => ("counts", "agrees"),
         Effect::Dissents => ("against", "dissents"),
         Effect::Contradicts => ("against", "contradicts itself"),
@@ -383,20 +419,7 @@ fn row(variant: &Variant, line: &Line) -> Markup {
         Effect::Failure => ("other", "could not build"),
         Effect::Retraction => ("other", "takes back"),
         Effect::OtherNetwork => ("other", "other network"),
-    };
-    // Where nothing is trusted, what counts for one root speaks against the others.
-    let text = match (&variant.verdict.decision, line.effect) {
-        (Decision::Disputed { .. }, Effect::Counts) => "observed this one",
-        _ => text,
-    };
-    html! { tr {
-        td { @match &line.principal { Some(name) => { (name) } None => { span.quiet { "a stranger" } } } }
-        td { @if let Some(root) = line.root { code title=(root.to_string()) { (root.short()) } } @else { "—" } }
-        td { span.state.(kind) { (text) }
-            @if line.work_agrees > 0 { span.quiet { " · work agrees with " (line.work_agrees) } } }
-        td.quiet { (ago(line.at)) }
-        td { @if let Some(log) = log { a href=(format!("/-/logs/{log}")) { "log" } } }
-    } }
+    }
 }
 
 /// The comparison that `qk verify` kept when it got another artifact than others.

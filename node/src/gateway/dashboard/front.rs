@@ -10,8 +10,9 @@ use maud::{Markup, html};
 use qk_protocol::watch::Why;
 use serde_json::{Value, json};
 
+use super::super::index::shown;
 use super::super::server::{Client, Shared};
-use super::{HELD_FRESH, ago, amount, failed, may_look, page, pictures, turn};
+use super::{HELD_FRESH, ago, amount, failed, may_look, page, pictures, principals, turn};
 use crate::control::{Artifact, DownloadStatus, PeerReport, Status};
 use crate::node::unix_now;
 use crate::watch::{self, Kept};
@@ -37,7 +38,7 @@ pub(super) async fn front(
         "",
         html! {
             div.grid {
-                (networks(&status))
+                (networks(&shared, &status))
                 (store(&status))
             }
             (transfers(&status))
@@ -102,7 +103,8 @@ fn part(one: &DownloadStatus) -> u64 {
         .min(100)
 }
 
-fn networks(status: &Status) -> Markup {
+fn networks(shared: &Shared, status: &Status) -> Markup {
+    let shown = shown(shared);
     html! {
         section.card {
             h2 { "Networks" }
@@ -118,6 +120,10 @@ fn networks(status: &Status) -> Markup {
                 }
                 p.quiet { "version " (one.version) ", " (one.peers) " peers, "
                     @if one.private { "private, " } "reachability " (one.reach.reachability) }
+                @for member in shown.iter().filter(|member| member.id() == one.id) {
+                    p.quiet { "Principals: " @for (at, principal) in member.joined().network.manifest().principals.iter().enumerate() {
+                        @if at > 0 { ", " } a href=(principals::path(principal)) { (principal.name) } } }
+                }
             }
             @for reason in &status.paused {
                 p { span.state.stale { "paused" } " " (serde_json::to_value(reason).ok()

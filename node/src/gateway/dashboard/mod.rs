@@ -6,6 +6,7 @@
 mod crates;
 mod front;
 mod pictures;
+mod principals;
 
 use std::net::IpAddr;
 use std::sync::Mutex;
@@ -61,6 +62,7 @@ pub(super) fn routes() -> Router<Shared> {
         .route("/-/search", get(crates::found))
         .route("/-/crates/{name}", get(crates::releases))
         .route("/-/crates/{name}/{version}", get(crates::release))
+        .route("/-/principals/{id}", get(principals::principal))
         .route("/-/logs/{digest}", get(log))
         .route("/-/badges/{file}", get(crates::badge))
         .route("/-/icon.svg", get(icon))
