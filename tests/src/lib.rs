@@ -3,7 +3,6 @@
 
 pub mod alone;
 pub mod artifact;
-pub mod crates;
 pub mod disk;
 pub mod enemy;
 pub mod faults;
@@ -12,6 +11,7 @@ pub mod lan;
 pub mod namespace;
 pub mod node_load;
 pub mod peer;
+pub mod process;
 pub mod python;
 pub mod registry;
 pub mod schema;

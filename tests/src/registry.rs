@@ -7,11 +7,14 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use qk_node::registry::{Ask, Registry, RegistryOptions, Resolved, lock_digest};
-use qk_protocol::key::ArtifactKey;
+use qk_protocol::candidate::{Build, Candidate, Wanted};
+use qk_protocol::hash::Sha256;
+use qk_protocol::key::{ArtifactKey, Release};
 use qk_protocol::manifest::Network;
 use tempfile::TempDir;
 
 use crate::artifact::wanted;
+use crate::process::run;
 
 /// A program that builds.
 pub const GOOD: &str = "fn main() { println!(\"works\"); }\n";
@@ -30,10 +33,26 @@ pub const GREEDY: &str = "fn main() {
 }
 ";
 
+/// The version of crates where any will do.
+pub const VERSION: &str = "1.0.0";
+
 /// The registry. Its files vanish when it is dropped.
 #[derive(Debug)]
 pub struct Crates {
     dir: TempDir,
+}
+
+/// A crate of a registry.
+#[derive(Debug, Clone)]
+pub struct Crate {
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// Checksum of its `.crate`.
+    pub source: Sha256,
+    /// Its `Cargo.lock`.
+    pub lock: String,
 }
 
 impl Crates {
@@ -63,42 +82,63 @@ impl Crates {
     /// # Panics
     /// When it cannot be written.
     pub fn add(&self, name: &str, version: &str, main: &str, build: Option<&str>) {
+        let mut files = vec![("src/main.rs", main)];
+        files.extend(build.map(|text| ("build.rs", text)));
+        self.publish(name, version, &files);
+    }
+
+    /// Adds a crate whose program prints its name, its version and what `prints` makes of that: the
+    /// text of a `format!` without arguments. `files` lie beside its `src`.
+    ///
+    /// # Panics
+    /// When it cannot be written.
+    pub fn printing(&self, name: &str, prints: &str, files: &[(&str, &str)]) -> Crate {
+        let main = format!("fn main() {{ println!(\"{name} {VERSION}{{}}\", {prints}); }}\n");
+        let files = [&[("src/main.rs", &*main)], files].concat();
+        self.publish(name, VERSION, &files)
+    }
+
+    /// Adds a crate of these files, its `Cargo.toml` and its `Cargo.lock`.
+    ///
+    /// # Panics
+    /// When it cannot be written.
+    pub fn publish(&self, name: &str, version: &str, files: &[(&str, &str)]) -> Crate {
         let below = format!("{name}-{version}");
         let source = self.dir.path().join(&below);
-        let write = |path: &str, text: &str| {
+        let manifest =
+            format!("[package]\nname = {name:?}\nversion = {version:?}\nedition = \"2021\"\n");
+        let lock = format!("version = 4\n\n[[package]]\nname = {name:?}\nversion = {version:?}\n");
+        let own = [("Cargo.toml", &*manifest), ("Cargo.lock", &*lock)];
+        for (path, text) in own.iter().chain(files) {
             let path = source.join(path);
             fs::create_dir_all(path.parent().expect("a directory")).expect("a directory");
             fs::write(path, text).expect("a file");
-        };
-        write(
-            "Cargo.toml",
-            &format!("[package]\nname = {name:?}\nversion = {version:?}\nedition = \"2021\"\n"),
-        );
-        write(
-            "Cargo.lock",
-            &format!("version = 4\n\n[[package]]\nname = {name:?}\nversion = {version:?}\n"),
-        );
-        write("src/main.rs", main);
-        build.into_iter().for_each(|text| write("build.rs", text));
-        let file = self
-            .dir
-            .path()
-            .join("registry")
-            .join(format!("{below}.crate"));
-        let mut tar = Command::new("tar");
-        tar.arg("czf").arg(&file).arg("-C").arg(self.dir.path());
-        assert!(
-            tar.arg(&below).status().expect("tar starts").success(),
-            "{tar:?}"
-        );
-        let checksum = qk_protocol::hash::Sha256::of(&fs::read(&file).expect("a crate"));
+        }
+        let registry = self.dir.path().join("registry");
+        let file = registry.join(format!("{below}.crate"));
+        let mut pack = Command::new("tar");
+        // The same bytes whenever it is packed, so that the same people are drawn for it.
+        pack.args(["--create", "--use-compress-program=gzip --no-name"]);
+        pack.args(["--sort=name", "--mtime=@0", "--owner=0", "--group=0"]);
+        pack.arg("--numeric-owner").arg("--file").arg(&file);
+        pack.arg("--directory").arg(self.dir.path()).arg(&below);
+        let packed = run(&mut pack);
+        assert!(packed.status.success(), "{packed:?}");
+        fs::remove_dir_all(source).expect("it was made here");
+        let source = Sha256::of(&fs::read(&file).expect("a .crate"));
         let line = serde_json::json!({
-            "name": name, "vers": version, "deps": [], "cksum": checksum, "features": {}, "yanked": false,
+            "name": name, "vers": version, "deps": [], "cksum": source, "features": {}, "yanked": false,
         });
-        let index = self.dir.path().join("registry/index").join(place(name));
+        let index = registry.join("index").join(place(name));
         fs::create_dir_all(index.parent().expect("a directory")).expect("a directory");
         let known = fs::read_to_string(&index).unwrap_or_default();
         fs::write(index, format!("{known}{line}\n")).expect("a file");
+        Crate {
+            name: name.to_owned(),
+            version: version.to_owned(),
+            source,
+            lock,
+        }
     }
 
     /// Withdraws a release.
@@ -149,6 +189,30 @@ impl Crates {
 impl Default for Crates {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+impl Crate {
+    /// Name and version, as they are typed.
+    pub fn spec(&self) -> String {
+        format!("{}@{}", self.name, self.version)
+    }
+
+    /// What a client wants of it that asks for nothing special, built like this.
+    pub fn candidate(&self, registry: &str, build: &Build) -> Candidate {
+        let wanted = Wanted {
+            release: Release {
+                registry: registry.to_owned(),
+                name: self.name.clone(),
+                version: self.version.clone(),
+            },
+            source: self.source,
+            targets: vec![build.target.clone()],
+            features: [].into(),
+            default_features: true,
+            rustflags: [].into(),
+        };
+        wanted.candidates(std::slice::from_ref(build)).remove(0)
     }
 }
 

@@ -28,8 +28,8 @@ use qk_protocol::key::ArtifactKey;
 use qk_protocol::manifest::{KeyState, Principal, PrincipalKey, PrincipalRole};
 use qk_protocol::policy::{Count, OnDissent};
 use qk_tests::artifact::{Artifact, forged};
-use qk_tests::crates::{Crate, Registry, VERSION};
 use qk_tests::lab::{ALICE, BOB, CAROL, CLIENT, Lab, Ran, run};
+use qk_tests::registry::{Crate, Crates, VERSION};
 use qk_tests::writer::number;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -94,6 +94,7 @@ struct Key {
 
 struct Crowd {
     lab: Lab,
+    _crates: Crates,
     size: Size,
     names: Vec<String>,
     liars: BTreeSet<String>,
@@ -147,8 +148,9 @@ impl Crowd {
     /// Nodes that run, and a manifest that names them.
     fn new(size: Size, seed: u64) -> Self {
         let mut lab = Lab::new();
-        let registry = Registry::new(lab.dir());
-        lab.set("CARGO_HOME", registry.cargo_home());
+        let crates = Crates::new();
+        let (variable, value) = crates.variable();
+        lab.set(variable, value);
         let others = (3..size.nodes).map(|number| format!("node-{number}"));
         let names = [ALICE, BOB, CAROL].map(str::to_owned).into_iter();
         let names: Vec<String> = names.chain(others).collect();
@@ -178,7 +180,7 @@ impl Crowd {
         let manifest = network.manifest();
         let source = manifest.registries.first().expect("a registry");
         let key = |number: usize| {
-            let of = registry.publish(&format!("qk-crowd-{number}"), "\"\"", &[]);
+            let of = crates.printing(&format!("qk-crowd-{number}"), "\"\"", &[]);
             let candidate = of.candidate(source, &manifest.builds[0]);
             let key = candidate.key(Sha256::of(of.lock.as_bytes()));
             Key {
@@ -192,6 +194,7 @@ impl Crowd {
         let keys = (0..size.keys).map(key).collect();
         Self {
             lab,
+            _crates: crates,
             size,
             names,
             liars,

@@ -1,13 +1,14 @@
 //! Gateways as providers of blocks: alone, beside peers, and such that lie.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
 use qk_node::gateway::{Gateway, GatewayConfig, GatewayLimits};
-use qk_node::manners::ShareFlags;
+use qk_node::manners::{ShareFlags, Size};
 use qk_node::node::{Node, NodeOptions, unix_now};
 use qk_node::store::Keep;
 use qk_protocol::blocks;
@@ -32,12 +33,18 @@ struct Site {
 
 impl Site {
     fn start(lab: &Lab, artifact: &Artifact) -> Self {
+        Self::start_at(lab, artifact, None)
+    }
+
+    /// One that gives so many bytes a second.
+    fn start_at(lab: &Lab, artifact: &Artifact, upload_rate: Option<Size>) -> Self {
         let (path, root) = (artifact.path(), artifact.subject.root);
         let options = NodeOptions {
             hold: true,
             offline: true,
             share: ShareFlags {
                 share: true,
+                upload_rate,
                 ..ShareFlags::default()
             },
             ..NodeOptions::default()
@@ -140,32 +147,43 @@ fn what_is_no_address_of_a_gateway_is_refused() {
 #[test]
 fn a_gateway_and_a_peer_serve_beside_each_other() {
     let mut lab = Lab::new();
-    lab.start_alice();
+    // At full speed the one may have given all of it before the other has begun.
+    let address = lab.alices_address().to_owned();
+    lab.start_with(ALICE, &address, &["--upload-rate", "4MiB"], &[]);
     let artifact = artifact(&lab, 12_000_000);
     lab.publish(ALICE, &artifact);
     lab.state(BOB, &artifact);
-    let site = Site::start(&lab, &artifact);
+    let site = Site::start_at(&lab, &artifact, Some("4MiB".parse().unwrap()));
     use_gateways(&lab, &[site.url()]);
     lab.fetch(&[SPEC]).done();
     assert!(runs(&lab));
     assert!(site.parts_served() >= 1);
+    assert!(lab.sent_bytes(ALICE) > 0);
 }
 
 fn fetch_beside_a_liar(lab: &Lab, liar: &Server, serves: &str) -> String {
     use_gateways(lab, &[liar.url()]);
-    // The honest provider sleeps until the liar was asked.
+    // The honest provider sleeps until the lie is found out: else it may have given everything before
+    // that, and what the liar sends is not looked at any more.
     lab.signal(serves, "STOP");
     let mut fetch = lab.command(CLIENT, &["fetch", "--fallback", "none", SPEC, "--root"]);
     fetch
         .arg(lab.root())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
-    let fetching = fetch.spawn().unwrap();
-    until("the liar is asked", || liar.asked() > 0);
-    lab.signal(serves, "CONT");
-    let done = fetching.wait_with_output().unwrap();
-    let said = String::from_utf8_lossy(&done.stderr).into_owned();
-    assert!(done.status.success(), "{said}");
+    let mut fetching = fetch.spawn().unwrap();
+    let mut said = String::new();
+    for line in BufReader::new(fetching.stderr.take().unwrap()).lines() {
+        said += &format!("{}\n", line.unwrap());
+        if said
+            .lines()
+            .any(|line| line.contains("refused from now on"))
+        {
+            lab.signal(serves, "CONT");
+        }
+    }
+    assert!(liar.asked() > 0);
+    assert!(fetching.wait().unwrap().success(), "{said}");
     said
 }
 

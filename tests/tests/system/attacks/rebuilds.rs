@@ -5,27 +5,28 @@ use std::fs;
 use qk_protocol::hash::{Sha256, Work};
 use qk_protocol::statement::Subject;
 use qk_tests::artifact::forged;
-use qk_tests::crates::Registry;
+use qk_tests::registry::Crates;
 use serde_json::{Value, json};
 
 use super::{Case, DISPUTED, End, Ground, TROJAN, UNPROVEN, effects, signer};
 
 /// A registry of one's own for all commands.
-fn registry(ground: &mut Ground) -> Registry {
-    let registry = Registry::new(ground.lab.dir());
-    ground.lab.set("CARGO_HOME", registry.cargo_home());
+fn registry(ground: &mut Ground) -> Crates {
+    let registry = Crates::new();
+    let (variable, value) = registry.variable();
+    ground.lab.set(variable, value);
     registry
 }
 
 /// A release of a crate there: nobody made anything of it yet.
 fn tiny(
     ground: &Ground,
-    registry: &Registry,
+    registry: &Crates,
     name: &str,
     prints: &str,
     files: &[(&str, &str)],
 ) -> Case {
-    let of = registry.publish(name, prints, files);
+    let of = registry.printing(name, prints, files);
     let network = ground.network();
     let manifest = network.manifest();
     let source = manifest.registries.first().expect("a registry");
