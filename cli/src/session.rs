@@ -46,12 +46,9 @@ impl Session {
     }
 
     /// The node that runs here, or one of this process that only asks.
-    pub(crate) async fn access(&self, mut options: NodeOptions) -> Outcome<Access> {
-        options.parent.extend(parents());
+    pub(crate) async fn access(&self, options: NodeOptions) -> Outcome<Access> {
         let is_asked_for = !options.only.is_empty();
-        if !is_asked_for && !options.offline {
-            options.only = self.only_gateways()?;
-        }
+        let options = self.asking(options)?;
         let access = Access::open(self.home.clone(), options).await;
         let access = access.map_err(|problem| crate::commands::of_problem(&problem))?;
         if is_asked_for && access.is_daemon() {
@@ -60,6 +57,15 @@ impl Session {
             return Err(failure.hint("stop it, or leave --gateway out"));
         }
         Ok(access)
+    }
+
+    /// These options, and whom environment and configuration want asked.
+    pub(crate) fn asking(&self, mut options: NodeOptions) -> Outcome<NodeOptions> {
+        options.parent.extend(parents());
+        if options.only.is_empty() && !options.offline {
+            options.only = self.only_gateways()?;
+        }
+        Ok(options)
     }
 
     /// Gateways that the environment or the configuration wants asked in place of nodes.

@@ -96,10 +96,8 @@ pub(crate) struct HowArgs {
     /// Show what would be done; download and install nothing
     #[arg(long, short = 'n')]
     pub dry_run: bool,
-    /// Ask only this gateway, over HTTPS, where nothing else gets out; what is proven is decided here all
-    /// the same. Can be given several times
-    #[arg(long, value_name = "URL", conflicts_with = "offline")]
-    pub gateway: Vec<GatewayUrl>,
+    #[command(flatten)]
+    pub only: OnlyArgs,
     /// Use only what is on this machine
     #[arg(long)]
     pub offline: bool,
@@ -131,6 +129,15 @@ pub(crate) struct RegistryArgs {
     /// The URL of a registry's index
     #[arg(long, value_name = "URL")]
     pub index: Option<String>,
+}
+
+/// Who is asked in place of nodes
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct OnlyArgs {
+    /// Ask only this gateway, over HTTPS, where nothing else gets out; what is proven is decided here all
+    /// the same. Can be given several times
+    #[arg(long, value_name = "URL", conflicts_with = "offline")]
+    pub gateway: Vec<GatewayUrl>,
 }
 
 /// Move what qk.lock pins to the newest that qk.toml asks for and that is proven
@@ -171,6 +178,8 @@ pub(crate) struct RunArgs {
     /// What to do where nothing is trusted
     #[arg(long, value_enum, default_value_t = Fallback::Build)]
     pub fallback: Fallback,
+    #[command(flatten)]
+    pub only: OnlyArgs,
     /// Use only what is on this machine
     #[arg(long)]
     pub offline: bool,

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{CrateSpec, FlagArgs};
+use super::{CrateSpec, FlagArgs, OnlyArgs};
 
 /// Show what was observed of a crate, and what the policy makes of it; now or, with a bundle, later
 #[derive(Debug, Args)]
@@ -71,6 +71,9 @@ pub(crate) struct LogArgs {
     /// Only the build of this principal, of this observer's key, or with a log of this digest
     #[arg(long, value_name = "NAME|KEY|DIGEST")]
     pub by: Option<String>,
+
+    #[command(flatten)]
+    pub only: OnlyArgs,
 
     /// Ask nobody: only what is here
     #[arg(long)]

@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::proofs;
 use crate::args::{CrateSpec, LogArgs};
 use crate::failure::{Failure, Kind, Outcome};
-use crate::session::{Session, failed, parents};
+use crate::session::{Session, failed};
 
 /// Builds whose logs are asked for, the latest first.
 const BUILDS_MAX: usize = 8;
@@ -43,7 +43,7 @@ pub(crate) async fn run(session: &Session, args: &LogArgs) -> Outcome {
         let message = format!("neither a digest of 64 hex digits nor a crate: {error}");
         Failure::new(Kind::Usage, message)
     })?;
-    let mut builds = observed(session, &krate, args.offline).await?;
+    let mut builds = observed(session, &krate, args).await?;
     if let Some(by) = &args.by {
         builds.retain(|build| build.is_by(by));
     }
@@ -60,8 +60,9 @@ pub(crate) async fn run(session: &Session, args: &LogArgs) -> Outcome {
     }
     let mut tried = String::new();
     if !args.offline {
+        let options = session.asking(asked(args))?;
         for build in builds.iter().take(BUILDS_MAX) {
-            match fetch(session, &build.statement).await {
+            match fetch(session, &build.statement, options.clone()).await {
                 Ok(log) => return build.show(session, &log),
                 Err(LogError::Nowhere { .. }) if builds.len() > 1 => {}
                 Err(error) => tried = format!(": {error}"),
@@ -100,11 +101,14 @@ fn here(session: &Session, digest: &Blake3) -> Outcome<Option<Vec<u8>>> {
 }
 
 /// The log of an observation: the one that is here, or what whoever observed gives, which is kept.
-pub(super) async fn fetch(session: &Session, statement: &Statement) -> Result<Vec<u8>, LogError> {
+pub(super) async fn fetch(
+    session: &Session,
+    statement: &Statement,
+    options: NodeOptions,
+) -> Result<Vec<u8>, LogError> {
     let options = NodeOptions {
         hold: false,
-        parent: parents(),
-        ..NodeOptions::default()
+        ..options
     };
     // One of this command's own: the running one has no use for it.
     let node = Node::start(session.home.clone(), options).await?;
@@ -150,14 +154,20 @@ fn show(
     Ok(())
 }
 
-/// All builds of a release that are known of, the latest first.
-async fn observed(session: &Session, krate: &CrateSpec, offline: bool) -> Outcome<Vec<Build>> {
-    let resolved = session.resolve(krate, offline).await?;
-    let options = NodeOptions {
-        offline,
+/// Who is asked.
+fn asked(args: &LogArgs) -> NodeOptions {
+    NodeOptions {
+        offline: args.offline,
+        only: args.only.gateway.clone(),
         ..NodeOptions::default()
-    };
-    let access = session.access(options).await?;
+    }
+}
+
+/// All builds of a release that are known of, the latest first.
+async fn observed(session: &Session, krate: &CrateSpec, args: &LogArgs) -> Outcome<Vec<Build>> {
+    let offline = args.offline;
+    let resolved = session.resolve(krate, offline).await?;
+    let access = session.access(asked(args)).await?;
     let mut found: Vec<Build> = Vec::new();
     for joined in session.home.networks().map_err(failed)? {
         let manifest = joined.network.manifest();

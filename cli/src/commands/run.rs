@@ -51,6 +51,7 @@ pub(crate) async fn run(session: &Session, args: &RunArgs) -> Outcome<PathBuf> {
     }
     let options = NodeOptions {
         offline: args.offline,
+        only: args.only.gateway.clone(),
         ..NodeOptions::default()
     };
     let access = session.access(options).await?;

@@ -72,7 +72,7 @@ pub(super) async fn index(
         None => None,
     };
     let Some(reply) = answered else {
-        let why = "expected a Get, Near or Network of /qk/index/1 in URL-safe base64\n";
+        let why = "expected a Get, Near, Network or Log of /qk/index/1 in URL-safe base64\n";
         return (StatusCode::BAD_REQUEST, why).into_response();
     };
     let headers = [

@@ -1,4 +1,4 @@
-//! Logs of builds that others observed, asked of those who observed them.
+//! Logs of builds that others observed, asked of those who observed them, or of gateways.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -48,7 +48,7 @@ pub enum LogError {
 impl Node {
     /// The log that an observation names: the one that is here, or one that those give who observed it, which
     /// is kept. Asked are nodes that say that they have what was observed, and those of the principal whose
-    /// key the manifest has.
+    /// key the manifest has; where only gateways are asked, those.
     ///
     /// # Errors
     /// When nobody has it, the network does not serve the registry, or it cannot be kept.
@@ -66,11 +66,17 @@ impl Node {
         let member = self.serving(statement.network(), &key.registry)?;
         self.up(&member).await?;
         let point = key.release().location(member.key()).point();
-        let found = self.look_up(&member, &key.release()).await?;
-        let providers = found.providers.into_iter();
-        let having = providers.filter(|one| one.root == observation.subject.root);
-        let mut whom: Vec<Contact> = having.map(|one| one.contact).collect();
-        whom.extend(nodes_of(&member.joined().network, statement.observer()));
+        let whom = match member.is_on_web() {
+            true => member.seeds(point).await,
+            false => {
+                let found = self.look_up(&member, &key.release()).await?;
+                let providers = found.providers.into_iter();
+                let having = providers.filter(|one| one.root == observation.subject.root);
+                let having = having.map(|one| one.contact);
+                let of_observer = nodes_of(&member.joined().network, statement.observer());
+                having.chain(of_observer).collect()
+            }
+        };
         let (mut asked, mut faults) = (BTreeSet::new(), Vec::new());
         for contact in whom {
             if asked.len() >= ASKED_MAX || !asked.insert(contact.node.clone()) {
@@ -82,7 +88,7 @@ impl Node {
                     return Ok(kept.await.map_err(|_| NodeError::Stopping)??);
                 }
                 Err(LogFault::Lacks) => {}
-                Err(fault) => faults.push((member.blame(&contact, fault).await, fault)),
+                Err(fault) => faults.push((self.blame(&member, &contact, fault).await, fault)),
             }
         }
         let asked = asked.len();
@@ -91,6 +97,24 @@ impl Node {
             asked,
             faults,
         })
+    }
+
+    /// Has nothing to do any more with who sent something else than what was asked for; says who it was.
+    async fn blame(&self, member: &Member, contact: &Contact, fault: LogFault) -> String {
+        if let Some(gateway) = member.gateway(&contact.node) {
+            tracing::warn!(gateway = %gateway.url(), %fault, "not asked any more");
+            self.ban_gateway(gateway.url());
+            return gateway.url().to_string();
+        }
+        let Ok(peer) = PeerId::from_bytes(&contact.node.0) else {
+            return "a node".to_owned();
+        };
+        tracing::warn!(%peer, %fault, "banned");
+        if let Some(net) = member.net() {
+            // One that has ended bans nobody, and asks nobody.
+            let _ = net.ban(peer, fault.to_string()).await;
+        }
+        peer.to_string()
     }
 }
 
@@ -112,19 +136,6 @@ impl Member {
                 return Ok(log);
             }
         }
-    }
-
-    /// Has nothing to do any more with who sent something else than what was asked for; says who it was.
-    async fn blame(&self, contact: &Contact, fault: LogFault) -> String {
-        let Ok(peer) = PeerId::from_bytes(&contact.node.0) else {
-            return "a node".to_owned();
-        };
-        tracing::warn!(%peer, %fault, "banned");
-        if let Some(net) = self.net() {
-            // One that has ended bans nobody, and asks nobody.
-            let _ = net.ban(peer, fault.to_string()).await;
-        }
-        peer.to_string()
     }
 }
 

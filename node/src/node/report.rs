@@ -191,7 +191,7 @@ impl Node {
         if !spec.offline {
             self.up(&member).await?;
         }
-        if !spec.offline && member.net().is_some() {
+        if !spec.offline && (member.net().is_some() || member.is_on_web()) {
             found = self.look_up(&member, &spec.release).await?;
             self.keep(&member, found.statements.clone()).await?;
         }

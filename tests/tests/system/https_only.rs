@@ -144,6 +144,24 @@ fn only_the_gateways_port_is_reachable_and_nothing_else_is_tried() {
     assert_eq!(done["crates"][0]["providers"][0]["node"], url);
     let program = lab.root().join("bin/qk-tiny");
     assert_eq!(run(&mut Command::new(program)).stdout, "qk-tiny 1.0.0\n");
+    // Neither is it by what else wants something of the network.
+    let qk = |args: &[&str]| run(lab.command(CLIENT, args).args(["--gateway", &url]));
+    forget(&lab);
+    let mut ran = lab.command(CLIENT, &["run", "qk-tiny@1.0.0", "--fallback", "none"]);
+    assert_eq!(run(ran.args(["--gateway", &url])).stdout, "qk-tiny 1.0.0\n");
+    lab.home(ALICE).logs().keep(b"nothing was built").unwrap();
+    let log = qk(&["log", "qk-tiny@1.0.0", "--by", ALICE]);
+    assert_eq!(
+        (log.code(), &*log.stdout),
+        (0, "nothing was built"),
+        "{log:?}"
+    );
+    let project = lab.dir().join("project");
+    fs::create_dir(&project).unwrap();
+    fs::write(project.join("qk.toml"), "[tools]\nqk-tiny = \"1\"\n").unwrap();
+    let mut fetch = lab.command(CLIENT, &["fetch", "--gateway", &url]);
+    run(fetch.current_dir(&project)).done();
+    assert!(project.join(".qk/bin/qk-tiny").exists());
     assert_eq!(others(), 0, "something else was tried");
     // Where the network itself is asked, something else is.
     forget(&lab);
@@ -373,6 +391,38 @@ fn wrong_bytes_endless_answers_and_old_manifests_are_refused() {
 }
 
 #[test]
+fn a_log_is_what_was_observed_and_no_other() {
+    let (lab, _, address) = proven();
+    lab.home(ALICE).logs().keep(b"nothing was built").unwrap();
+    let log = |url: &str| lab.qk(CLIENT, &["log", SPEC, "--by", ALICE, "--gateway", url]);
+    let liar = between(&address, |path, body| {
+        let decoded = path.contains("/index?").then(|| Reply::decode(&body).ok());
+        match decoded.flatten().map(|decoded| decoded.message) {
+            Some(mut reply) if matches!(reply.answer, Answer::Log(_)) => {
+                if let Answer::Log(piece) = &mut reply.answer {
+                    piece.bytes[0] ^= 1;
+                }
+                Between::Body(reply.encode())
+            }
+            _ => Between::Body(body),
+        }
+    });
+    let said = format!("{}: it sent something else than the log", liar.url());
+    log(&liar.url()).failed(10, &["nobody who was asked has the log", &said]);
+    let url = format!("http://{address}/");
+    // Who does not give blocks gives no logs either.
+    lab.qk(ALICE, &["node", "pause"]).done();
+    log(&url).failed(10, &["nobody who was asked has the log"]);
+    lab.qk(ALICE, &["node", "resume"]).done();
+    assert_eq!(log(&url).done()["log"], "nothing was built");
+    let mut proofs = lab.command(CAROL, &["proofs", SPEC, "--json"]);
+    proofs.env("QK_GATEWAY", &url).env("QK_GATEWAY_ONLY", "1");
+    let proofs = run(&mut proofs);
+    proofs.done();
+    assert!(proofs.stdout.contains("\"answered\":1"), "{proofs:?}");
+}
+
+#[test]
 fn what_contradicts_itself_is_said() {
     let (mut lab, _, address) = proven();
     let url = format!("http://{address}/");
@@ -384,6 +434,19 @@ fn what_contradicts_itself_is_said() {
     run(command.env("QK_GATEWAY_ONLY", "1")).failed(2, &["none is named", "QK_GATEWAY"]);
     let mut command = lab.fetch_command(CLIENT, &[SPEC]);
     run(command.env("QK_GATEWAY_ONLY", "maybe")).failed(2, &["maybe"]);
+    for args in [["run", SPEC], ["log", SPEC]] {
+        let with = |more: &[&str]| {
+            run(lab
+                .command(CLIENT, &args)
+                .args(["--gateway", &url])
+                .args(more))
+        };
+        assert_eq!(with(&["--offline"]).code(), 2, "{args:?}");
+    }
     lab.start_any(CLIENT);
     fetch(&lab, &[&url]).failed(2, &["a node runs here", "--gateway"]);
+    for args in [["run", SPEC], ["log", SPEC]] {
+        let ran = run(lab.command(CLIENT, &args).args(["--gateway", &url]));
+        ran.failed(2, &["a node runs here", "--gateway"]);
+    }
 }

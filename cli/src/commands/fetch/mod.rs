@@ -197,7 +197,7 @@ pub(crate) async fn carry_out(session: &Session, call: &Call<'_>, jobs: Vec<Job>
         let begin = Instant::now();
         let options = NodeOptions {
             offline: call.how.offline,
-            only: call.how.gateway.clone(),
+            only: call.how.only.gateway.clone(),
             ..NodeOptions::default()
         };
         let access = session.access(options).await?;

@@ -25,7 +25,7 @@ use super::{diff, log, of_build, of_problem, proofs};
 use crate::args::{CrateSpec, VerifyArgs};
 use crate::failure::{Failure, Kind, Outcome};
 use crate::output::count;
-use crate::session::{Session, failed};
+use crate::session::{Session, failed, parents};
 
 /// What a rebuild came to.
 #[derive(Debug, Serialize)]
@@ -351,7 +351,11 @@ async fn difference(
     let mut observed =
         matching.filter_map(|held| Some((&held.statement, held.statement.observation()?)));
     let (statement, other) = observed.find(|(_, one)| one.subject != built.subject)?;
-    let other_log = log::fetch(session, statement).await;
+    let options = NodeOptions {
+        parent: parents(),
+        ..NodeOptions::default()
+    };
+    let other_log = log::fetch(session, statement, options).await;
     if let Err(why) = &other_log {
         session.output.note(format!(
             "note: the other build's log could not be had: {why}"
