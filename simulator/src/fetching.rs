@@ -310,6 +310,8 @@ impl World<'_> {
                 Out::Reset(slot) => {
                     it.pulls.remove(&slot);
                 }
+                // Lanes are not modelled.
+                Out::Close(_) => {}
                 Out::Ban(..) => self.tally.count("bans"),
                 Out::Done | Out::Failed(_) => {
                     it.done = true;

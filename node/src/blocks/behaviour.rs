@@ -28,6 +28,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::lane::Lane;
 use super::serve::Server;
+use super::shared::SharedLanes;
 use crate::net::address::Prefix;
 
 /// Lanes that wait for the swarm to take note of them.
@@ -67,13 +68,20 @@ struct Open {
 #[derive(Debug, Clone)]
 pub struct Lanes {
     commands: mpsc::Sender<Open>,
+    pub(super) shared: SharedLanes,
 }
 
 impl Lanes {
+    fn new(commands: mpsc::Sender<Open>) -> Self {
+        Self {
+            commands,
+            shared: SharedLanes::new(),
+        }
+    }
+
     /// Lanes of a node without connections: none opens.
     pub(crate) fn closed() -> Self {
-        let (commands, _) = mpsc::channel(1);
-        Self { commands }
+        Self::new(mpsc::channel(1).0)
     }
 
     /// Opens a lane to a connected peer; see [`Lane::new`] for `stall_max`.
@@ -139,7 +147,7 @@ impl Behaviour {
             commands,
             direct: BTreeMap::new(),
         };
-        (behaviour, Lanes { commands: sender })
+        (behaviour, Lanes::new(sender))
     }
 
     fn handler(&self, peer: PeerId, remote: &Multiaddr, is_relayed: bool) -> Handler {

@@ -1,12 +1,13 @@
 //! Drives a [`Transfer`]: the lanes that it names, blocks into a [`Part`].
 
-use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use libp2p::PeerId;
 use qk_protocol::blocks::{Blob, BlockRange, Encoding, Ranges, Request, VerifyError, verify};
 use qk_protocol::time::{Machine, Now, UnixTime};
 use qk_protocol::transfer::{
@@ -19,6 +20,7 @@ use tokio::time::Instant;
 use super::behaviour::{LaneError, Lanes};
 use super::lane::{Answers, Asker, Buffers, Expected, PullError, Pulled};
 use super::part::{Finished, Part, PartError};
+use super::shared::{Notice, Sharer, TakenLane};
 use super::source::{GatewayLane, Offer, Source};
 use crate::gateway::client::{Client, GatewayUrl};
 use crate::manners::Downloads;
@@ -119,6 +121,7 @@ pub async fn download(
     let driver = Driver {
         transfer: Transfer::new(blob, &valid),
         start: Instant::now(),
+        sharer: lanes.shared.join(),
         shared: Shared {
             lanes,
             part: Arc::clone(&part),
@@ -128,6 +131,8 @@ pub async fn download(
             buffers: Arc::default(),
         },
         workers: BTreeMap::new(),
+        free: None,
+        refused: VecDeque::new(),
         asked: BTreeMap::new(),
         failure: None,
     };
@@ -189,7 +194,12 @@ struct Driver {
     transfer: Transfer<Source>,
     start: Instant,
     shared: Shared,
+    sharer: Sharer,
     workers: BTreeMap<Lane, Worker>,
+    /// One that was waited for, until the machine has said whether it needs it.
+    free: Option<TakenLane>,
+    /// Lanes that other transfers have, with what was to be asked on them.
+    refused: VecDeque<(Lane, Slot)>,
     asked: BTreeMap<Slot, Asked>,
     failure: Option<PartError>,
 }
@@ -223,6 +233,7 @@ impl Driver {
                         wire_len,
                     } => self.pull(slot, Asked { from, lane, range }, encoding, wire_len),
                     Out::Reset(slot) => self.drop_lane(slot),
+                    Out::Close(lane) => _ = self.workers.remove(&lane),
                     Out::Ban(provider, why) => progress(Progress::Banned { provider, why }),
                     Out::Done => return Ok(()),
                     Out::Failed(error) => {
@@ -232,6 +243,12 @@ impl Driver {
                         });
                     }
                 }
+            }
+            self.free = None;
+            if let Some((_, slot)) = self.refused.pop_front() {
+                self.asked.remove(&slot);
+                input = In::Range(slot, RangeEnd::Failed(Why::NoLane));
+                continue;
             }
             let deadline = self.transfer.deadline().map(|mono| self.start + mono);
             input = tokio::select! {
@@ -247,6 +264,7 @@ impl Driver {
                         Some(Offer { source, is_far: false }) => In::Provider(source),
                     }
                 }
+                Some(notice) = self.sharer.notices.recv() => self.noticed(notice),
                 () = sleep_until(deadline) => In::Tick,
             };
         }
@@ -271,13 +289,49 @@ impl Driver {
             },
             wire_len,
         };
-        let worker = self
-            .workers
-            .entry(asked.lane)
-            .or_insert_with(|| spawn(self.shared.clone(), asked.from.clone()));
-        // A worker that is over has reported why: the slot is reset with that.
-        let _ = worker.orders.send(order);
+        if let Some(worker) = self.worker(asked.lane, &asked.from, slot) {
+            // A worker that is over has reported why: the slot is reset with that.
+            let _ = worker.orders.send(order);
+        }
         self.asked.insert(slot, asked);
+    }
+
+    /// None where other transfers have all lanes of that provider: the slot is refused then.
+    fn worker(&mut self, lane: Lane, from: &Source, slot: Slot) -> Option<&Worker> {
+        if self.refused.iter().any(|(refused, _)| *refused == lane) {
+            return None;
+        }
+        let opened = match self.workers.entry(lane) {
+            Entry::Occupied(known) => return Some(known.into_mut()),
+            Entry::Vacant(opened) => opened,
+        };
+        let worker = match from {
+            Source::Gateway(gateway) => spawn(self.shared.clone(), On::Gateway(gateway.clone())),
+            Source::Peer(peer) => {
+                let is_free = |free: &mut TakenLane| free.provider == *peer;
+                let Some(taken) = self
+                    .free
+                    .take_if(is_free)
+                    .or_else(|| self.sharer.take(*peer))
+                else {
+                    self.refused.push_back((lane, slot));
+                    return None;
+                };
+                spawn(self.shared.clone(), On::Peer(taken))
+            }
+        };
+        Some(opened.insert(worker))
+    }
+
+    fn noticed(&mut self, notice: Notice) -> In<Source> {
+        match notice {
+            Notice::Free(lane) => {
+                let provider = Source::Peer(lane.provider);
+                self.free = Some(lane);
+                In::LaneFree(provider)
+            }
+            Notice::GiveBack(provider) => In::GiveBack(Source::Peer(provider)),
+        }
     }
 
     fn drop_lane(&mut self, slot: Slot) {
@@ -296,7 +350,10 @@ impl Driver {
                 progress(Progress::Verified { from, range, bytes });
             }
             RangeEnd::Failed(why) => {
-                progress(Progress::Failed { from, why });
+                // That others are served is nobody's failure.
+                if why != Why::NoLane {
+                    progress(Progress::Failed { from, why });
+                }
                 if ends_lane(why) {
                     self.workers.remove(&lane);
                 }
@@ -311,7 +368,7 @@ impl Driver {
 fn ends_lane(why: Why) -> bool {
     match why {
         Why::Lacks | Why::Busy | Why::NotSpoken => false,
-        Why::Wrong(_) | Why::Malformed | Why::Ended | Why::Late => true,
+        Why::Wrong(_) | Why::Malformed | Why::Ended | Why::Late | Why::NoLane => true,
         Why::Unreachable | Why::NotWritten => true,
     }
 }
@@ -323,13 +380,19 @@ async fn sleep_until(deadline: Option<Instant>) {
     }
 }
 
-fn spawn(shared: Shared, from: Source) -> Worker {
+/// Where a lane leads.
+enum On {
+    Peer(TakenLane),
+    Gateway(GatewayUrl),
+}
+
+fn spawn(shared: Shared, on: On) -> Worker {
     // Not more orders than the transfer pipelines.
     let (orders, ordered) = mpsc::unbounded_channel();
     let task = tokio::spawn(async move {
-        match from {
-            Source::Peer(peer) => ask_peer(shared, peer, ordered).await,
-            Source::Gateway(gateway) => ask_gateway(shared, gateway, ordered).await,
+        match on {
+            On::Peer(taken) => ask_peer(shared, taken, ordered).await,
+            On::Gateway(gateway) => ask_gateway(shared, gateway, ordered).await,
         }
     });
     Worker {
@@ -339,10 +402,11 @@ fn spawn(shared: Shared, from: Source) -> Worker {
 }
 
 /// Carries out orders on one lane until that ends, or the orders do.
-async fn ask_peer(shared: Shared, peer: PeerId, mut ordered: mpsc::UnboundedReceiver<Order>) {
+async fn ask_peer(shared: Shared, taken: TakenLane, mut ordered: mpsc::UnboundedReceiver<Order>) {
     let Some(first) = ordered.recv().await else {
         return;
     };
+    let peer = taken.provider;
     let open = || shared.lanes.open(peer, shared.options.stall_max);
     let opened = match open().await {
         // There may be another connection.
@@ -367,11 +431,29 @@ async fn ask_peer(shared: Shared, peer: PeerId, mut ordered: mpsc::UnboundedRece
     let (asker, answers) = lane.split();
     // One more than the channel holds is being read.
     let (asked, answering) = mpsc::channel(PIPELINE_MAX - 1);
-    tokio::select! {
-        () = ask(&shared, asker, first, ordered, asked) => {}
-        () = answer(&shared, answers, answering) => {}
-    }
+    let is_served = AtomicBool::new(false);
+    let failed = tokio::select! {
+        failed = ask(&shared, asker, first, ordered, asked) => failed,
+        failed = answer(&shared, answers, answering, &is_served) => failed,
+    };
+    let Some((slot, error)) = failed else {
+        return;
+    };
+    let why = match error {
+        // Not taken, whichever way the transport says so.
+        PullError::Closed | PullError::Io(_) if !is_served.load(Ordering::Relaxed) => {
+            match taken.refused() {
+                true => Why::NoLane,
+                false => Why::Late,
+            }
+        }
+        error => error.why(),
+    };
+    shared.fail(slot, why).await;
 }
+
+/// Why a lane is of no more use.
+type Failed = Option<(Slot, PullError)>;
 
 async fn ask(
     shared: &Shared,
@@ -379,35 +461,37 @@ async fn ask(
     first: Order,
     mut ordered: mpsc::UnboundedReceiver<Order>,
     asked: mpsc::Sender<(Order, Expected)>,
-) {
+) -> Failed {
     let mut next = Some(first);
     while let Some(order) = next {
-        let Ok(place) = asked.reserve().await else {
-            return;
-        };
+        let place = asked.reserve().await.ok()?;
         shared.options.downloads.take(order.wire_len).await;
         match asker.ask(&order.request).await {
             Ok(expected) => place.send((order, expected)),
-            Err(error) => return shared.fail(order.slot, error.why()).await,
+            Err(error) => return Some((order.slot, error)),
         }
         next = ordered.recv().await;
     }
     // The driver is gone.
+    None
 }
 
 async fn answer(
     shared: &Shared,
     mut answers: Answers,
     mut answering: mpsc::Receiver<(Order, Expected)>,
-) {
+    is_served: &AtomicBool,
+) -> Failed {
     while let Some((order, expected)) = answering.recv().await {
         match answers.next(expected, shared.buffers.take()).await {
             Ok(pulled) => shared.take(order, pulled),
             // The lane goes on.
             Err(error @ PullError::Answered(_)) => shared.fail(order.slot, error.why()).await,
-            Err(error) => return shared.fail(order.slot, error.why()).await,
+            Err(error) => return Some((order.slot, error)),
         }
+        is_served.store(true, Ordering::Relaxed);
     }
+    None
 }
 
 /// Carries out orders, as many at once as are pipelined on a lane. A gateway packs nothing.

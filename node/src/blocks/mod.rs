@@ -11,6 +11,7 @@ pub mod lane;
 pub mod pack;
 pub mod part;
 pub mod serve;
+mod shared;
 pub mod source;
 
 #[cfg(test)]

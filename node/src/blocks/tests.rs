@@ -459,6 +459,86 @@ async fn a_peer_has_so_many_lanes_and_dropping_one_frees_it() {
         .expect("is served");
 }
 
+/// Sixteen downloads at once over the four or two lanes that there are: none of them is turned away.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn downloads_share_the_lanes_of_a_provider() {
+    let artifacts: Vec<_> = (0..16).map(|more| artifact(900_000 + more)).collect();
+    for lanes_per_peer_max in [4, 2] {
+        let limits = ServeLimits {
+            lanes_per_peer_max,
+            ..ServeLimits::default()
+        };
+        let provider = provider(&artifacts[0], limits).await;
+        artifacts[1..]
+            .iter()
+            .for_each(|one| one.put(&provider.shelf.dir));
+        let client = Client::new().await;
+        client.node.connect(&provider.node).await;
+        let nodes = [&provider.node];
+        let all = artifacts
+            .iter()
+            .map(|one| client.fetch_connected(one.blob, &nodes, |_| {}));
+        let all = futures::future::join_all(all).await;
+        for (artifact, finished) in artifacts.iter().zip(all) {
+            assert!(is_whole(artifact, &finished.expect("arrives")));
+        }
+        assert_eq!(client.failures(), [], "{lanes_per_peer_max} lanes");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_small_download_does_not_wait_for_the_end_of_a_large_one() {
+    let (large, small) = (artifact(128 << 20), artifact(100_000));
+    let provider = provider(&large, ServeLimits::default()).await;
+    small.put(&provider.shelf.dir);
+    let client = Client::new().await;
+    let nodes = [&provider.node];
+    let (begun, has_begun) = oneshot::channel();
+    let mut begun = Some(begun);
+    let download_large = client.fetch_until(large.blob, &nodes, |step| {
+        // By now it has all lanes.
+        if matches!(step, Progress::Verified { range, .. } if range.end().0 > 1000) {
+            begun.take().map(|begun| begun.send(()));
+        }
+    });
+    let download_small = async {
+        has_begun.await.expect("begins");
+        client.fetch_connected(small.blob, &nodes, |_| {}).await
+    };
+    let mut download_large = Box::pin(download_large);
+    tokio::select! {
+        biased;
+        finished = download_small => assert!(is_whole(&small, &finished.expect("arrives"))),
+        _ = &mut download_large => panic!("had to wait for all of the large one"),
+    }
+    assert!(is_whole(&large, &download_large.await.expect("arrives")));
+    assert_eq!(client.failures(), []);
+}
+
+/// What is waited for are one's own downloads, not those who take no lane from anybody.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_provider_that_takes_no_lane_at_all_is_late() {
+    let artifact = artifact(100_000);
+    let provider = provider(&artifact, ServeLimits::default()).await;
+    let client = Client::new().await;
+    client.node.connect(&provider.node).await;
+    let mut lanes = Vec::new();
+    for _ in 0..4 {
+        let lane = client.node.lanes.open(provider.node.peer, PATIENCE).await;
+        let mut lane = lane.expect("a lane");
+        lane.pull(&artifact.request(0, 7)).await.expect("is served");
+        lanes.push(lane);
+    }
+    let nodes = [&provider.node];
+    let fetching = client.fetch_connected(artifact.blob, &nodes, |step| {
+        if let Progress::Failed { .. } = step {
+            lanes.clear();
+        }
+    });
+    assert!(is_whole(&artifact, &fetching.await.expect("arrives")));
+    assert_eq!(client.failures(), [(provider.node.peer, Why::Late)]);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_answer_is_packed_where_that_is_asked_for() {
     let noise = artifact(1 << 20);

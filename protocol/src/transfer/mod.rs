@@ -3,7 +3,9 @@
 //! The machine does not see bytes. Whoever drives it fetches what an [`Out::Pull`] names, verifies
 //! and writes it, and reports how that ended; a range counts only when it was reported as verified.
 //! A wrong hash is the provider's fault by construction, so it is never asked again; one that lacks
-//! a unit is not asked for that unit again; one that is busy or late rests for a while.
+//! a unit is not asked for that unit again; one that is busy or late rests for a while. One that gives
+//! no further lane, because it serves other lanes of this reader, has done nothing wrong: what it serves
+//! goes on, and a transfer without a lane waits until one is handed to it ([`sharing`]).
 //!
 //! Ranges are handed out in order, to each provider as many as its window has room for. Three rules
 //! keep a slow or silent one from costing time:
@@ -23,6 +25,7 @@ use crate::time::{Machine, Now};
 
 mod provider;
 mod rate;
+pub mod sharing;
 mod steal;
 
 use provider::{Gone, Provider, unit};
@@ -51,6 +54,11 @@ pub const FAULTS_MAX: u32 = 5;
 pub const RANGE_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a busy or late provider rests the first time; twice as long each time after.
 pub const REST: Duration = Duration::from_secs(1);
+/// How long no further lane is wanted of one that gave none, the first time; twice as long each time
+/// after, up to [`REST`].
+pub const NO_LANE_FOR: Duration = Duration::from_millis(20);
+/// Who has given no lane at all for so long is late, whomever it serves.
+pub const NO_LANE_MAX: Duration = RANGE_TIMEOUT;
 
 /// Names one asked range in the talk between machine and driver; never used twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -72,6 +80,10 @@ pub enum In<P> {
     Far(P),
     /// The look-up is over: nobody else will be named.
     NoMoreProviders,
+    /// A provider that gave no further lane gives one now.
+    LaneFree(P),
+    /// Another transfer of this reader needs a lane of this provider.
+    GiveBack(P),
     /// A range that was asked for ended. Slots that are not known (any more) are ignored.
     Range(Slot, RangeEnd),
     /// Time passed.
@@ -108,6 +120,9 @@ pub enum Why {
     /// It asked to come again later; the lane goes on.
     #[error("is busy")]
     Busy,
+    /// It serves other lanes of this reader, and did not take this one.
+    #[error("gives no further lane")]
+    NoLane,
     /// It does not speak the encoding that was asked for; the lane goes on.
     #[error("does not speak the encoding")]
     NotSpoken,
@@ -144,6 +159,8 @@ pub enum Out<P> {
     /// Drop the lane on which this was asked. Everything on that lane is reset by its own output,
     /// and the lane is not named again.
     Reset(Slot),
+    /// Close this lane, on which nothing is asked any more. It is not named again.
+    Close(Lane),
     /// Refuse this provider from now on, also elsewhere, and drop its connections.
     Ban(P, Why),
     /// Every block is verified and written.
@@ -263,7 +280,7 @@ impl<P: Clone + Ord> Transfer<P> {
             return;
         };
         if let Some(provider) = self.providers.get_mut(&asked.from) {
-            provider.ended(slot);
+            out.extend(provider.ended(slot).map(Out::Close));
             if let RangeEnd::Verified { received } = end {
                 let blocks = asked.range.blocks();
                 provider.delivered(asked.encoding, blocks, received, now);
@@ -315,6 +332,12 @@ impl<P: Clone + Ord> Transfer<P> {
                 }
             }
             Why::Busy => provider.fault(REST, now),
+            Why::NoLane => {
+                self.drop_lane(&asked.from, asked.lane, out);
+                if let Some(provider) = self.providers.get_mut(&asked.from) {
+                    provider.has_no_lane(now);
+                }
+            }
             Why::Late => {
                 provider.halve_window();
                 provider.lost(now);
@@ -322,6 +345,18 @@ impl<P: Clone + Ord> Transfer<P> {
                 self.drop_lane(&asked.from, asked.lane, out);
             }
             Why::NotWritten => self.end(Out::Failed(TransferError::NotWritten), out),
+        }
+    }
+
+    fn on_lane_free(&mut self, from: &P) {
+        if let Some(provider) = self.providers.get_mut(from) {
+            provider.has_a_lane();
+        }
+    }
+
+    fn on_give_back(&mut self, from: &P, out: &mut Vec<Out<P>>) {
+        if let Some(provider) = self.providers.get_mut(from) {
+            out.extend(provider.give_back().map(Out::Close));
         }
     }
 
@@ -475,7 +510,7 @@ impl<P: Clone + Ord> Transfer<P> {
         let Some(provider) = self.providers.get_mut(from) else {
             return false;
         };
-        let Some(lane) = provider.lane(losers) else {
+        let Some(lane) = provider.lane(losers, now) else {
             return false;
         };
         if in_flight + range.blocks() > IN_FLIGHT_BLOCKS_MAX {
@@ -554,7 +589,9 @@ impl<P: Clone + Ord> Transfer<P> {
         let late = self.asked.values().map(|asked| asked.late_at);
         let rested = self.providers.values().filter_map(|provider| {
             let is_of_use = provider.gone.is_none() && !self.missing.is_subset(&provider.lacks);
-            (is_of_use && provider.rests_until > now).then_some(provider.rests_until)
+            let again = [provider.rests_until, provider.no_lane_until];
+            let again = again.into_iter().filter(|at| *at > now).min();
+            again.filter(|_| is_of_use)
         });
         let looks = waits.then(|| now.saturating_add(steal::LOOK_AGAIN));
         let stalls = self.next_stall(now);
@@ -575,6 +612,8 @@ impl<P: Clone + Ord> Machine for Transfer<P> {
             In::Provider(provider) => self.on_provider(provider, Encoding::Raw),
             In::Far(provider) => self.on_provider(provider, Encoding::Zstd),
             In::NoMoreProviders => self.more_providers = false,
+            In::LaneFree(provider) => self.on_lane_free(&provider),
+            In::GiveBack(provider) => self.on_give_back(&provider, out),
             In::Range(slot, end) => self.on_range(slot, end, now, out),
             In::Tick => self.on_tick(now, out),
         }

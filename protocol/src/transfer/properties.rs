@@ -12,6 +12,7 @@ fn why() -> impl Strategy<Value = Why> {
         Just(Why::Lacks),
         Just(Why::Ended),
         Just(Why::Busy),
+        Just(Why::NoLane),
         Just(Why::NotSpoken),
         Just(Why::Late),
         Just(Why::Unreachable),
@@ -27,6 +28,12 @@ fn peer(units: usize) -> impl Strategy<Value = Peer> {
         why().prop_map(Kind::Mixed),
         time().prop_map(Kind::Stalls),
         time().prop_map(Kind::Vanishes),
+        (time(), time(), 1..LANES_MAX).prop_map(|(from, back, most)| Kind::Lanes {
+            from,
+            most,
+            back,
+            why: Why::NoLane,
+        }),
     ];
     let rate = (10_u32..28).prop_map(|log| 1_u64 << log);
     (kind, rate, 0_u64..500, time()).prop_map(|(kind, rate, latency, named)| Peer {
@@ -41,7 +48,7 @@ fn peer(units: usize) -> impl Strategy<Value = Peer> {
 fn is_covered(peers: &[Peer], valid: &[bool]) -> bool {
     (0..valid.len()).all(|unit| {
         let has = |peer: &Peer| match &peer.kind {
-            Kind::Whole => true,
+            Kind::Whole | Kind::Lanes { .. } => true,
             Kind::Honest(has) => has[unit],
             Kind::Always(_) | Kind::Mixed(_) | Kind::Stalls(_) | Kind::Vanishes(_) => false,
         };

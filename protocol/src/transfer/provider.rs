@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::rate::{Packing, Rate, per_second, time_for};
 use super::{
-    FAULTS_MAX, LANES_MAX, Lane, PIPELINE_MAX, PROBE_BLOCKS_MAX, Slot, WINDOW_BLOCKS_MAX,
-    WINDOW_TIME,
+    FAULTS_MAX, LANES_MAX, Lane, NO_LANE_FOR, NO_LANE_MAX, PIPELINE_MAX, PROBE_BLOCKS_MAX, REST,
+    Slot, WINDOW_BLOCKS_MAX, WINDOW_TIME,
 };
 use crate::blocks::{BLOCK_BYTES, Encoding, UNIT_BLOCKS_MAX, UNIT_BLOCKS_MIN};
 
@@ -39,6 +39,12 @@ pub(super) struct Provider {
     pub(super) faults: u32,
     pub(super) gone: Option<Gone>,
     pub(super) rests_until: Duration,
+    /// Until when it gives no further lane, unless it is said that it does.
+    pub(super) no_lane_until: Duration,
+    /// How often in a row it gave none.
+    no_lanes: u32,
+    /// Since when there is none at all.
+    without_since: Option<Duration>,
     /// The most blocks to ask for at once, where it lacked more.
     unit_blocks: u32,
     /// First blocks of the units that it was asked for in vain.
@@ -50,6 +56,8 @@ pub(super) struct Provider {
     /// What it may have in flight, whatever its rate: lateness halves it.
     cap_blocks: u32,
     lanes: BTreeMap<Lane, VecDeque<Pending>>,
+    /// Lanes on which nothing more is asked, because others need them.
+    closing: BTreeSet<Lane>,
 }
 
 impl Provider {
@@ -60,6 +68,9 @@ impl Provider {
             faults: 0,
             gone: None,
             rests_until: Duration::ZERO,
+            no_lane_until: Duration::ZERO,
+            no_lanes: 0,
+            without_since: None,
             unit_blocks: UNIT_BLOCKS_MAX,
             lacks: BTreeSet::new(),
             rate: Rate::default(),
@@ -67,11 +78,14 @@ impl Provider {
             since: Duration::ZERO,
             cap_blocks: WINDOW_BLOCKS_MAX,
             lanes: BTreeMap::new(),
+            closing: BTreeSet::new(),
         }
     }
 
     pub(super) fn is_awake(&self, now: Duration) -> bool {
-        self.gone.is_none() && self.rests_until <= now
+        let has_lane = || self.lanes.keys().any(|lane| !self.closing.contains(lane));
+        let is_heard = self.no_lane_until <= now || has_lane();
+        self.gone.is_none() && self.rests_until <= now && is_heard
     }
 
     /// Bytes a second, as far as anything was measured.
@@ -122,12 +136,13 @@ impl Provider {
     }
 
     /// The lane on which to ask next: the emptiest one with a place; a new one, as `None` within,
-    /// where all are full. Lanes whose slots are `losers` take nothing more.
-    pub(super) fn lane(&self, losers: &BTreeSet<Slot>) -> Option<Option<Lane>> {
+    /// where all are full. Lanes whose slots are `losers` take nothing more, nor do those that are closing.
+    pub(super) fn lane(&self, losers: &BTreeSet<Slot>, now: Duration) -> Option<Option<Lane>> {
         let has_place = |lane: &VecDeque<Pending>| {
             lane.len() < PIPELINE_MAX && !lane.iter().any(|one| losers.contains(&one.slot))
         };
-        let open = self.lanes.iter().filter(|(_, lane)| has_place(lane));
+        let open = self.lanes.iter();
+        let open = open.filter(|(name, lane)| has_place(lane) && !self.closing.contains(name));
         if let Some((lane, _)) = open.min_by_key(|(_, lane)| lane.len()) {
             return Some(Some(*lane));
         }
@@ -139,7 +154,8 @@ impl Provider {
             .values()
             .filter(|lane| lane.iter().any(|one| losers.contains(&one.slot)));
         let used = self.lanes.len();
-        (used < LANES_MAX && used - resetting.count() < most).then_some(None)
+        let may = self.no_lane_until <= now && used < LANES_MAX;
+        (may && used - resetting.count() < most).then_some(None)
     }
 
     pub(super) fn ask(&mut self, lane: Lane, slot: Slot, blocks: u32, now: Duration) {
@@ -150,15 +166,54 @@ impl Provider {
         self.lanes.entry(lane).or_default().push_back(pending);
     }
 
-    /// The slot ended, and its lane goes on.
-    pub(super) fn ended(&mut self, slot: Slot) {
+    /// The slot ended, and its lane goes on, unless it was the last one of a lane to be closed, which is
+    /// returned.
+    pub(super) fn ended(&mut self, slot: Slot) -> Option<Lane> {
         for lane in self.lanes.values_mut() {
             lane.retain(|pending| pending.slot != slot);
         }
+        self.closed()
+    }
+
+    /// One lane is for others: the one with the least asked on it. Returned when it is to be closed now.
+    pub(super) fn give_back(&mut self) -> Option<Lane> {
+        let kept = self.lanes.iter();
+        let kept = kept.filter(|(lane, _)| !self.closing.contains(lane));
+        let (lane, _) = kept.min_by_key(|(_, pending)| pending.len())?;
+        self.closing.insert(*lane);
+        self.closed()
+    }
+
+    /// Forgets a lane that is closing and has nothing asked on it.
+    fn closed(&mut self) -> Option<Lane> {
+        let is_over = |lane: &&Lane| self.lanes.get(lane).is_none_or(VecDeque::is_empty);
+        let lane = *self.closing.iter().find(is_over)?;
+        self.drop_lane(lane);
+        Some(lane)
+    }
+
+    pub(super) fn has_no_lane(&mut self, now: Duration) {
+        let patience = NO_LANE_FOR.saturating_mul(1 << self.no_lanes.min(16));
+        self.no_lane_until = now.saturating_add(patience.min(REST));
+        self.no_lanes += 1;
+        let since = *self.without_since.get_or_insert(now);
+        if !self.lanes.is_empty() {
+            self.without_since = None;
+        } else if now.saturating_sub(since) >= NO_LANE_MAX {
+            self.without_since = None;
+            self.fault(REST, now);
+        }
+    }
+
+    pub(super) fn has_a_lane(&mut self) {
+        self.no_lane_until = Duration::ZERO;
+        self.no_lanes = 0;
+        self.without_since = None;
     }
 
     /// Drops a lane and returns what was asked on it.
     pub(super) fn drop_lane(&mut self, lane: Lane) -> Vec<Slot> {
+        self.closing.remove(&lane);
         let pending = self.lanes.remove(&lane).unwrap_or_default();
         pending.into_iter().map(|pending| pending.slot).collect()
     }
@@ -183,6 +238,7 @@ impl Provider {
         self.rate.add(bytes, received, took);
         self.packing.add(as_asked, bytes, received, took);
         self.since = now;
+        self.without_since = None;
         self.faults = self.faults.saturating_sub(1);
         self.cap_blocks = (self.cap_blocks + UNIT_BLOCKS_MIN).min(WINDOW_BLOCKS_MAX);
     }

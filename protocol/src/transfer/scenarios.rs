@@ -126,3 +126,39 @@ fn small_blobs_are_not_asked_for_twice() {
         assert!(three.duplicates < 2.0, "{blocks}: {} %", three.duplicates);
     }
 }
+
+fn lanes(from: Duration, most: usize, why: Why) -> Peer {
+    let back = Duration::MAX;
+    Peer {
+        kind: Kind::Lanes {
+            from,
+            most,
+            back,
+            why,
+        },
+        ..Peer::whole(100 * MIB)
+    }
+}
+
+/// What another transfer has of a provider is no reason to rest.
+#[test]
+fn a_provider_that_gives_fewer_lanes_is_as_fast() {
+    let all = ran(BLOCKS, equals(1, 100 * MIB)).seconds;
+    let some = |most, why| ran(BLOCKS, vec![lanes(Duration::ZERO, most, why)]).seconds;
+    for most in 1..LANES_MAX {
+        let factor = some(most, Why::NoLane) / all;
+        assert!(factor < 1.05, "{most}: {factor}");
+    }
+    // It rests with some of it under way.
+    let rested = some(1, Why::Late);
+    assert!(rested > all + REST.as_secs_f64() * 0.9, "{rested}");
+}
+
+#[test]
+fn a_transfer_without_a_lane_begins_when_there_is_one() {
+    let from = Duration::from_millis(150);
+    let waits = |why| ran(16, vec![lanes(from, 1, why)]).seconds;
+    // Looked for after 20, 60, 140 and 300 ms.
+    assert!(waits(Why::NoLane) < 0.32, "{}", waits(Why::NoLane));
+    assert!(waits(Why::Late) > 1.0);
+}

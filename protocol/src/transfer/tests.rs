@@ -58,6 +58,7 @@ impl Script {
                 let name = self.slots.iter().find(|(_, known)| **known == slot);
                 format!("reset {}", name.map_or("?", |(name, _)| name))
             }
+            Out::Close(lane) => format!("close {}", lane.0),
             Out::Ban(provider, why) => format!("ban {provider}: {why}"),
             Out::Done => "done".to_owned(),
             Out::Failed(error) => format!("failed: {error}"),
@@ -106,6 +107,30 @@ fn the_late_rest() {
     insta::assert_snapshot!(script.put(In::Provider('b'), 12), @"b 16..32 on 3, b 32..48 on 3");
     let said = script.put(In::Tick, 71);
     assert!(said.starts_with("reset a 0..16"), "{said}");
+}
+
+#[test]
+fn without_a_lane_it_waits_for_one_and_does_not_count_that_as_a_fault() {
+    let mut script = Script::new(512);
+    for seconds in 0..60 {
+        script.put(In::Provider('a'), seconds);
+        script.put(In::Tick, seconds);
+        let said = script.end("a 0..16", Failed(Why::NoLane), seconds);
+        assert_eq!(said, "reset a 16..32");
+    }
+    // In the last second, and not before, as nobody says that there is one.
+    assert_eq!(script.transfer.deadline(), Some(Duration::from_secs(60)));
+    insta::assert_snapshot!(
+        script.put(In::LaneFree('a'), 59),
+        @"a 0..16 on 61, a 16..32 on 61"
+    );
+    insta::assert_snapshot!(script.put(In::GiveBack('a'), 59), @"");
+    insta::assert_snapshot!(script.end("a 0..16", VERIFIED, 60), @"");
+    let said = script.end("a 16..32", VERIFIED, 61);
+    assert!(
+        said.starts_with("close 61, a ") && said.contains(" on 62"),
+        "{said}"
+    );
 }
 
 #[test]

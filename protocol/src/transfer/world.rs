@@ -31,6 +31,14 @@ pub(super) enum Kind {
     Stalls(Duration),
     /// Has all of it and cannot be reached from this time on.
     Vanishes(Duration),
+    /// Has all of it, and gives no lane before `from`, because another transfer has them, then `most`. At
+    /// `back` it wants one back. What it says of a lane that is one too many is `why`.
+    Lanes {
+        from: Duration,
+        most: usize,
+        back: Duration,
+        why: Why,
+    },
 }
 
 #[derive(Debug, Clone)]
@@ -77,6 +85,10 @@ pub(super) struct World {
     pulls: BTreeMap<Slot, Pull>,
     lanes: BTreeMap<Lane, (usize, VecDeque<Slot>)>,
     dropped: BTreeSet<Lane>,
+    /// Lanes that something was asked on.
+    begun: BTreeSet<Lane>,
+    refused: BTreeSet<Lane>,
+    given_back: BTreeSet<usize>,
     named: BTreeSet<usize>,
     banned: BTreeSet<usize>,
     lacked: BTreeSet<(usize, u32)>,
@@ -98,6 +110,9 @@ impl World {
             pulls: BTreeMap::new(),
             lanes: BTreeMap::new(),
             dropped: BTreeSet::new(),
+            begun: BTreeSet::new(),
+            refused: BTreeSet::new(),
+            given_back: BTreeSet::new(),
             named: BTreeSet::new(),
             banned: BTreeSet::new(),
             lacked: BTreeSet::new(),
@@ -150,6 +165,12 @@ impl World {
             }
             return;
         }
+        let back = |peer: &usize| matches!(self.peers[*peer].kind, Kind::Lanes { back, .. } if back <= self.now);
+        let mut named = self.named.iter().copied();
+        if let Some(peer) = named.find(|peer| back(peer) && !self.given_back.contains(peer)) {
+            self.given_back.insert(peer);
+            return self.feed(In::GiveBack(peer));
+        }
         if self.peers.is_empty() {
             return self.feed(In::NoMoreProviders);
         }
@@ -195,7 +216,7 @@ impl World {
         let stalls = heads.map(|head| self.pulls[head].last_byte + STALL_MAX);
         let peers = self.peers.iter().flat_map(|peer| {
             let turns = match peer.kind {
-                Kind::Stalls(at) | Kind::Vanishes(at) => at,
+                Kind::Stalls(at) | Kind::Vanishes(at) | Kind::Lanes { back: at, .. } => at,
                 _ => Duration::ZERO,
             };
             [peer.named, turns]
@@ -253,6 +274,7 @@ impl World {
     fn refuses(&mut self, slot: Slot) -> Option<Why> {
         let pull = &self.pulls[&slot];
         match &self.peers[pull.from].kind {
+            Kind::Lanes { why, .. } => self.refused.contains(&pull.lane).then_some(*why),
             Kind::Honest(has) => {
                 let all = cells(pull.range).all(|cell| has[(cell / UNIT_BLOCKS_MIN) as usize]);
                 (!all).then_some(Why::Lacks)
@@ -334,6 +356,11 @@ impl World {
                     queue.retain(|other| *other != slot);
                 }
             }
+            Out::Close(lane) => {
+                let (_, queue) = self.lanes.remove(&lane).expect("close of nothing");
+                assert!(queue.is_empty(), "{lane:?} was closed with {queue:?} on it");
+                self.dropped.insert(lane);
+            }
             Out::Ban(peer, _) => {
                 let kind = &self.peers[peer].kind;
                 assert!(
@@ -379,7 +406,16 @@ impl World {
             .lanes
             .iter()
             .filter(|(lane, (owner, _))| *owner == from && !self.dropped.contains(lane));
-        assert!(open.count() <= LANES_MAX);
+        let open = open.count();
+        assert!(open <= LANES_MAX);
+        let is_new = self.lanes[&lane].1.len() == 1 && !self.begun.contains(&lane);
+        self.begun.insert(lane);
+        if let Kind::Lanes { from: at, most, .. } = self.peers[from].kind
+            && is_new
+            && (self.now < at || open > most)
+        {
+            self.refused.insert(lane);
+        }
         let begins = self.now + self.peers[from].latency;
         let pull = Pull {
             from,

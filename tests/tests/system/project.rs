@@ -1,10 +1,11 @@
 //! A project's tools: `qk.toml`, `qk.lock`, `qk fetch` without crates and `qk update`.
 
-use std::fs::{self, File};
+use std::fs::{self, File, FileTimes};
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant, SystemTime};
 
 use qk_node::home::Home;
 use qk_node::programs::Programs;
@@ -12,8 +13,11 @@ use qk_protocol::manifest::Blocked;
 use qk_protocol::project::lock::Lock;
 use qk_protocol::statement::Subject;
 use qk_tests::artifact::{Artifact, forged};
-use qk_tests::lab::{ALICE, BOB, CAROL, CLIENT, Lab, Ran, run};
+use qk_tests::lab::{ALICE, BOB, CAROL, CLIENT, Lab, Ran, run, send, wait};
+use qk_tests::lan::Namespace;
 use qk_tests::registry::{Crates, GOOD};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
 use serde_json::Value;
 
 /// A network, two crates in a registry, both proven, and a project that asks for them.
@@ -65,9 +69,22 @@ impl Project {
     }
 
     fn qk(&self, who: &str, args: &[&str]) -> Ran {
+        run(self.command(who, args).arg("--json"))
+    }
+
+    fn command(&self, who: &str, args: &[&str]) -> Command {
         let mut command = self.lab.command(who, args);
-        command.current_dir(&self.dir).arg("--json");
-        run(&mut self.crates.used_by(command))
+        command.current_dir(&self.dir);
+        self.crates.used_by(command)
+    }
+
+    /// What is pinned, as lines.
+    fn pinned(&self) -> Vec<String> {
+        let lock = Lock::parse(&self.lock()).expect("a whole lock");
+        let tools = lock.tools().iter();
+        tools
+            .map(|one| format!("{} {}", one.name, one.version))
+            .collect()
     }
 
     /// What a linked executable prints.
@@ -174,6 +191,194 @@ fn the_same_in_another_home_that_accepts_the_network() {
     project
         .qk("dave", &["fetch", "--locked", "--accept-network", &id])
         .failed(15, &["defines network"]);
+}
+
+/// Two machines that cannot reach each other, nor each other's node.
+#[test]
+fn a_lock_gives_the_same_wherever_it_is_installed() {
+    let (Some(here), Some(there)) = (Namespace::new(), Namespace::new()) else {
+        return;
+    };
+    let mut project = Project::new();
+    project.lab.kill(ALICE);
+    project.lab.add("dave", "");
+    let artifacts = [("one", "1.0.0"), ("two", "2.0.0")]
+        .map(|(name, version)| project.release(name, version, ""));
+    for (node, client, namespace) in [(BOB, CLIENT, &here), (CAROL, "dave", &there)] {
+        let lab = &mut project.lab;
+        lab.place(node, namespace.name());
+        lab.place(client, namespace.name());
+        lab.start_any(node);
+        for artifact in &artifacts {
+            lab.publish(node, artifact);
+            for principal in [ALICE, BOB] {
+                let statement = lab.observe(principal, &artifact.key, artifact.subject);
+                lab.put(node, None, statement).unwrap();
+            }
+        }
+    }
+    let fetch = |who: &str, from: &str, args: &[&str]| {
+        let mut command = project.command(who, &["fetch", "--json"]);
+        command.args(args);
+        run(command.env("QK_PARENT", &project.lab.addresses(from)[0]))
+    };
+    let programs =
+        || ["one", "two"].map(|name| fs::read(project.dir.join(".qk/bin").join(name)).unwrap());
+    let first = fetch(CLIENT, BOB, &[]).done();
+    assert_eq!(first["tools"][1]["how"], "network", "{first}");
+    let (lock, first) = (project.lock(), programs());
+    fs::remove_dir_all(project.dir.join(".qk")).unwrap();
+
+    assert_ne!(
+        fetch("dave", BOB, &["--locked"]).code(),
+        0,
+        "bob can be reached"
+    );
+    let second = fetch("dave", CAROL, &["--locked"]).done();
+    for tool in second["tools"].as_array().unwrap() {
+        assert_eq!(tool["how"], "network", "{second}");
+    }
+    assert_eq!(second["lock_written"], false);
+    assert!(project.lab.sent_bytes(CAROL) > 0);
+    assert!(programs() == first, "other bytes");
+    assert!(project.lock() == lock, "another lock");
+    fetch("dave", CAROL, &[]).done();
+    assert!(project.lock() == lock, "another lock");
+
+    // One that is made anew pins the same, by whatever statements.
+    fs::remove_file(project.dir.join("qk.lock")).unwrap();
+    fetch("dave", CAROL, &["--refresh"]).done();
+    let pins = |lock: &[u8]| {
+        let lock = Lock::parse(lock).unwrap();
+        let pin = |one: &qk_protocol::project::lock::Locked| {
+            (one.key.id(), one.root, one.sha256, one.size)
+        };
+        lock.tools().iter().map(pin).collect::<Vec<_>>()
+    };
+    assert_eq!(pins(&project.lock()), pins(&lock));
+    assert!(programs() == first, "other bytes");
+}
+
+#[test]
+fn whatever_interrupts_it_the_old_or_the_new_lock_is_there() {
+    const ROUNDS: usize = 24;
+    let project = Project::new();
+    project.prove("one", "1.1.0");
+    project.prove("two", "2.1.0");
+    let versions = [["1.0.0", "2.0.0"], ["1.1.0", "2.1.0"]];
+    let ask = |[one, two]: [&str; 2]| {
+        project.asks(&format!("one = \"={one}\"\ntwo = \"={two}\"\n"), "");
+        vec![format!("one {one}"), format!("two {two}")]
+    };
+    let began = Instant::now();
+    for versions in versions {
+        ask(versions);
+        project.qk(CLIENT, &["fetch"]).done();
+    }
+    let whole = began.elapsed() / 2;
+    let is_new_file = || {
+        let mut files = fs::read_dir(&project.dir).unwrap().flatten();
+        files.any(|file| file.file_name().to_string_lossy().starts_with(".qk.lock."))
+    };
+    let mut rng = StdRng::seed_from_u64(9);
+    let (mut interrupted, mut old, mut new) = (0, 0, 0);
+    for round in 0..ROUNDS {
+        let before = project.lock();
+        let next = match project.pinned().contains(&"one 1.0.0".to_owned()) {
+            true => ask(versions[1]),
+            false => ask(versions[0]),
+        };
+        let mut command = project.command(CLIENT, &[["fetch", "update"][round % 2]]);
+        let mut child = command
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let until = whole.mul_f64(rng.random_range(0.0..1.0));
+        let begin = Instant::now();
+        // At any moment, or when the new file is being written.
+        let waits = |child: &mut std::process::Child| match round % 4 {
+            0 | 1 => begin.elapsed() < until,
+            _ => !is_new_file() && child.try_wait().unwrap().is_none(),
+        };
+        while waits(&mut child) {
+            std::thread::sleep(Duration::from_micros(50));
+        }
+        if child.try_wait().unwrap().is_none() {
+            send(child.id(), ["INT", "KILL"][round / 4 % 2]);
+        }
+        interrupted += usize::from(!wait(&mut child).success());
+        match project.lock() == before {
+            true => old += 1,
+            false => {
+                assert_eq!(project.pinned(), next, "round {round}");
+                new += 1;
+            }
+        }
+        for file in fs::read_dir(&project.dir).unwrap().flatten() {
+            if file.file_name().to_string_lossy().starts_with(".qk.lock.") {
+                fs::remove_file(file.path()).unwrap();
+            }
+        }
+    }
+    println!("{interrupted} of {ROUNDS} interrupted, {old} old, {new} new");
+    assert!(
+        interrupted > 4 && old > 2 && new > 2,
+        "{interrupted}, {old}, {new}"
+    );
+    // What a killed process left is cleaned up, unless somebody is writing it.
+    let (left, fresh) = (
+        project.dir.join(".qk.lock.left"),
+        project.dir.join(".qk.lock.fresh"),
+    );
+    for path in [&left, &fresh] {
+        fs::write(path, "half").unwrap();
+    }
+    let long_ago = SystemTime::now() - Duration::from_secs(3600);
+    let times = FileTimes::new().set_modified(long_ago);
+    let file = File::options().write(true).open(&left).unwrap();
+    file.set_times(times).unwrap();
+    for versions in versions {
+        let next = ask(versions);
+        project.qk(CLIENT, &["fetch"]).done();
+        assert_eq!(project.pinned(), next);
+        assert_eq!(project.prints("one"), format!("{}\n", next[0]));
+    }
+    assert!(!left.exists() && fresh.exists());
+}
+
+/// More tools than a provider has lanes for one reader, and no second of rest.
+#[test]
+fn many_at_once_from_one_provider_are_all_served() {
+    let project = Project::new();
+    let names: Vec<String> = (10..22).map(|number| format!("tool-{number}")).collect();
+    let tools: String = names
+        .iter()
+        .map(|name| format!("{name} = \"1\"\n"))
+        .collect();
+    for name in &names {
+        project.prove(name, "1.0.0");
+    }
+    project.asks(&tools, "");
+    let root = project.lab.root();
+    let crates = names.iter().map(String::as_str);
+    let crates = [
+        "fetch",
+        "--fallback",
+        "none",
+        "--root",
+        root.to_str().unwrap(),
+    ]
+    .into_iter()
+    .chain(crates);
+    for args in [&["fetch"][..], &crates.collect::<Vec<_>>()] {
+        let ran = run(&mut project.command(CLIENT, args));
+        ran.done();
+        let all = format!("{}{}", ran.stdout, ran.stderr);
+        assert!(names.iter().all(|name| all.contains(name)), "{all}");
+        assert!(!all.contains("note: provider"), "{all}");
+        fs::remove_dir_all(project.lab.home(CLIENT).store()).unwrap();
+    }
 }
 
 #[test]

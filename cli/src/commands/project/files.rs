@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read, Write};
 use std::path::Path;
+use std::time::Duration;
 
 use qk_protocol::hash::{Blake3, NetworkId};
 use qk_protocol::project::Project;
@@ -14,6 +15,10 @@ use crate::session::{Session, failed};
 
 /// Its name.
 pub(super) const LOCK: &str = "qk.lock";
+/// What the names of new ones begin with.
+const NEW: &str = ".qk.lock.";
+/// No process needs longer to write one.
+const WRITTEN_WITHIN: Duration = Duration::from_secs(60);
 
 /// A lock as it was read.
 #[derive(Debug)]
@@ -60,15 +65,30 @@ pub(super) fn write(lock: &Lock) -> Outcome<(Blake3, bool)> {
         Ok(_) | Err(_) => {}
     }
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
+    let dir = dir.unwrap_or(Path::new("."));
+    clean(dir);
     let mut file = tempfile::Builder::new()
-        .prefix(".qk.lock.")
+        .prefix(NEW)
         .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
-        .tempfile_in(dir.unwrap_or(Path::new(".")))
+        .tempfile_in(dir)
         .map_err(bad)?;
     file.write_all(&bytes).map_err(bad)?;
     file.as_file().sync_all().map_err(bad)?;
     file.persist(&path).map_err(|error| bad(error.error))?;
     Ok((digest, true))
+}
+
+/// Removes what processes left that were killed while they wrote.
+fn clean(dir: &Path) {
+    for file in fs::read_dir(dir).into_iter().flatten().flatten() {
+        let modified = file.metadata().and_then(|about| about.modified());
+        let age = modified.ok().and_then(|at| at.elapsed().ok());
+        let is_left = age.is_some_and(|age| age > WRITTEN_WITHIN);
+        if is_left && file.file_name().to_string_lossy().starts_with(NEW) {
+            // It will be tried again.
+            let _ = fs::remove_file(file.path());
+        }
+    }
 }
 
 /// The network that the tools have to be proven in, if `qk.toml` names one. It has to be joined, or accepted here

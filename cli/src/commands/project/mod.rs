@@ -27,9 +27,8 @@ use crate::failure::{Failure, Failures, Kind, Outcome};
 use crate::output::{bytes, count};
 use crate::session::{Session, failed, host_target};
 
-/// Tools that are fetched at once. One, as one transfer has all the lanes that a provider gives one peer: a
-/// second one's are refused and rest for a second.
-const FETCHES_MAX: usize = 1;
+/// Tools that are fetched at once.
+const FETCHES_MAX: usize = 8;
 /// Where a project's executables are linked.
 const DIR: &str = ".qk";
 
@@ -115,6 +114,7 @@ pub(crate) async fn fetch(session: &Session, args: &FetchArgs) -> Outcome {
     let access = session
         .access(NodeOptions {
             offline: args.how.offline,
+            only: args.how.only.gateway.clone(),
             ..NodeOptions::default()
         })
         .await?;
