@@ -57,17 +57,15 @@ impl Ranking {
     pub fn of(network: &Network, candidate: &Candidate) -> Self {
         let manifest = network.manifest();
         let (release, build) = (&candidate.release, &candidate.build);
-        let rank = |principal: PrincipalId| {
-            Fields::derive("qk committee v1")
-                .id(&manifest.committee.seed.0)
-                .text(&release.registry)
-                .text(&release.name)
-                .text(&release.version)
-                .id(&candidate.source.0)
-                .text(&build.target)
-                .id(&principal.0)
-                .finish()
-        };
+        // The same for all of them.
+        let release = Fields::derive("qk committee v1")
+            .id(&manifest.committee.seed.0)
+            .text(&release.registry)
+            .text(&release.name)
+            .text(&release.version)
+            .id(&candidate.source.0)
+            .text(&build.target);
+        let rank = |principal: PrincipalId| release.clone().id(&principal.0).finish();
         let verifiers = manifest.principals.iter();
         let verifiers = verifiers.filter(|one| one.verifies(&build.target, &build.rustc.version));
         let mut ranks: Vec<Rank> = verifiers

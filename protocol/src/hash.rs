@@ -161,7 +161,7 @@ impl Point {
 }
 
 /// Feeds several values to one hash so that their borders are part of the input.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Fields(blake3::Hasher);
 
 impl Fields {

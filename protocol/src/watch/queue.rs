@@ -4,7 +4,7 @@
 //! and only after a delay that doubles. What was under way when the process died counts as failed, so
 //! that an entry that takes the machine down does not do so again and again.
 
-use std::cmp::Reverse;
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, VecDeque};
 
 use serde::{Deserialize, Serialize};
@@ -55,9 +55,17 @@ impl Entry {
         self.network == network && self.key == *key
     }
 
-    /// What is rebuilt first has the lowest.
-    fn urgency(&self) -> impl Ord + use<> {
-        (self.tries, self.why, self.found, self.key.id())
+    fn is_of_release<'a>(&'a self, key: &'a ArtifactKey) -> bool {
+        let release = |one: &'a ArtifactKey| (&one.registry, &one.name, &one.version);
+        release(&self.key) == release(key)
+    }
+
+    /// What is rebuilt first is least. Ids are hashed only where nothing else tells two apart.
+    fn urgency(&self, other: &Self) -> Ordering {
+        let of = |one: &Self| (one.tries, one.why, one.found);
+        of(self)
+            .cmp(&of(other))
+            .then_with(|| self.key.id().cmp(&other.key.id()))
     }
 }
 
@@ -175,9 +183,8 @@ impl Queue {
             due: now,
             last: None,
         };
-        let release = new.key.release();
         let same = self.entries.iter().filter(|one| one.network == network);
-        let same = same.filter(|one| one.key.release() == release).count();
+        let same = same.filter(|one| one.is_of_release(&new.key)).count();
         if same >= RELEASE_ENTRIES_MAX
             || (self.entries.len() >= ENTRIES_MAX && !self.makes_room_for(&new))
         {
@@ -195,8 +202,8 @@ impl Queue {
     /// Removes the least urgent entry, if it is less urgent than this one.
     fn makes_room_for(&mut self, new: &Entry) -> bool {
         let all = self.entries.iter().enumerate();
-        let last = all.max_by_key(|(_, entry)| entry.urgency());
-        let at = last.filter(|(_, entry)| entry.urgency() > new.urgency());
+        let last = all.max_by(|(_, one), (_, other)| one.urgency(other));
+        let at = last.filter(|(_, entry)| entry.urgency(new).is_gt());
         let at = at.map(|(at, _)| at);
         at.map(|at| self.entries.swap_remove(at)).is_some()
     }
@@ -214,10 +221,12 @@ impl Queue {
         let due = self.entries.iter().enumerate();
         let due = due.filter(|(_, entry)| entry.due <= now);
         let audit_first = self.since_audit + 1 >= AUDIT_EVERY;
-        let next = due.min_by_key(|(_, entry)| {
-            // An audit that failed before has had its turn.
-            let has_its_turn = audit_first && entry.why == Why::Audit && entry.tries == 0;
-            (Reverse(has_its_turn), entry.urgency())
+        // An audit that failed before has had its turn.
+        let has_its_turn =
+            |entry: &Entry| audit_first && entry.why == Why::Audit && entry.tries == 0;
+        let next = due.min_by(|(_, one), (_, other)| {
+            let turn = has_its_turn(other).cmp(&has_its_turn(one));
+            turn.then_with(|| one.urgency(other))
         });
         let at = next.map(|(at, _)| at)?;
         let entry = self.entries.swap_remove(at);
@@ -301,7 +310,10 @@ impl Queue {
     pub fn waiting(&self, now: UnixTime) -> Vec<&Entry> {
         let mut all: Vec<&Entry> = self.entries.iter().collect();
         let wait = |entry: &Entry| entry.due.since(now);
-        all.sort_by_cached_key(|entry| (wait(entry), entry.urgency()));
+        all.sort_by(|one, other| {
+            let wait = wait(one).cmp(&wait(other));
+            wait.then_with(|| one.urgency(other))
+        });
         all
     }
 
