@@ -14,8 +14,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use self::members::{MEMBER_GRACE, MEMBER_TIMEOUT, MEMBERS_ASKED_MAX};
-use self::members::{Members, silent_nodes};
+pub use self::members::{MEMBER_GRACE, MEMBER_TIMEOUT, MEMBERS_ASKED_MAX, MIRROR_GRACE};
+use self::members::{Members, mirror_nodes, silent_nodes};
 use crate::candidate::Candidate;
 use crate::decide::{Decision, Held, Question, Roll, Verdict, choose, decide};
 use crate::hash::{NetworkKey, PrincipalId, PublicKey, Root, StatementId};
@@ -367,7 +367,9 @@ impl Fetch {
         let held = self.held();
         let roll = Roll::of(&self.want.network, &self.want.candidates[candidate], &held);
         let until = now.mono + if is_met { MEMBER_GRACE } else { MEMBER_TIMEOUT };
-        for node in silent_nodes(&self.want.network, &roll) {
+        let silent = silent_nodes(&self.want.network, &roll);
+        self.await_mirror(&silent, now.mono + MIRROR_GRACE);
+        for node in silent {
             let known = self.lookup.contact(&node).cloned();
             if self.lookup.has_asked(&node) {
                 if self.lookup.awaits(&node) {
@@ -378,6 +380,24 @@ impl Fetch {
                 let contact = known.unwrap_or(Contact { node, addrs });
                 let get = self.lookup.question().clone();
                 out.push(FetchOut::Ask(contact, Request::Get(get)));
+            }
+        }
+    }
+
+    /// Waits for one mirror that was asked with the first: it knows of a dissent that hostile nodes near the
+    /// release withhold, and these may be nearer to the client.
+    fn await_mirror(&mut self, silent: &[NodeId], until: Duration) {
+        let mut mirrors = mirror_nodes(&self.want.network);
+        mirrors.retain(|mirror| !silent.contains(mirror));
+        let has_one = mirrors.iter().any(|mirror| {
+            let mut answered = self.lookup.answered();
+            answered.any(|contact| contact.node == *mirror)
+        });
+        for mirror in mirrors {
+            if has_one {
+                self.members.end(&mirror);
+            } else if self.lookup.awaits(&mirror) {
+                self.members.ask(mirror, until);
             }
         }
     }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::decide::Roll;
-use crate::manifest::{KeyState, Network};
+use crate::manifest::{KeyState, Network, Principal, PrincipalRole};
 use crate::message::NodeId;
 use crate::time::Now;
 
@@ -17,6 +17,9 @@ pub const MEMBER_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long members are waited for where the policy is met without them: time for a dissent that the
 /// index does not show, from nodes whose addresses are known.
 pub const MEMBER_GRACE: Duration = Duration::from_millis(300);
+/// How long the first of the mirrors that were asked is waited for then: time to connect with one that is far
+/// away. Nobody else may know of the dissent.
+pub const MIRROR_GRACE: Duration = Duration::from_secs(1);
 /// Nodes of members that one fetch asks.
 pub const MEMBERS_ASKED_MAX: usize = 16;
 /// Keys of one principal that are taken for nodes.
@@ -70,14 +73,20 @@ impl Members {
 
 /// The nodes of the principals on a roll that are called and silent.
 pub(super) fn silent_nodes(network: &Network, roll: &Roll) -> Vec<NodeId> {
-    let silent = roll
-        .silent()
-        .filter_map(|seat| network.principal_by_id(seat.principal));
-    let keys = silent.flat_map(|principal| {
-        let active = principal
-            .keys
-            .iter()
-            .filter(|key| key.state == KeyState::Active);
+    let silent = roll.silent();
+    nodes_of(silent.filter_map(|seat| network.principal_by_id(seat.principal)))
+}
+
+/// The nodes of the network's mirrors.
+pub(super) fn mirror_nodes(network: &Network) -> Vec<NodeId> {
+    let principals = network.manifest().principals.iter();
+    nodes_of(principals.filter(|one| one.roles.contains(&PrincipalRole::Mirror)))
+}
+
+fn nodes_of<'a>(principals: impl Iterator<Item = &'a Principal>) -> Vec<NodeId> {
+    let keys = principals.flat_map(|principal| {
+        let keys = principal.keys.iter();
+        let active = keys.filter(|key| key.state == KeyState::Active);
         active.take(MEMBER_KEYS_MAX)
     });
     keys.map(|key| NodeId::of_key(&key.key)).collect()

@@ -532,6 +532,45 @@ fn a_member_tells_of_a_dissent_that_the_index_withholds() {
 }
 
 #[test]
+fn a_mirror_that_was_asked_may_still_tell_of_a_dissent() {
+    let begin = || {
+        let mirrors = ["mia", "mia.2"].map(|name| Contact {
+            node: member(name),
+            addrs: vec![vec![1].into()],
+        });
+        let seeds = (0..3).map(contact).chain(mirrors).collect();
+        let mut fetch = Fetch::new(want(&scenario()), seeds).unwrap();
+        start(&mut fetch);
+        for node in 0..2 {
+            answers(&mut fetch, node, reply(&proven(), Vec::new()));
+        }
+        let third = FetchIn::Reply(contact(2).node, reply(&proven(), Vec::new()));
+        assert!(decided(&raw(&mut fetch, third, 1)).is_none());
+        fetch
+    };
+    let mut fetch = begin();
+    let dissent = reply(&scenario().says("eve", "wrong"), Vec::new());
+    let mut last = raw(&mut fetch, FetchIn::Reply(member("mia"), dissent), 2);
+    while decided(&last).is_none() {
+        let deadline = fetch.deadline().unwrap();
+        let millis = u64::try_from(deadline.as_millis()).unwrap();
+        last = raw(&mut fetch, FetchIn::Tick, millis);
+    }
+    assert!(matches!(decided(&last), Some(Decision::Disputed { .. })));
+    // One answer of a mirror will do.
+    let mut fetch = begin();
+    let nothing = reply(&scenario(), Vec::new());
+    let out = raw(&mut fetch, FetchIn::Reply(member("mia"), nothing), 2);
+    assert!(matches!(decided(&out), Some(Decision::Trusted(_))));
+    // They are waited for only a moment.
+    let mut fetch = begin();
+    let grace = u64::try_from(MIRROR_GRACE.as_millis()).unwrap();
+    assert!(decided(&raw(&mut fetch, FetchIn::Tick, grace)).is_none());
+    let last = raw(&mut fetch, FetchIn::Tick, grace + 1);
+    assert!(matches!(decided(&last), Some(Decision::Trusted(_))));
+}
+
+#[test]
 fn members_that_nobody_knows_hold_up_nothing_that_is_proven() {
     let mut fetch = fetch(1);
     start(&mut fetch);
