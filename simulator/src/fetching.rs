@@ -6,12 +6,13 @@ use std::time::Duration;
 use qk_protocol::blocks::Blob;
 use qk_protocol::decide::Decision;
 use qk_protocol::fetch::{Decided, Fetch, FetchIn, FetchOut, Want};
+use qk_protocol::hash::Root;
 use qk_protocol::message::NodeId;
 use qk_protocol::statement::Subject;
 use qk_protocol::time::Machine;
 use qk_protocol::transfer::{In, Out, RangeEnd, Slot, Transfer, Why};
 
-use crate::engine::{Key, Micros, SECOND, mix};
+use crate::engine::{Key, MINUTE, Micros, SECOND, mix};
 use crate::job::{Hops, Input, Then, Work};
 use crate::node::{Kind, number_of};
 use crate::wire::{Blocks, Body, Cause, Message};
@@ -44,8 +45,6 @@ pub(crate) struct Fetching {
     /// Who of those that answered is nearest, and how near.
     nearest: Option<([u8; 32], u32)>,
     is_probe: bool,
-    /// Whether somebody honest had observed the right root before it began.
-    dissent_known: bool,
 }
 
 impl Fetching {
@@ -94,7 +93,6 @@ impl World<'_> {
             hops: Hops::default(),
             nearest: None,
             is_probe,
-            dissent_known: !self.artifacts[artifact as usize].proofs.is_empty(),
         };
         Some(self.begin(owner, Work::Fetch(Box::new(fetching))))
     }
@@ -209,10 +207,7 @@ impl World<'_> {
         } else {
             "look-ups without"
         });
-        let is_known = self.is_victim(it.artifact) && it.dissent_known;
-        if is_known {
-            self.tally.count("decisions after a dissent");
-        }
+        self.past_dissent(it, decided.root());
         match &decided.verdict.decision {
             Decision::Trusted(trusted) => {
                 it.trusted = Some(trusted.subject);
@@ -234,6 +229,27 @@ impl World<'_> {
             Decision::Blocked { .. } => self.not_trusted(it, "blocked"),
         }
         it.decided = Some(decided);
+    }
+
+    /// What a client that began after a dissent was stated made of it.
+    fn past_dissent(&mut self, it: &Fetching, trusted: Option<Root>) {
+        let about = &self.artifacts[it.artifact as usize];
+        let is_attacked = self.is_victim(it.artifact)
+            && (self.targets.is_empty() || self.targets.contains(&about.point));
+        let Some(since) = about
+            .dissented
+            .filter(|since| is_attacked && *since <= it.began)
+        else {
+            return;
+        };
+        let (is_wrong, after) = (trusted == Some(about.wrong.root), it.began - since);
+        self.tally.count("decisions after a dissent");
+        if is_wrong {
+            self.tally.count("dissents that stayed hidden");
+            let after = after as f64 / MINUTE as f64;
+            self.tally
+                .measure("minutes that a dissent stays hidden", after);
+        }
     }
 
     fn not_trusted(&mut self, it: &mut Fetching, why: &'static str) {
@@ -338,7 +354,15 @@ impl World<'_> {
         }
         if it.is_probe {
             self.awaited.remove(&key);
-            self.arrivals.push((owner, it.artifact, has_right));
+            let ended = match &it.decided {
+                _ if has_right => None,
+                Some(decided) => Some(format!(
+                    "{:?}, {} of {} nodes answered",
+                    decided.verdict.decision, decided.answered, decided.known
+                )),
+                None => Some("no decision".to_owned()),
+            };
+            self.arrivals.push((owner, it.artifact, ended));
         }
         let kind = self.nodes[owner as usize].kind;
         if has_right {

@@ -1,8 +1,9 @@
 //! The end of a run: what has to hold, and what is told.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use qk_protocol::decide::{Effect, Question, decide};
+use qk_protocol::hash::StatementId;
 
 use crate::node::Kind;
 use crate::report::{Check, Fault, Performance, Report};
@@ -59,12 +60,25 @@ impl World<'_> {
             put(format!("bytes for {}", cause.name()), bytes);
         }
         if !self.verifiers.is_empty() {
-            let bytes = self.tally.bytes_for(Cause::Survey) as f64;
             let hours = self.verifiers.len() as f64 * self.scenario.hours;
+            for (name, cause) in [
+                ("survey bytes per verifier and hour", Cause::Survey),
+                ("look bytes per verifier and hour", Cause::Look),
+            ] {
+                let bytes = self.tally.bytes_for(cause) as f64;
+                put(name.to_owned(), bytes / hours);
+            }
             put(
-                "survey bytes per verifier and hour".to_owned(),
-                bytes / hours,
+                "looks per verifier and hour".to_owned(),
+                count("looks") / hours,
             );
+        }
+        put(
+            "repair bytes per node and hour".to_owned(),
+            self.tally.bytes_for(Cause::Repair) as f64 / node_hours,
+        );
+        if !self.stated.is_empty() {
+            put("statements left, share".to_owned(), self.left());
         }
         put("messages".to_owned(), self.tally.messages() as f64);
         put(
@@ -80,6 +94,13 @@ impl World<'_> {
             put(
                 "trusted wrong, share".to_owned(),
                 count("trusted wrong") / decided,
+            );
+        }
+        let after = count("decisions after a dissent");
+        if after > 0.0 {
+            put(
+                "dissents that stayed hidden, share".to_owned(),
+                count("dissents that stayed hidden") / after,
             );
         }
         let trusted = count("trusted right") + count("trusted wrong");
@@ -118,6 +139,18 @@ impl World<'_> {
                 .measure("hints of a server", node.hints.len() as f64);
         }
         all
+    }
+
+    /// The share of acknowledged statements that a server still holds, beside mirrors and whoever made them.
+    fn left(&self) -> f64 {
+        let servers = self.nodes.iter();
+        let servers = servers.filter(|node| node.kind == Kind::Server && node.is_up());
+        let held: BTreeSet<StatementId> = servers
+            .flat_map(|node| node.held.iter().map(|(_, one)| one.id()))
+            .collect();
+        let stated = || self.stated.iter().filter(|one| !one.holders.is_empty());
+        let left = stated().filter(|one| held.contains(&one.statement.id()));
+        left.count() as f64 / stated().count().max(1) as f64
     }
 
     /// What was to go wrong, and how often it did.
@@ -191,22 +224,31 @@ impl World<'_> {
             format!("{tampered} artifacts have forged blocks"),
         );
         if self.scenario.check.fetches > 0 {
-            let arrived = self
-                .arrivals
-                .iter()
-                .filter(|(_, _, arrived)| *arrived)
-                .count();
+            let missed: Vec<_> = self.arrivals.iter().filter(|one| one.2.is_some()).collect();
             let all = self.arrivals.len() + self.awaited.len();
-            check(
-                "liveness",
-                arrived == all && all > 0,
-                format!("{arrived} of {all} final fetches arrived"),
-            );
+            let arrived = self.arrivals.len() - missed.len();
+            let mut detail = format!("{arrived} of {all} final fetches arrived");
+            if let Some((owner, artifact, Some(ended))) = missed.first() {
+                let (node, key) = (
+                    &self.nodes[*owner as usize],
+                    &self.artifacts[*artifact as usize].key,
+                );
+                let eclipsed = if node.eclipsed { " eclipsed" } else { "" };
+                detail += &format!(
+                    "; not {} {} at the{eclipsed} {:?} {owner}: {ended}",
+                    key.name, key.version, node.kind
+                );
+            }
+            check("liveness", arrived == all && all > 0, detail);
         }
         if self.scenario.check.statements > 0 {
             let found = self.probes.values().filter(|found| **found).count();
             let all = self.probes.len();
-            let detail = format!("{found} of {all} acknowledged statements are found");
+            let mut detail = format!("{found} of {all} acknowledged statements are found");
+            let missed = self.probes.iter().find(|(_, found)| !**found);
+            if let Some((at, _)) = missed {
+                detail += &self.told_of(*at);
+            }
             check("conservation", found == all && all > 0, detail);
         }
         if who.lazy > 0 {
@@ -224,6 +266,27 @@ impl World<'_> {
             }
         }
         checks
+    }
+
+    /// Which statement was not found, and who holds it.
+    fn told_of(&self, stated: u32) -> String {
+        let one = &self.stated[stated as usize];
+        let about = &self.artifacts[one.artifact as usize];
+        let nodes = self.nodes.iter().enumerate();
+        let holds = nodes.filter(|(_, node)| node.holds(&about.point, &one.statement));
+        let holds: Vec<String> = holds
+            .map(|(at, node)| {
+                let up = if node.is_up() { "" } else { " away" };
+                format!("{at} {:?} {:?}{up}", node.kind, node.manners)
+            })
+            .collect();
+        format!(
+            "; not that of operator {} about {} {}, which these nodes hold: {}",
+            one.operator,
+            about.key.name,
+            about.key.version,
+            holds.join(", ")
+        )
     }
 
     /// How many copiers a reader of all statements sees, of those that at least three who built judge.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use qk_protocol::hash::{Point, StatementId};
-use qk_protocol::lookup::{ASK_TIMEOUT, Lookup, LookupIn, LookupOut, SEEDS_MAX, WIDTH};
+use qk_protocol::lookup::{ASK_TIMEOUT, Lookup, LookupIn, LookupOut, WIDTH};
 use qk_protocol::message::{Answer, Contact, Get, NodeId, Reply, Request};
 use qk_protocol::statement::Statement;
 use qk_protocol::time::Machine;
@@ -17,6 +17,7 @@ use qk_protocol::transfer::{Slot, Why};
 use crate::engine::{Key, Micros};
 use crate::fetching::Fetching;
 use crate::node::number_of;
+use crate::walking::Walking;
 use crate::wire::{Blocks, Cause};
 use crate::world::{Event, World};
 
@@ -37,6 +38,7 @@ pub(crate) enum Work {
     Find(Box<Find>),
     Batch(Batch),
     Fetch(Box<Fetching>),
+    Walk(Box<Walking>),
     /// It is being stepped.
     Away,
 }
@@ -124,6 +126,8 @@ pub(crate) enum After {
     /// What is near a point, with the places of the nodes nearest to it.
     Survey(u32, Point, Vec<Point>),
     Draw(u32, Point),
+    /// What a node that came lists around itself.
+    Repair(u32),
     Nothing,
 }
 
@@ -150,7 +154,8 @@ impl World<'_> {
                     .filter(|one| self.nodes[**one as usize].is_up()),
             );
         } else {
-            seeds.extend(self.closest(owner, point, SEEDS_MAX));
+            let count = self.scenario.nodes.seeds as usize;
+            seeds.extend(self.closest(owner, point, count));
         }
         let mut known = BTreeSet::from([owner]);
         seeds.retain(|one| known.insert(*one));
@@ -233,6 +238,7 @@ impl World<'_> {
             Work::Find(find) => self.step_find(key, owner, find, input),
             Work::Batch(batch) => step_batch(batch, input, self.queue.now),
             Work::Fetch(fetching) => self.step_fetch(key, owner, fetching, input),
+            Work::Walk(walking) => self.step_walk(key, owner, walking, input),
             Work::Away => unreachable!("a job is stepped by one event at a time"),
         };
         if ended {
@@ -243,6 +249,7 @@ impl World<'_> {
             Work::Find(find) => self.in_time(find.lookup.deadline()),
             Work::Batch(batch) => Some(batch.until),
             Work::Fetch(fetching) => self.in_time(fetching.deadline()),
+            Work::Walk(walking) => Some(walking.until),
             Work::Away => None,
         };
         let Some(job) = self.jobs.get_mut(key) else {
@@ -303,7 +310,7 @@ impl World<'_> {
             Work::Find(find) => self.found(owner, *find),
             Work::Batch(batch) => self.batch_ended(owner, batch),
             Work::Fetch(fetching) => self.fetched(key, owner, *fetching),
-            Work::Away => {}
+            Work::Walk(_) | Work::Away => {}
         }
     }
 
@@ -358,6 +365,11 @@ impl World<'_> {
                 self.surveyed(verifier, point, &places, &batch.points);
             }
             After::Draw(verifier, point) => self.listed_near(verifier, point, batch.points),
+            After::Repair(newcomer) => {
+                if let Some(has) = batch.points.first() {
+                    self.repair_at(owner, newcomer, has);
+                }
+            }
             After::Nothing => {}
         }
     }

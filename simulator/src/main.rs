@@ -65,6 +65,9 @@ enum Command {
         /// Where the scenarios are and the report goes.
         #[arg(long, default_value = "simulator")]
         dir: PathBuf,
+        /// Takes runs from this file where it has them, and adds the others: what was stopped goes on.
+        #[arg(long, value_name = "FILE")]
+        runs: Option<PathBuf>,
     },
     /// Shows what differs between two runs, each a file that `run --json` printed.
     #[command(after_help = "Example:\n  qk-simulator compare before.json after.json")]
@@ -152,13 +155,16 @@ fn main() -> anyhow::Result<ExitCode> {
             after,
             json,
         } => compare_two(&before, &after, json)?,
-        Command::Report { size, dir } => {
+        Command::Report { size, dir, runs } => {
             let size = match size {
                 SizeName::Small => Size::Small,
                 SizeName::Medium => Size::Medium,
                 SizeName::Full => Size::Full,
             };
-            let path = figures(&dir, size, &|line| eprintln!("{line}"))?;
+            let program = std::env::current_exe()?;
+            let path = figures(&dir, size, &program, runs.as_deref(), &|line| {
+                eprintln!("{line}");
+            })?;
             println!("{}", path.display());
             true
         }

@@ -71,6 +71,8 @@ pub(crate) struct Node {
     /// The session before.
     pub(crate) was_from: Micros,
     pub(crate) was_to: Micros,
+    /// When it last looked at nodes that came.
+    pub(crate) repaired: Micros,
     /// When its lines are free again.
     pub(crate) up_free: Micros,
     pub(crate) down_free: Micros,
@@ -97,6 +99,7 @@ impl Node {
             up_from: 0,
             was_from: 0,
             was_to: 0,
+            repaired: 0,
             up_free: 0,
             down_free: 0,
             held: Vec::new(),

@@ -226,7 +226,7 @@ impl Rebuilds<'_> {
         let ranking = Ranking::of(&self.network, &candidate);
         let members = ranking.ranks().iter().take(ranking.size());
         let members: Vec<u32> = members
-            .map(|rank| self.by_principal[&rank.principal])
+            .filter_map(|rank| self.by_principal.get(&rank.principal).copied())
             .collect();
         self.notice(&members, artifact);
     }
@@ -478,7 +478,7 @@ impl Rebuilds<'_> {
             matches!(owes, Some(qk_protocol::assign::Duty::Called { .. }))
         });
         let called: Vec<u32> = called
-            .map(|rank| self.by_principal[&rank.principal])
+            .filter_map(|rank| self.by_principal.get(&rank.principal).copied())
             .collect();
         self.notice(&called, artifact);
     }

@@ -98,7 +98,9 @@ pub struct Check {
 pub struct Performance {
     /// Time on the clock.
     pub wall_seconds: f64,
-    /// Events in a second of it.
+    /// Time of a processor, where the system tells it.
+    pub processor_seconds: f64,
+    /// Events in a second of the clock.
     pub events_per_second: f64,
     /// The most memory that this process had, where the system tells it.
     pub memory_bytes: u64,
@@ -164,8 +166,9 @@ impl fmt::Display for Report {
         let speed = &self.performance;
         writeln!(
             f,
-            "{:.1} s, {:.0} events/s, {} MB, {} bytes per node",
+            "{:.1} s, {:.1} s of a processor, {:.0} events/s, {} MB, {} bytes per node",
             speed.wall_seconds,
+            speed.processor_seconds,
             speed.events_per_second,
             speed.memory_bytes / 1_000_000,
             speed.bytes_per_node

@@ -108,6 +108,32 @@ impl Routing {
         found.into_iter().map(|(_, node)| node).collect()
     }
 
+    /// All nodes in the table of `owner`, as [`closest`](Self::closest) has them.
+    pub fn known(
+        &self,
+        (owner, own): (u32, &Point),
+        (looked, now): (Micros, Micros),
+        presence: &impl Presence,
+    ) -> Vec<u32> {
+        let own = position(own);
+        let view = View {
+            routing: self,
+            owner,
+            own,
+            looked,
+            now,
+            presence,
+        };
+        let mut found = Vec::new();
+        for bucket in 0..128 {
+            view.bucket(bucket, own, &mut found);
+            if self.range_of_prefix(own, bucket + 1).len() <= 1 {
+                break;
+            }
+        }
+        found.into_iter().map(|(_, node)| node).collect()
+    }
+
     /// The nodes that are nearest to a point and there at `at`, nearest first: the truth.
     pub fn nearest(
         &self,

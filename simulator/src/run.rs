@@ -4,7 +4,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::rebuilds;
 use crate::report::{Check, Performance, Report};
@@ -28,7 +28,7 @@ pub fn run_telling(
     seed: u64,
     tell: &mut dyn FnMut(Progress),
 ) -> anyhow::Result<Report> {
-    let begun = Instant::now();
+    let (begun, used) = (Instant::now(), processor_seconds());
     let mut report = if scenario.perfect_index {
         rebuilds::play(scenario, seed, tell)?
     } else {
@@ -40,11 +40,19 @@ pub fn run_telling(
     let memory_bytes = peak_memory();
     report.performance = Performance {
         wall_seconds,
+        processor_seconds: processor_seconds() - used,
         events_per_second: report.events as f64 / wall_seconds,
         memory_bytes,
         bytes_per_node: memory_bytes / report.nodes.max(1),
     };
     Ok(report)
+}
+
+/// What this thread had of a processor; 0 where the system does not tell it.
+fn processor_seconds() -> f64 {
+    let told = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    let nanos = told.split(' ').next().and_then(|one| one.parse().ok());
+    nanos.map_or(0.0, |nanos: u64| nanos as f64 / 1e9)
 }
 
 /// The most memory that this process had; 0 where the system does not tell it.
@@ -56,7 +64,7 @@ fn peak_memory() -> u64 {
 }
 
 /// What many seeds gave.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Campaign {
     /// Runs.
     pub seeds: u64,
@@ -69,7 +77,7 @@ pub struct Campaign {
 }
 
 /// A run in which a check failed.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Failure {
     /// Its seed.
     pub seed: u64,

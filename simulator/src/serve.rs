@@ -96,7 +96,7 @@ impl World<'_> {
         }
     }
 
-    fn answer(&mut self, node: u32, from: u32, request: Request) -> Reply {
+    pub(crate) fn answer(&mut self, node: u32, from: u32, request: Request) -> Reply {
         if let Manners::Sybil(of) = self.nodes[node as usize].manners
             && let Some(reply) = self.sybil_answer(node, of, &request)
         {

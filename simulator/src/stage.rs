@@ -77,6 +77,8 @@ pub(crate) struct Artifact {
     pub(crate) released: Micros,
     /// When the first observation was acknowledged by a holder.
     pub(crate) published: Option<Micros>,
+    /// When somebody who means well first stated its right root.
+    pub(crate) dissented: Option<Micros>,
     /// Verifiers whose observation of the right root a holder acknowledged.
     pub(crate) proofs: Vec<u32>,
 }
@@ -194,6 +196,12 @@ impl Stage {
         })
     }
 
+    /// Whether an operator states what it got; beyond the operators are strangers, who do not.
+    pub(crate) fn means_well(&self, operator: u32) -> bool {
+        let one = self.operators.get(operator as usize);
+        one.is_some_and(|one| matches!(one.character, Character::Publisher | Character::Honest))
+    }
+
     /// The release `number` of a crate.
     pub(crate) fn artifact(&self, crate_number: u32, number: u32, kib: u64) -> Artifact {
         let release = Release {
@@ -224,6 +232,7 @@ impl Stage {
             crate_number,
             released: 0,
             published: None,
+            dissented: None,
             proofs: Vec::new(),
         }
     }

@@ -113,7 +113,8 @@ impl World<'_> {
         let one = &mut self.verifiers[verifier as usize];
         let node = one.node;
         for point in one.patrol.take(&survey) {
-            self.find(node, point, 256, Cause::Survey, Then::Look(verifier));
+            self.tally.count("looks");
+            self.find(node, point, 256, Cause::Look, Then::Look(verifier));
         }
         self.wake(verifier);
     }

@@ -43,17 +43,27 @@ pub(crate) enum Cause {
     Publish,
     Announce,
     Refresh,
+    /// What nodes that came are to hold.
+    Repair,
+    /// A mirror's walk through an index.
+    Mirror,
+    /// A verifier's patrol: which points there are.
     Survey,
+    /// What is stated at them.
+    Look,
 }
 
 impl Cause {
-    pub(crate) const ALL: [Self; 6] = [
+    pub(crate) const ALL: [Self; 9] = [
         Self::LookUp,
         Self::Blocks,
         Self::Publish,
         Self::Announce,
         Self::Refresh,
+        Self::Repair,
+        Self::Mirror,
         Self::Survey,
+        Self::Look,
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -63,7 +73,10 @@ impl Cause {
             Self::Publish => "publish",
             Self::Announce => "announce",
             Self::Refresh => "refresh",
+            Self::Repair => "repair",
+            Self::Mirror => "mirror",
             Self::Survey => "survey",
+            Self::Look => "look",
         }
     }
 }

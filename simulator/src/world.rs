@@ -41,11 +41,17 @@ pub(crate) enum Event {
     Session(u32),
     Announce(u32),
     Refresh(u32),
+    Repair(u32),
+    Walk(u32),
     Survey(u32),
     Built(u32),
     Fetch(u32),
     Burst,
     Release,
+    /// Of this crate.
+    ReleaseOf(u32),
+    /// An operator states the right root of an artifact.
+    Publish(u32, u32),
     /// An operator states the wrong root of an artifact; beyond the operators are strangers.
     Collude(u32, u32),
     Partition(u32, bool),
@@ -112,8 +118,8 @@ pub(crate) struct World<'a> {
     pub(crate) tally: Tally,
     /// Statements that the final look-ups found, of those looked for.
     pub(crate) probes: BTreeMap<u32, bool>,
-    /// How the final fetches ended: whether each has what it wanted.
-    pub(crate) arrivals: Vec<(u32, u32, bool)>,
+    /// How the final fetches ended: who wanted what, and why it does not have it if so.
+    pub(crate) arrivals: Vec<(u32, u32, Option<String>)>,
     pub(crate) awaited: BTreeSet<Key>,
 }
 
@@ -196,11 +202,15 @@ impl<'a> World<'a> {
             Event::Session(node) => self.turn(node),
             Event::Announce(node) => self.announce(node),
             Event::Refresh(node) => self.refresh(node),
+            Event::Repair(node) => self.repair(node),
+            Event::Walk(mirror) => self.walk(mirror),
             Event::Survey(verifier) => self.survey(verifier),
             Event::Built(verifier) => self.built(verifier),
             Event::Fetch(node) => self.fetch_some(node),
             Event::Burst => self.burst(),
             Event::Release => self.release(),
+            Event::ReleaseOf(of) => self.release_of(of),
+            Event::Publish(operator, artifact) => self.publish(operator, artifact),
             Event::Collude(operator, artifact) => self.collude(operator, artifact),
             Event::Partition(number, begins) => self.partition(number, begins),
             Event::Heal => self.heal(),
@@ -256,13 +266,25 @@ impl<'a> World<'a> {
 
     /// The nodes nearest to a point that a node knows.
     pub(crate) fn closest(&self, node: u32, point: &Point, count: usize) -> Vec<u32> {
-        let own = &self.nodes[node as usize];
+        let (own, times) = (&self.nodes[node as usize].point, self.table_times(node));
+        let owner = (node, own);
+        self.routing
+            .closest(owner, point, count, times, &self.nodes)
+    }
+
+    /// All nodes that a node knows.
+    pub(crate) fn neighbours(&self, node: u32) -> Vec<u32> {
+        let own = &self.nodes[node as usize].point;
+        self.routing
+            .known((node, own), self.table_times(node), &self.nodes)
+    }
+
+    /// When a node last looked through its table, and now.
+    fn table_times(&self, node: u32) -> (Micros, Micros) {
         let (now, every) = (self.queue.now, minutes(self.scenario.network.table_minutes));
         // Each looks through its table at another time.
         let phase = mix(u64::from(node), 0x7ab1e) % every;
-        let looked = now.saturating_sub((now + phase) % every);
-        self.routing
-            .closest((node, &own.point), point, count, (looked, now), &self.nodes)
+        (now.saturating_sub((now + phase) % every), now)
     }
 
     /// Sends a message, which arrives later or never; `delay` is what comes before it.

@@ -84,6 +84,49 @@ fn mirrors_show_what_sybils_withhold() {
     is_good_for("mirrors", "conservation");
 }
 
+/// Twenty Sybils are all holders of what they lie around.
+#[test]
+fn a_mirror_tells_of_a_dissent_that_every_holder_hides() {
+    let mut scenario = scenario("withhold");
+    scenario.hours = 4.0;
+    (scenario.nodes.servers, scenario.nodes.laptops) = (200, 60);
+    (scenario.hostile.victims, scenario.hostile.sybil_crates) = (3, 3);
+    scenario.hostile.dissent_minutes = 30.0;
+    let hidden = |scenario: &Scenario| {
+        let report = run(scenario, 1).unwrap();
+        assert!(
+            report.measure("decisions after a dissent") > 30.0,
+            "{report}"
+        );
+        report.measure("dissents that stayed hidden, share")
+    };
+    assert!(hidden(&scenario) > 0.5);
+    scenario.nodes.mirrors = 1;
+    assert!(hidden(&scenario) < 0.02);
+}
+
+#[test]
+fn keys_outside_the_manifest_decide_nothing_however_many() {
+    let mut scenario = scenario("wrong");
+    scenario.hours = 12.0;
+    scenario.hostile.strangers = 64;
+    let wrong = |scenario: &Scenario| run(scenario, 1).unwrap().measure("trusted wrong");
+    assert_eq!(wrong(&scenario), 0.0);
+    scenario.without.manifest = true;
+    assert!(wrong(&scenario) > 0.0);
+}
+
+#[test]
+fn what_leaves_with_its_holders_is_put_to_those_who_come() {
+    let mut scenario = scenario("repair");
+    scenario.hours = 8.0;
+    scenario.nodes.servers = 100;
+    let left = |scenario: &Scenario| run(scenario, 1).unwrap().measure("statements left, share");
+    assert!(left(&scenario) > 0.98);
+    scenario.network.repair = false;
+    assert!(left(&scenario) < 0.95);
+}
+
 #[test]
 fn deadlines_get_past_who_is_silent() {
     is_good_for("deadlines", "conservation");
@@ -191,9 +234,24 @@ fn a_report_names_the_command_of_each_of_its_figures() {
         std::fs::copy(file.path(), scenarios.join(file.file_name())).unwrap();
     }
     let path = dir.path().to_str().unwrap();
-    let output = simulator(&["report", "--size", "small", "--dir", path]);
+    let runs = dir.path().join("runs.json");
+    let again = [
+        "report",
+        "--size",
+        "small",
+        "--dir",
+        path,
+        "--runs",
+        runs.to_str().unwrap(),
+    ];
+    let output = simulator(&again);
     assert!(output.status.success(), "{output:?}");
     let report = std::fs::read_to_string(dir.path().join("REPORT.md")).unwrap();
+    // What was played is not played again.
+    std::fs::remove_dir_all(&scenarios).unwrap();
+    assert!(simulator(&again).status.success());
+    let printed = std::fs::read_to_string(dir.path().join("REPORT.md")).unwrap();
+    assert_eq!(printed, report);
     let page = std::fs::read_to_string(dir.path().join("report/index.html")).unwrap();
     let plots = report.matches("](report/").count();
     assert!(plots >= 5 && page.matches("<svg").count() == plots);

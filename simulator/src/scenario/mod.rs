@@ -3,14 +3,15 @@
 //! Everything has a default, so that a file names only what it is about. A file that cannot be played is
 //! refused with the line, the field and what is allowed.
 
-use std::ops::RangeInclusive;
+mod check;
+mod read;
 
+use qk_protocol::lookup::WIDTH;
 use qk_protocol::policy::{Count, OnDissent};
 use serde::{Deserialize, Serialize};
-use toml::de::{DeTable, DeValue};
 
-/// Nodes of one run, all kinds together.
-const NODES_MAX: u32 = 1_000_000;
+pub use self::check::Wrong;
+pub use self::read::ScenarioError;
 
 /// What is simulated.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -62,6 +63,8 @@ pub struct Nodes {
     pub lab_cache: bool,
     /// Share of laptops that give what they fetched, in percent.
     pub sharing_percent: f64,
+    /// Nodes of its own table that a look-up begins with, beside mirrors; with one it has a single path.
+    pub seeds: u32,
 }
 
 /// Who observes. Those that mean harm are among `verifiers`.
@@ -130,6 +133,8 @@ pub struct NetworkModel {
     pub skew_seconds: u32,
     /// How often a node asks others for a newer manifest.
     pub refresh_minutes: f64,
+    /// Whether holders put what they hold to nodes that came and are to hold it, too.
+    pub repair: bool,
     /// How often a node looks through its routing table; until then it names who has gone.
     pub table_minutes: f64,
 }
@@ -173,10 +178,14 @@ pub struct Hostile {
     pub sybils: u32,
     /// Crates around whose locations they are.
     pub sybil_crates: u32,
-    /// Sybils show what is stated, without the dissent.
+    /// Sybils show what is stated, without the dissent: of the first release of each victim, which comes
+    /// once at a seventh of the run.
     pub hide_dissent_only: bool,
     /// Crates for which colluding principals and strangers state a wrong root.
     pub victims: u32,
+    /// So long after a victim's release the first of its committee that means well states the right root:
+    /// the dissent. At 0 verifiers state it when their own patrol found the release.
+    pub dissent_minutes: f64,
     /// Strangers that state the wrong root of each victim.
     pub strangers: u32,
     /// A lying principal states its own root for one in so many keys.
@@ -199,6 +208,8 @@ pub struct Hostile {
 pub struct Workload {
     /// Crates that are there in the beginning.
     pub crates: u32,
+    /// How long before the run they were observed: what is older than a day is put again once a week.
+    pub age_hours: f64,
     /// Honest principals that observed each of them before the run.
     pub proofs: u32,
     /// Providers of each of them before the run, beside its publisher.
@@ -317,6 +328,7 @@ impl Default for Nodes {
             lab: 0,
             lab_cache: true,
             sharing_percent: 50.0,
+            seeds: WIDTH as u32,
         }
     }
 }
@@ -363,6 +375,7 @@ impl Default for NetworkModel {
             skewed_percent: 0.0,
             skew_seconds: 300,
             refresh_minutes: 10.0,
+            repair: true,
             table_minutes: 60.0,
         }
     }
@@ -398,6 +411,7 @@ impl Default for Hostile {
             sybil_crates: 1,
             hide_dissent_only: false,
             victims: 0,
+            dissent_minutes: 0.0,
             strangers: 0,
             lies_one_in: 4,
             forging: 0,
@@ -413,6 +427,7 @@ impl Default for Workload {
     fn default() -> Self {
         Self {
             crates: 10,
+            age_hours: 1.0,
             proofs: 2,
             providers: 2,
             publisher_provides: true,
@@ -439,207 +454,7 @@ impl Default for Check {
     }
 }
 
-/// Why a text is no scenario: says the line, the field and what is allowed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ScenarioError(String);
-
-impl std::fmt::Display for ScenarioError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "scenario: {}", self.0)
-    }
-}
-
-impl std::error::Error for ScenarioError {}
-
 impl Scenario {
-    /// Reads and checks a scenario.
-    ///
-    /// # Errors
-    /// Says the line, the field and what is allowed.
-    pub fn parse(text: &str) -> Result<Self, ScenarioError> {
-        // What serde refuses it names with the line and what would be allowed.
-        let scenario: Self = toml::from_str(text)
-            .map_err(|error| ScenarioError(error.to_string().trim_end().to_owned()))?;
-        scenario.check().map_err(|wrong| {
-            let line =
-                line_of(text, &wrong.field).map_or(String::new(), |at| format!("line {at}: "));
-            ScenarioError(format!("{line}{} {}", wrong.field, wrong.allowed))
-        })?;
-        Ok(scenario)
-    }
-
-    /// As [`parse`](Self::parse), with some fields set, each as `table.field=value`.
-    ///
-    /// # Errors
-    /// As [`parse`](Self::parse), and for what is no such field or value.
-    pub fn parse_with(text: &str, sets: &[String]) -> Result<Self, ScenarioError> {
-        if sets.is_empty() {
-            return Self::parse(text);
-        }
-        Self::parse(text)?;
-        let wrong = |set: &str, why: &str| ScenarioError(format!("--set {set}: {why}"));
-        let mut root: toml::Table =
-            toml::from_str(text).map_err(|error| ScenarioError(error.to_string()))?;
-        for set in sets {
-            let (field, value) = set
-                .split_once('=')
-                .ok_or_else(|| wrong(set, "is not of the form table.field=value"))?;
-            let read: toml::Table = toml::from_str(&format!("value = {value}"))
-                .map_err(|_| wrong(set, "the value is not TOML; texts are in quotes"))?;
-            let (tables, last) = match field.rsplit_once('.') {
-                Some((tables, last)) => (tables.split('.').collect(), last),
-                None => (Vec::new(), field),
-            };
-            let mut at = &mut root;
-            for table in tables {
-                let entry = at.entry(table).or_insert_with(|| toml::Table::new().into());
-                at = entry
-                    .as_table_mut()
-                    .ok_or_else(|| wrong(set, "there is no such table"))?;
-            }
-            at.insert(last.to_owned(), read["value"].clone());
-        }
-        let scenario: Self = root.try_into().map_err(|error: toml::de::Error| {
-            ScenarioError(error.to_string().trim_end().to_owned())
-        })?;
-        scenario
-            .check()
-            .map_err(|wrong| ScenarioError(wrong.to_string()))?;
-        Ok(scenario)
-    }
-
-    /// Checks what the types do not say.
-    ///
-    /// # Errors
-    /// The first field that cannot be played.
-    pub fn check(&self) -> Result<(), Wrong> {
-        let (nodes, who, hostile) = (&self.nodes, &self.principals, &self.hostile);
-        let (network, work) = (&self.network, &self.workload);
-        within("hours", self.hours, 0.01..=24.0 * 400.0)?;
-        within("nodes.sharing_percent", nodes.sharing_percent, 0.0..=100.0)?;
-        whole("nodes.servers", nodes.servers, 1..=NODES_MAX)?;
-        for (field, value) in [
-            ("nodes.laptops", nodes.laptops),
-            ("nodes.ci", nodes.ci),
-            ("nodes.lab", nodes.lab),
-        ] {
-            whole(field, value, 0..=NODES_MAX)?;
-        }
-        whole("nodes.mirrors", nodes.mirrors, 0..=8)?;
-        whole("principals.publishers", who.publishers, 1..=100)?;
-        whole("principals.verifiers", who.verifiers, 1..=1000)?;
-        whole("principals.colluding", who.colluding, 0..=who.verifiers)?;
-        let left = who.verifiers - who.colluding;
-        whole("principals.lazy", who.lazy, 0..=left)?;
-        whole("principals.lying", who.lying, 0..=left - who.lazy)?;
-        within("principals.builds_a_day", who.builds_a_day, 0.1..=10_000.0)?;
-        within("principals.survey_minutes", who.survey_minutes, 0.5..=1e5)?;
-        whole("policy.threshold", self.policy.threshold, 1..=100)?;
-        whole("policy.committee", self.policy.committee, 1..=100)?;
-        for (field, percent) in [
-            ("network.loss_percent", network.loss_percent),
-            ("network.duplicate_percent", network.duplicate_percent),
-            ("network.reorder_percent", network.reorder_percent),
-        ] {
-            within(field, percent, 0.0..=50.0)?;
-        }
-        within("network.punch_percent", network.punch_percent, 0.0..=100.0)?;
-        within(
-            "network.skewed_percent",
-            network.skewed_percent,
-            0.0..=100.0,
-        )?;
-        whole("network.skew_seconds", network.skew_seconds, 0..=86_400)?;
-        whole("network.dial_round_trips", network.dial_round_trips, 0..=10)?;
-        for (field, mbit) in [
-            ("network.server_mbit", network.server_mbit),
-            ("network.client_up_mbit", network.client_up_mbit),
-            ("network.client_down_mbit", network.client_down_mbit),
-        ] {
-            within(field, mbit, 0.1..=100_000.0)?;
-        }
-        within(
-            "network.refresh_minutes",
-            network.refresh_minutes,
-            1.0..=1e6,
-        )?;
-        within("network.table_minutes", network.table_minutes, 1.0..=1e6)?;
-        if let Some(churn) = &self.churn {
-            within("churn.shape", churn.shape, 0.2..=5.0)?;
-            within("churn.server_up_hours", churn.server_up_hours, 0.01..=1e5)?;
-            within("churn.laptop_up_hours", churn.laptop_up_hours, 0.01..=1e5)?;
-            within("churn.down_hours", churn.down_hours, 0.01..=1e5)?;
-            within(
-                "churn.lose_store_percent",
-                churn.lose_store_percent,
-                0.0..=100.0,
-            )?;
-        }
-        for (at, partition) in self.partitions.iter().enumerate() {
-            let field = |name: &str| format!("partitions.{at}.{name}");
-            within(
-                field("at_minutes"),
-                partition.at_minutes,
-                0.0..=self.hours * 60.0,
-            )?;
-            within(
-                field("for_minutes"),
-                partition.for_minutes,
-                0.1..=self.hours * 60.0,
-            )?;
-            within(field("share_percent"), partition.share_percent, 1.0..=99.0)?;
-        }
-        whole("hostile.sybils", hostile.sybils, 0..=64)?;
-        whole(
-            "hostile.sybil_crates",
-            hostile.sybil_crates,
-            0..=work.crates,
-        )?;
-        whole("hostile.victims", hostile.victims, 0..=work.crates)?;
-        whole("hostile.strangers", hostile.strangers, 0..=64)?;
-        whole("hostile.lies_one_in", hostile.lies_one_in, 1..=1_000_000)?;
-        let odd = [
-            hostile.forging,
-            hostile.stalling,
-            hostile.lacking,
-            hostile.silent,
-        ];
-        let mut room = nodes.servers - 1;
-        for (field, count) in ["forging", "stalling", "lacking", "silent"].iter().zip(odd) {
-            whole(format!("hostile.{field}"), count, 0..=room)?;
-            room -= count;
-        }
-        whole("hostile.eclipsed", hostile.eclipsed, 0..=nodes.laptops)?;
-        whole("workload.crates", work.crates, 1..=1_000_000)?;
-        whole(
-            "workload.proofs",
-            work.proofs,
-            0..=who.verifiers - who.colluding - who.lazy - who.lying,
-        )?;
-        whole("workload.providers", work.providers, 0..=nodes.servers)?;
-        within("workload.zipf", work.zipf, 0.0..=3.0)?;
-        within("workload.releases_a_day", work.releases_a_day, 0.0..=1e6)?;
-        within("workload.fetches_a_day", work.fetches_a_day, 0.0..=10_000.0)?;
-        within("workload.bursts_a_day", work.bursts_a_day, 0.0..=1000.0)?;
-        whole("workload.burst_crates", work.burst_crates, 1..=1000)?;
-        within(
-            "workload.lab_fetches_a_day",
-            work.lab_fetches_a_day,
-            0.0..=10_000.0,
-        )?;
-        within(
-            "workload.artifact_kib",
-            work.artifact_kib as f64,
-            1.0..=2_000_000.0,
-        )?;
-        whole("workload.prefix_bits", u32::from(work.prefix_bits), 0..=256)?;
-        within(
-            "check.heal_minutes",
-            self.check.heal_minutes,
-            0.0..=self.hours * 60.0,
-        )
-    }
-
     /// The same with fewer or more nodes of each kind that there may be many of.
     #[must_use]
     pub fn scaled(mut self, factor: f64) -> Self {
@@ -648,146 +463,5 @@ impl Scenario {
         self.nodes.laptops = of(self.nodes.laptops);
         self.nodes.ci = of(self.nodes.ci);
         self
-    }
-}
-
-/// A field that cannot be played.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Wrong {
-    field: String,
-    allowed: String,
-}
-
-impl std::fmt::Display for Wrong {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} {}", self.field, self.allowed)
-    }
-}
-
-impl std::error::Error for Wrong {}
-
-fn within(field: impl Into<String>, value: f64, allowed: RangeInclusive<f64>) -> Result<(), Wrong> {
-    if allowed.contains(&value) {
-        return Ok(());
-    }
-    let (least, most) = (allowed.start(), allowed.end());
-    Err(Wrong {
-        field: field.into(),
-        allowed: format!("is {value}: allowed is {least} to {most}"),
-    })
-}
-
-fn whole(field: impl Into<String>, value: u32, allowed: RangeInclusive<u32>) -> Result<(), Wrong> {
-    within(
-        field,
-        f64::from(value),
-        f64::from(*allowed.start())..=f64::from(*allowed.end()),
-    )
-}
-
-/// The line on which a field stands; that of the table where it has its default.
-fn line_of(text: &str, field: &str) -> Option<usize> {
-    let root = DeTable::parse(text).ok()?;
-    let mut at = None;
-    let mut table = Some(root.get_ref());
-    let mut list = None;
-    for part in field.split('.') {
-        let value = match (table, list) {
-            (Some(table), _) => table.get(part)?,
-            (None, Some(list)) => {
-                let list: &toml::de::DeArray<'_> = list;
-                list.get(part.parse::<usize>().ok()?)?
-            }
-            (None, None) => break,
-        };
-        at = Some(value.span().start);
-        (table, list) = match value.get_ref() {
-            DeValue::Table(table) => (Some(table), None),
-            DeValue::Array(array) => (None, Some(array)),
-            _ => (None, None),
-        };
-    }
-    at.map(|at| text[..at].matches('\n').count() + 1)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn error(text: &str) -> String {
-        Scenario::parse(text).unwrap_err().to_string()
-    }
-
-    #[test]
-    fn an_empty_file_is_a_small_network() {
-        assert_eq!(Scenario::parse("").unwrap(), Scenario::default());
-    }
-
-    #[test]
-    fn what_cannot_be_played_is_named_with_its_line_and_what_is_allowed() {
-        let text = "hours = 2\n\n[policy]\nthreshold = 0\n";
-        assert_eq!(
-            error(text),
-            "scenario: line 4: policy.threshold is 0: allowed is 1 to 100"
-        );
-        let text =
-            "hours = 2\n[[partitions]]\n[[partitions]]\none_way = true\nshare_percent = 100\n";
-        assert_eq!(
-            error(text),
-            "scenario: line 5: partitions.1.share_percent is 100: allowed is 1 to 99"
-        );
-        let text = "[principals]\nverifiers = 3\ncolluding = 2\nlazy = 2\n";
-        assert_eq!(
-            error(text),
-            "scenario: line 4: principals.lazy is 2: allowed is 0 to 1"
-        );
-    }
-
-    #[test]
-    fn unknown_fields_and_words_are_named_with_what_there_is() {
-        let text = error("[nodes]\nserver = 3\n");
-        assert!(
-            text.contains("line 2") && text.contains("`server`"),
-            "{text}"
-        );
-        assert!(text.contains("`servers`, `laptops`"), "{text}");
-        let text = error("[policy]\ncount = \"some\"\n");
-        assert!(
-            text.contains("line 2") && text.contains("`any` or `assigned`"),
-            "{text}"
-        );
-    }
-
-    #[test]
-    fn fields_can_be_set_beside_the_file() {
-        let with = |sets: &[&str]| {
-            let sets: Vec<String> = sets.iter().map(|one| (*one).to_owned()).collect();
-            Scenario::parse_with("[nodes]\nservers = 3\n", &sets).map_err(|error| error.to_string())
-        };
-        let read = with(&["nodes.servers=5", "hours=2", "policy.count=\"assigned\""]).unwrap();
-        assert_eq!(
-            (read.nodes.servers, read.hours, read.policy.count),
-            (5, 2.0, Count::Assigned)
-        );
-        for (set, told) in [
-            ("nodes.servers", "table.field=value"),
-            ("policy.count=assigned", "in quotes"),
-            ("nodes.servers.more=1", "no such table"),
-            ("nodes.server=1", "unknown field `server`"),
-            ("nodes.servers=0", "nodes.servers is 0: allowed is 1 to"),
-        ] {
-            let error = with(&[set]).unwrap_err();
-            assert!(error.contains(told), "{error}");
-        }
-    }
-
-    #[test]
-    fn each_defence_can_be_switched_off_by_its_name() {
-        for name in Without::ALL {
-            let text = format!("[without]\n{name} = true\n");
-            let read = Scenario::parse(&text).unwrap().without;
-            assert_eq!(Some(read), Without::only(name));
-        }
-        assert_eq!(Without::only("luck"), None);
     }
 }
