@@ -152,6 +152,9 @@ fn everything_that_a_network_is_can_be_changed() {
         &["change", BOB, "--target", "all", "--name", "robert"],
         "name of a principal: bob becomes robert",
     );
+    // Two of one name cannot be told apart by whoever reads it.
+    network(&lab, &["change", "robert", "--name", CAROL])
+        .failed(2, &["there is a principal carol already"]);
     done(&["state", &bob, "retired"], "active becomes retired");
     done(
         &["state", &bob, "compromised"],

@@ -135,6 +135,12 @@ pub(super) async fn remove(session: &Session, args: &NetworkRemoveArgs) -> Outco
 pub(super) async fn change(session: &Session, args: &NetworkChangeArgs) -> Outcome {
     make(session, &args.next, |manifest| {
         let at = position(manifest, &args.principal)?;
+        if let Some(name) = &args.name
+            && manifest.principals.iter().any(|one| one.name == *name)
+            && manifest.principals[at].name != *name
+        {
+            return Err(usage(format!("there is a principal {name} already")));
+        }
         let principal = &mut manifest.principals[at];
         if let Some(roles) = roles(&args.role) {
             principal.roles = roles;
