@@ -327,24 +327,24 @@ fn whatever_interrupts_it_the_old_or_the_new_lock_is_there() {
         "{interrupted}, {old}, {new}"
     );
     // What a killed process left is cleaned up, unless somebody is writing it.
-    let (left, fresh) = (
-        project.dir.join(".qk.lock.left"),
-        project.dir.join(".qk.lock.fresh"),
-    );
-    for path in [&left, &fresh] {
+    let names = ["left.new", "fresh.new", "swp"];
+    let [left, fresh, editors] = names.map(|name| project.dir.join(format!(".qk.lock.{name}")));
+    for path in [&left, &fresh, &editors] {
         fs::write(path, "half").unwrap();
     }
     let long_ago = SystemTime::now() - Duration::from_secs(3600);
     let times = FileTimes::new().set_modified(long_ago);
-    let file = File::options().write(true).open(&left).unwrap();
-    file.set_times(times).unwrap();
+    for path in [&left, &editors] {
+        let file = File::options().write(true).open(path).unwrap();
+        file.set_times(times).unwrap();
+    }
     for versions in versions {
         let next = ask(versions);
         project.qk(CLIENT, &["fetch"]).done();
         assert_eq!(project.pinned(), next);
         assert_eq!(project.prints("one"), format!("{}\n", next[0]));
     }
-    assert!(!left.exists() && fresh.exists());
+    assert!(!left.exists() && fresh.exists() && editors.exists());
 }
 
 /// More tools than a provider has lanes for one reader, and no second of rest.

@@ -15,8 +15,8 @@ use crate::session::{Session, failed};
 
 /// Its name.
 pub(super) const LOCK: &str = "qk.lock";
-/// What the names of new ones begin with.
-const NEW: &str = ".qk.lock.";
+/// How the names of new ones begin and end; an editor's own files beside it have other ones.
+const NEW: (&str, &str) = (".qk.lock.", ".new");
 /// No process needs longer to write one.
 const WRITTEN_WITHIN: Duration = Duration::from_secs(60);
 
@@ -68,7 +68,8 @@ pub(super) fn write(lock: &Lock) -> Outcome<(Blake3, bool)> {
     let dir = dir.unwrap_or(Path::new("."));
     clean(dir);
     let mut file = tempfile::Builder::new()
-        .prefix(NEW)
+        .prefix(NEW.0)
+        .suffix(NEW.1)
         .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
         .tempfile_in(dir)
         .map_err(bad)?;
@@ -84,7 +85,9 @@ fn clean(dir: &Path) {
         let modified = file.metadata().and_then(|about| about.modified());
         let age = modified.ok().and_then(|at| at.elapsed().ok());
         let is_left = age.is_some_and(|age| age > WRITTEN_WITHIN);
-        if is_left && file.file_name().to_string_lossy().starts_with(NEW) {
+        let name = file.file_name();
+        let name = name.to_string_lossy();
+        if is_left && name.starts_with(NEW.0) && name.ends_with(NEW.1) {
             // It will be tried again.
             let _ = fs::remove_file(file.path());
         }
